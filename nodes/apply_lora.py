@@ -1,0 +1,44 @@
+"""Apply Transferred LoRA: patches a MODEL (and CLIP) like the core LoRA loader."""
+
+from . import host
+
+_STRENGTH = {"default": 1.0, "min": -100.0, "max": 100.0, "step": 0.01}
+
+
+class ApplyTransferredLora:
+    CATEGORY = "loaders/ProLoRA"
+    DESCRIPTION = "Applies a transferred LoRA, as Load LoRA does with a file."
+    RETURN_TYPES = ("MODEL", "CLIP")
+    OUTPUT_TOOLTIPS = ("The model with the LoRA.", "The text encoder with the LoRA.")
+    FUNCTION = "apply"
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {
+            "required": {
+                "model": ("MODEL", {"tooltip": "The model that the LoRA was transferred to."}),
+                "lora": ("LORA_MODEL", {"tooltip": "From ProLoRA Transfer."}),
+                "strength_model": (
+                    "FLOAT",
+                    {**_STRENGTH, "tooltip": "How strongly to change the model; may be negative."},
+                ),
+                "strength_clip": (
+                    "FLOAT",
+                    {
+                        **_STRENGTH,
+                        "tooltip": "How strongly to change the text encoder; may be negative.",
+                    },
+                ),
+            },
+            "optional": {
+                "clip": (
+                    "CLIP",
+                    {"tooltip": "The text encoder, where the LoRA has modules for it."},
+                ),
+            },
+        }
+
+    def apply(self, model, lora, strength_model, strength_clip, clip=None):
+        if strength_model == 0 and (clip is None or strength_clip == 0):
+            return (model, clip)
+        return host.apply_lora(model, clip, lora, strength_model, strength_clip)

@@ -1,0 +1,256 @@
+"""Everything that the pack asks of ComfyUI; no other file of it imports the host.
+
+Written against the hosts from June 2024 to August 2026. Where they differ, the branch says which
+one needs it.
+"""
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import comfy.lora
+import comfy.model_detection
+import comfy.model_management
+import comfy.sd
+import comfy.utils
+import folder_paths
+import torch
+from safetensors.torch import load_file
+
+from ..prolora.adapters import AdapterFile, parse_adapter_file
+from ..prolora.errors import ProLoRAError
+from ..prolora.files import open_safetensors, read_safetensors
+from ..prolora.weights import Model, Slice, StateDictWeights, WeightRef
+
+# A projection holds, for one module, both weights in float32, one in float64 with its Gram matrix
+# and eigenvectors: at most this many bytes for each element of the largest weight.
+_BYTES_PER_ELEMENT = 48
+
+# A host from June 2024 keeps diffusion models in "unet"; later ones renamed the folder.
+_MODEL_FOLDERS = ("checkpoints", "diffusion_models", "unet")
+
+log = logging.getLogger("ProLoRA")
+
+
+# Files
+
+
+def lora_names() -> list[str]:
+    return list(folder_paths.get_filename_list("loras"))
+
+
+def model_names() -> list[str]:
+    """Checkpoints and diffusion models, by the names that the host's own loaders show."""
+    names = (name for folder in _model_folders() for name in folder_paths.get_filename_list(folder))
+    return list(dict.fromkeys(names))
+
+
+def lora_path(name: str) -> Path:
+    return _find(name, ["loras"])
+
+
+def model_path(name: str) -> Path:
+    return _find(name, _model_folders())
+
+
+def output_path(filename_prefix: str) -> Path:
+    """The next free file for a prefix in the host's output folder, numbered like saved images.
+
+    Raises:
+        ProLoRAError: the prefix leads out of the output folder.
+    """
+    output = folder_paths.get_output_directory()
+    try:
+        folder, name, counter, *_ = folder_paths.get_save_image_path(filename_prefix, output)
+    except OSError as error:
+        raise ProLoRAError(
+            f"The folder of {filename_prefix!r} cannot be made in {output}: {error}. Nothing was "
+            "written. May this folder be written to?"
+        ) from error
+    except Exception as error:  # what the host raises for this is a bare Exception
+        raise ProLoRAError(
+            f"The filename_prefix {filename_prefix!r} leads out of ComfyUI's output folder. "
+            "Nothing was written. Use a name or a subfolder, like loras/my_lora."
+        ) from error
+    return Path(folder) / f"{name}_{counter:05}_.safetensors"
+
+
+def _model_folders() -> list[str]:
+    known = [folder for folder in _MODEL_FOLDERS if folder in folder_paths.folder_names_and_paths]
+    return known[:2]  # a host that has both diffusion_models and unet means one folder by them
+
+
+def _find(name: str, folders: list[str]) -> Path:
+    for folder in folders:
+        path = folder_paths.get_full_path(folder, name)
+        if path is not None:
+            return Path(path)
+    raise ProLoRAError(
+        f"{name} is not in ComfyUI's {' or '.join(folders)} folder. Was it moved or renamed? "
+        "Choose a file from the list (press R to refresh it)."
+    )
+
+
+# Models
+
+
+def read_lora(path: Path) -> AdapterFile:
+    """Reads a LoRA file, with the names that the host's own loader would see."""
+    tensors, metadata = read_safetensors(path)
+    try:
+        from comfy.lora_convert import convert_lora
+    except ImportError:  # a host from June 2024 renames nothing
+        return parse_adapter_file(tensors, path.name, metadata)
+    return parse_adapter_file(convert_lora(tensors), path.name, metadata)
+
+
+def model_from_file(path: Path) -> Model:
+    """A checkpoint that is never loaded as a model: the host says what its keys mean.
+
+    The file is mapped into memory, so a weight is read when it is used. The host detects the
+    architecture from the shapes, and builds the model on the meta device, where it has names but
+    no data; that answers for the LoRA key map.
+
+    Raises:
+        ProLoRAError: the file is damaged, no safetensors file, or no model that the host knows.
+    """
+    with open_safetensors(path):  # refuses a damaged file with a message for artists
+        state_dict = load_file(path)
+    prefix = _diffusion_model_prefix(state_dict)
+    config = comfy.model_detection.model_config_from_unet(state_dict, prefix)
+    if config is None:
+        raise ProLoRAError(
+            f"ComfyUI does not recognise {path.name} as a checkpoint or diffusion model. Choose "
+            "the checkpoint that the LoRA was trained on, or load it in the graph and connect its "
+            "MODEL instead."
+        )
+    model = config.get_model(state_dict, prefix, device=torch.device("meta"))
+    names = comfy.lora.model_lora_keys_unet(model, {})
+
+    unet = {k.removeprefix(prefix): v for k, v in state_dict.items() if k.startswith(prefix)}
+    unet = config.process_unet_state_dict(unet)
+    weights = {f"diffusion_model.{key}": tensor for key, tensor in unet.items()}
+    if config.clip_target(state_dict) is not None:
+        # Only the names are asked for, and these are the keys a loaded text encoder would have.
+        text = config.process_clip_state_dict(dict(state_dict))
+        text_model = SimpleNamespace(state_dict=lambda: text)
+        names = comfy.lora.model_lora_keys_clip(text_model, names)
+        weights |= text
+    return _model(path.name, config, StateDictWeights(weights), names)
+
+
+def model_from_graph(model: Any, clip: Any | None, name: str) -> Model:
+    """A MODEL (and CLIP) of the graph, seen without the LoRAs that patch it. Neither is changed."""
+    weights = _base_weights(model)
+    names = comfy.lora.model_lora_keys_unet(model.model, {})
+    if clip is not None:
+        names = comfy.lora.model_lora_keys_clip(clip.cond_stage_model, names)
+        weights |= _base_weights(clip.patcher)
+    return _model(name, model.model.model_config, PatchedModelWeights(weights), names)
+
+
+class PatchedModelWeights:
+    """The base weights of loaded models, dequantised when they are read."""
+
+    def __init__(self, weights: dict[str, tuple[torch.Tensor, Any]]) -> None:
+        self._weights = weights
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._weights)
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._weights
+
+    def shape(self, key: str) -> tuple[int, ...]:
+        return tuple(self._weights[key][0].shape)
+
+    def read(self, key: str) -> torch.Tensor:
+        weight, dequantise = self._weights[key]
+        read: torch.Tensor = weight if dequantise is None else dequantise(weight, inplace=False)
+        return read
+
+
+def _base_weights(patcher: Any) -> dict[str, tuple[torch.Tensor, Any]]:
+    """Unpatched weight and how to dequantise it, by key; nothing is copied or moved."""
+    if hasattr(comfy.model_patcher, "get_key_weight"):
+        return {key: patches[0] for key, patches in patcher.get_key_patches().items()}
+    # A host from June 2024 has no quantised weights; its get_key_patches would unload the model,
+    # and may still return patched weights. What it patched in place it keeps in `backup`.
+    state_dict = patcher.model.state_dict()
+    return {key: (patcher.backup.get(key, weight), None) for key, weight in state_dict.items()}
+
+
+def _diffusion_model_prefix(state_dict: dict[str, torch.Tensor]) -> str:
+    prefix = "model.diffusion_model."  # the only one that a host from June 2024 loads
+    if hasattr(comfy.model_detection, "unet_prefix_from_state_dict"):
+        prefix = comfy.model_detection.unet_prefix_from_state_dict(state_dict)
+    return prefix if any(key.startswith(prefix) for key in state_dict) else ""
+
+
+def _model(name: str, config: Any, weights: Any, names: dict[str, Any]) -> Model:
+    key_map = {lora: _weight_ref(place) for lora, place in names.items()}
+    key_map = {lora: ref for lora, ref in key_map.items() if ref.key in weights}
+    return Model(name, type(config).__name__, weights, key_map)
+
+
+def _weight_ref(place: str | tuple[Any, ...]) -> WeightRef:
+    """The host gives a key, or for a part of a fused weight (key, (dim, start, length), ...)."""
+    return WeightRef(place) if isinstance(place, str) else WeightRef(place[0], Slice(*place[1]))
+
+
+# Work
+
+
+def device() -> torch.device:
+    chosen: torch.device = comfy.model_management.get_torch_device()
+    return chosen
+
+
+def make_room(*models: Model) -> None:
+    """Asks the host to free what the largest weight of these models needs, as core nodes do."""
+    sizes = (model.shape(ref) for model in models for ref in set(model.key_map.values()))
+    largest = max((torch.Size(shape).numel() for shape in sizes), default=0)
+    comfy.model_management.free_memory(largest * _BYTES_PER_ELEMENT, device())
+
+
+class Progress:
+    """Drives the host's progress bar, and stops the job when the user pressed Cancel."""
+
+    def __init__(self) -> None:
+        self._bar: Any = None
+
+    def __call__(self, done: int, total: int, name: str) -> None:
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        if self._bar is None:
+            self._bar = comfy.utils.ProgressBar(total)
+        self._bar.update_absolute(done, total)
+
+
+def apply_lora(
+    model: Any,
+    clip: Any | None,
+    lora: dict[str, torch.Tensor],
+    strength_model: float,
+    strength_clip: float,
+) -> tuple[Any, Any]:
+    """The patches of the host's own LoRA loader; the inputs stay as they were."""
+    patched: tuple[Any, Any] = comfy.sd.load_lora_for_models(
+        model, clip, lora, strength_model, strength_clip
+    )
+    return patched
+
+
+def show(text: str, node_id: str, warning: str = "") -> None:
+    """Puts a text on the node, where the page can show one, and into the log."""
+    log.info("%s", text)
+    if warning:
+        log.warning("%s", warning)
+    try:
+        from server import PromptServer
+    except ImportError:  # a host from June 2024 has it elsewhere, and its page shows no texts
+        return
+    send = getattr(PromptServer.instance, "send_progress_text", None)
+    if send is not None:
+        send(text, node_id)

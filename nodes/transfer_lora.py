@@ -1,0 +1,127 @@
+"""ProLoRA Transfer: moves a source LoRA to the MODEL that is loaded in the graph."""
+
+from ..prolora.adapters import lora_state_dict
+from ..prolora.projection import MODES
+from ..prolora.settings import TransferSettings
+from ..prolora.transfer import transfer
+from . import host
+
+
+class TransferredLora(dict):
+    """A LoRA state dict, the host's own LORA_MODEL, that also knows where it comes from."""
+
+    metadata: dict[str, str]
+
+
+class ProLoraTransfer:
+    CATEGORY = "loaders/ProLoRA"
+    DESCRIPTION = (
+        "Moves a LoRA to another checkpoint of the family, from the weights of the two alone "
+        "(ProLoRA, ICML 2025)."
+    )
+    RETURN_TYPES = ("LORA_MODEL", "STRING")
+    RETURN_NAMES = ("lora", "summary")
+    OUTPUT_TOOLTIPS = ("The LoRA for this model.", "What happened to its modules.")
+    FUNCTION = "transfer"
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {
+            "required": {
+                "source_lora": ("PROLORA_SOURCE", {"tooltip": "From Load Source LoRA."}),
+                "model": (
+                    "MODEL",
+                    {
+                        "tooltip": "The model the LoRA is moved to. LoRAs that patch it are left "
+                        "out of account, and it is not changed."
+                    },
+                ),
+                "threshold": (
+                    "FLOAT",
+                    {
+                        "default": 0.8,
+                        "min": 0.0,
+                        "max": 1.0,
+                        "step": 0.01,
+                        "tooltip": "Modules whose two weights are less alike than this are left "
+                        "out. 0 moves every module.",
+                    },
+                ),
+                "rank": (
+                    "INT",
+                    {
+                        "default": 0,
+                        "min": 0,
+                        "max": 16384,
+                        "tooltip": "Rank of the result; 0 keeps that of the source LoRA.",
+                    },
+                ),
+                "mode": (
+                    list(MODES),
+                    {
+                        "default": "full",
+                        "advanced": True,
+                        "tooltip": "full: all of the LoRA, each part to its counterpart. prolora: "
+                        "the paper's, without the mixed parts. subspace: the leading part only. "
+                        "copy: as it is, to compare.",
+                    },
+                ),
+                "subspace_energy": (
+                    "FLOAT",
+                    {
+                        "default": 0.8,
+                        "min": 0.01,
+                        "max": 0.999,
+                        "step": 0.01,
+                        "advanced": True,
+                        "tooltip": "Share of a weight's energy that counts as its leading "
+                        "subspace; the rest is its null space.",
+                    },
+                ),
+            },
+            "optional": {
+                "clip": (
+                    "CLIP",
+                    {"tooltip": "Connect it to move the LoRA's text encoder modules too."},
+                ),
+                "copy_identical": (
+                    "BOOLEAN",
+                    {
+                        "default": True,
+                        "advanced": True,
+                        "tooltip": "Where both models have the same weight, take the LoRA's "
+                        "module as it is, which is exact and faster.",
+                    },
+                ),
+            },
+            "hidden": {"unique_id": "UNIQUE_ID"},
+        }
+
+    def transfer(
+        self,
+        source_lora,
+        model,
+        threshold,
+        rank,
+        mode,
+        subspace_energy,
+        clip=None,
+        copy_identical=True,
+        unique_id="",
+    ):
+        settings = TransferSettings(
+            mode=mode,
+            threshold=threshold,
+            subspace_energy=subspace_energy,
+            rank=rank,
+            copy_identical=copy_identical,
+            device=host.device(),
+        )
+        target = host.model_from_graph(model, clip, "the MODEL of the graph")
+        host.make_room(source_lora.model, target)
+        result = transfer(source_lora.file, source_lora.model, target, settings, host.Progress())
+        lora = TransferredLora(lora_state_dict(result.adapters))
+        lora.metadata = result.metadata()
+        summary = result.report.summary()
+        host.show(summary, unique_id, result.report.warning)
+        return {"ui": {"text": [summary]}, "result": (lora, summary)}

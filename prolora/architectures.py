@@ -1,0 +1,51 @@
+"""Names for what a file was made for, guessed from its key names.
+
+Used in messages and by `inspect`, never to decide how something is moved. In a graph the host's own
+detection is used instead for models; a LoRA file has nothing but its module names to go by.
+"""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A family of models, and a pattern that its module names have (dots as underscores)."""
+
+    name: str
+    pattern: str
+
+
+# The first row that matches wins, so the more particular ones come first.
+ARCHITECTURES = (
+    Architecture("SD3", r"joint_blocks_\d+_|transformer_blocks_\d+_attn_add_[qkv]_proj"),
+    Architecture("Qwen-Image", r"transformer_blocks_\d+_(img|txt)_(mlp|mod)"),
+    Architecture("HunyuanVideo", r"individual_token_refiner|double_blocks_\d+_img_attn_qkv_"),
+    Architecture("Flux", r"double_blocks_\d+_|single_blocks_\d+_|single_transformer_blocks_\d+_"),
+    Architecture("Wan", r"blocks_\d+_(self|cross)_attn_[qkvo]"),
+    Architecture("Lumina 2 / Z-Image", r"layers_\d+_(attention_|adaLN_modulation|feed_forward_w)"),
+    Architecture(
+        "SDXL",
+        r"input_blocks_[78]_1_|middle_block_1_transformer_blocks_1_"
+        r"|down_blocks_2_attentions_\d_transformer_blocks_1_"
+        r"|mid_block_attentions_0_transformer_blocks_1_|lora_te2_"
+        r"|(input_blocks_[45]_1|down_blocks_1_attentions_\d)_transformer_blocks_1_",
+    ),
+    Architecture(
+        "SD1.x or SD2.x",
+        r"input_blocks_\d+_|down_blocks_\d_attentions|up_blocks_\d_attentions|middle_block_|"
+        r"mid_block_",
+    ),
+    Architecture("a CLIP text encoder", r"text_model_encoder_layers"),
+)
+UNKNOWN = "unknown"
+
+
+def guess_architecture(names: Iterable[str]) -> str:
+    """The architecture that module or weight names belong to, or "unknown"."""
+    flat = "\n".join(name.replace(".", "_") + "_" for name in names)
+    for architecture in ARCHITECTURES:
+        if re.search(architecture.pattern, flat):
+            return architecture.name
+    return UNKNOWN

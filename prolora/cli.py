@@ -1,0 +1,116 @@
+"""The same job without a graph: `python -m prolora transfer` and `python -m prolora inspect`."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from ._version import __version__
+from .adapters import FILE_DTYPES, lora_state_dict, read_adapter_file
+from .adapters.naming import split_key
+from .errors import ProLoRAError
+from .files import open_safetensors, write_safetensors
+from .inspection import describe_adapter
+from .key_map import load_checkpoint
+from .projection import MODES
+from .settings import TransferSettings
+from .transfer import TransferResult, transfer
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs a command; returns 0, or 1 after an error that the user can act on."""
+    options = _parser().parse_args(arguments)
+    try:
+        options.run(options)
+    except ProLoRAError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("cancelled; nothing was written", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m prolora",
+        description="Moves a LoRA from the checkpoint it was trained on to another one.",
+    )
+    parser.add_argument("--version", action="version", version=f"prolora {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    move = commands.add_parser("transfer", help="move a LoRA to another checkpoint")
+    move.set_defaults(run=_transfer)
+    move.add_argument("lora", type=Path, metavar="LORA", help="the LoRA, a .safetensors file")
+    move.add_argument("--source", type=Path, required=True, metavar="CKPT", help="trained on this")
+    move.add_argument("--target", type=Path, required=True, metavar="CKPT", help="to be used on")
+    move.add_argument("-o", "--out", type=Path, required=True, help="the LoRA to write")
+    move.add_argument("--mode", choices=MODES, default="full", help="what is moved (full)")
+    move.add_argument("--threshold", type=float, default=0.8, help="least similarity (0.8)")
+    move.add_argument("--energy", type=float, default=0.8, help="energy of the subspace (0.8)")
+    move.add_argument("--rank", type=int, default=0, help="rank of the result (the source's)")
+    move.add_argument("--dtype", choices=FILE_DTYPES, default="fp16", help="of the file (fp16)")
+    move.add_argument("--device", type=torch.device, default="cpu", help="cpu, cuda, ... (cpu)")
+    move.add_argument("--report", type=Path, metavar="JSON", help="write every module's row there")
+
+    look = commands.add_parser("inspect", help="say what a LoRA or a checkpoint is")
+    look.set_defaults(run=_inspect)
+    look.add_argument("file", type=Path, metavar="FILE")
+    return parser
+
+
+def _transfer(options: argparse.Namespace) -> None:
+    _refuse_to_overwrite(options.out, (options.lora, options.source, options.target))
+    settings = TransferSettings(
+        mode=options.mode,
+        threshold=options.threshold,
+        subspace_energy=options.energy,
+        rank=options.rank,
+        device=options.device,
+    )
+    file = read_adapter_file(options.lora)
+    source, target = load_checkpoint(options.source), load_checkpoint(options.target)
+    with tqdm(unit="module", disable=None) as bar:
+
+        def progress(done: int, total: int, name: str) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+            bar.set_postfix_str(name)
+
+        result = transfer(file, source, target, settings, progress)
+    print(result.report.summary())
+    _write(result, options)
+
+
+def _write(result: TransferResult, options: argparse.Namespace) -> None:
+    if options.report is not None:
+        options.report.write_text(result.report.to_json() + "\n", encoding="utf-8")
+        print(f"report: {options.report}")
+    if not result.adapters:
+        raise ProLoRAError(f"{options.out} was not written: there is nothing in the result.")
+    tensors = lora_state_dict(result.adapters, FILE_DTYPES[options.dtype])
+    write_safetensors(tensors, options.out, result.metadata())
+    print(f"wrote {options.out}")
+
+
+def _refuse_to_overwrite(out: Path, inputs: Sequence[Path]) -> None:
+    for path in inputs:
+        if out.resolve() == path.resolve():
+            raise ProLoRAError(f"{out} is also an input; it would be lost. Choose another name.")
+
+
+def _inspect(options: argparse.Namespace) -> None:
+    with open_safetensors(options.file) as handle:
+        keys, metadata = list(handle.keys()), handle.metadata() or {}
+    if any(split_key(key) is not None for key in keys):
+        print(describe_adapter(read_adapter_file(options.file)))
+    else:
+        model = load_checkpoint(options.file)
+        print(f"{model.name}: a checkpoint, architecture {model.architecture}, {len(keys)} tensors")
+        print(f"  {len(set(model.key_map.values()))} of them can carry a LoRA")
+    for name, value in metadata.items():
+        text = value if len(value) <= 100 else f"{value[:97]}..."
+        print(f"  {name}: {text}")

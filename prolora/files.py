@@ -1,0 +1,123 @@
+"""Safetensors files: opened without trust, written without loss.
+
+The core reads and writes this format only. Nothing here unpickles, and nothing is written under
+its final name before it is complete.
+"""
+
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from .errors import ProLoRAError
+
+# First bytes of what torch.save writes: a zip archive (since torch 1.6), or a bare pickle.
+_PICKLE_MAGIC = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
+
+# What the safetensors library says, and what that means to somebody who downloaded a file.
+_DAMAGE = {
+    "HeaderTooSmall": "it is too short to be a safetensors file",
+    "HeaderTooLarge": "its header claims a size that no safetensors file has",
+    "InvalidHeaderLength": "its header claims to be longer than the file is",
+    "InvalidHeaderStart": "its header is not that of a safetensors file",
+    "InvalidHeaderDeserialization": "its header cannot be read",
+    "InvalidHeader": "its header cannot be read",
+    "MetadataIncompleteBuffer": "it ends early, or its header claims more than it holds",
+    "InvalidOffset": "its header contradicts itself",
+    "TensorInvalidInfo": "its header contradicts itself",
+}
+
+
+@contextmanager
+def open_safetensors(path: Path) -> Iterator[safe_open]:
+    """Opens a safetensors file; its tensors are read when they are asked for.
+
+    Raises:
+        ProLoRAError: the file is missing, empty, truncated, a pickle or otherwise not safetensors.
+    """
+    _refuse_what_is_not_safetensors(path)
+    try:
+        handle = safe_open(path, framework="pt")
+    except (SafetensorError, ValueError, OSError) as error:
+        raise ProLoRAError(_describe_damage(path, error)) from error
+    with handle:
+        yield handle
+
+
+def read_safetensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
+    """Returns every tensor of a (small) file, and the metadata of its header."""
+    with open_safetensors(path) as handle:
+        return {key: handle.get_tensor(key) for key in handle.keys()}, handle.metadata() or {}
+
+
+def write_safetensors(
+    tensors: Mapping[str, torch.Tensor], path: Path, metadata: Mapping[str, str]
+) -> None:
+    """Writes a file whole or not at all: a temporary name beside it first, then a rename.
+
+    Raises:
+        ProLoRAError: the folder cannot be written or the disk is full. An older file of that name
+            is then as it was, and no temporary file is left behind.
+    """
+    contiguous = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
+    temporary: Path | None = None
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=path.stem, suffix=".partial")
+        temporary = Path(name)
+        os.close(descriptor)
+        save_file(contiguous, temporary, dict(metadata))
+        _flush_to_disk(temporary)
+        temporary.chmod(0o666 & ~_umask())  # mkstemp makes files that only their owner can read
+        temporary.replace(path)
+    except (OSError, SafetensorError) as error:
+        raise ProLoRAError(
+            f"{path.name} could not be saved in {path.parent}: {error}. Nothing was written. "
+            "Is there room on the disk, and may this folder be written to?"
+        ) from error
+    finally:
+        if temporary is not None:
+            temporary.unlink(missing_ok=True)
+
+
+def _refuse_what_is_not_safetensors(path: Path) -> None:
+    try:
+        with path.open("rb") as file:
+            start = file.read(4)
+    except FileNotFoundError:
+        raise ProLoRAError(f"{path} does not exist. Is the name right?") from None
+    except OSError as error:
+        raise ProLoRAError(f"{path} cannot be read: {error}.") from error
+    if not start:
+        raise ProLoRAError(f"{path.name} is empty (0 bytes). Download or copy it again.")
+    if start.startswith(_PICKLE_MAGIC):
+        raise ProLoRAError(
+            f"{path.name} is a pickle (the format of .ckpt, .pt and .bin files), which can run "
+            "code when it is opened, so ProLoRA does not open it. Convert it to .safetensors; for "
+            "a checkpoint, you can also load it in the graph and connect its MODEL instead."
+        )
+
+
+def _describe_damage(path: Path, error: Exception) -> str:
+    text = str(error)
+    damage = next((meaning for name, meaning in _DAMAGE.items() if name in text), text)
+    return (
+        f"{path.name} is not a readable safetensors file: {damage}. It may be a download that "
+        "broke off, or another kind of file under a wrong name. Download or convert it again."
+    )
+
+
+def _flush_to_disk(path: Path) -> None:
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

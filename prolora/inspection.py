@@ -1,0 +1,53 @@
+"""What a LoRA file is, and how it fits the checkpoint it was trained on, in a few lines."""
+
+from collections import Counter
+from collections.abc import Iterator
+
+from .adapters import AdapterFile
+from .architectures import guess_architecture
+from .weights import Model
+
+_LISTED = 8  # how many unmatched keys are named before the rest is counted
+
+
+def describe_adapter(file: AdapterFile) -> str:
+    """Family, architecture, modules, ranks, dtypes, and what cannot be moved."""
+    return "\n".join(_adapter_lines(file))
+
+
+def describe_source(file: AdapterFile, source: Model) -> str:
+    """The same, and how many of the LoRA's modules the source checkpoint has."""
+    missing = [name for name in file.module_names if name not in source.key_map]
+    matched = len(file.module_names) - len(missing)
+    lines = [
+        *_adapter_lines(file),
+        f"trained on {source.name} ({source.architecture}): "
+        f"{matched} of {len(file.module_names)} modules match",
+        *(f"  not in it: {name}" for name in _first(missing)),
+    ]
+    return "\n".join(lines)
+
+
+def _adapter_lines(file: AdapterFile) -> Iterator[str]:
+    architecture = guess_architecture(file.module_names)
+    yield f"{file.name}: {', '.join(file.families)}, its names are those of {architecture}"
+    if file.adapters:
+        ranks = Counter(adapter.rank for adapter in file.adapters)
+        dtypes = Counter(str(adapter.up.dtype).removeprefix("torch.") for adapter in file.adapters)
+        yield f"  {len(file.adapters)} modules, rank {_counted(ranks)}, {_counted(dtypes)}"
+    for family, count in Counter(file.unsupported.values()).items():
+        yield f"  {count} modules are {family}, which is not moved yet"
+    for key in _first(file.unknown):
+        yield f"  unknown key: {key}"
+
+
+def _first(names: list[str] | tuple[str, ...]) -> Iterator[str]:
+    yield from names[:_LISTED]
+    if len(names) > _LISTED:
+        yield f"and {len(names) - _LISTED} more"
+
+
+def _counted(counts: Counter[int] | Counter[str]) -> str:
+    if len(counts) == 1:
+        return str(next(iter(counts)))
+    return ", ".join(f"{value} ({count})" for value, count in counts.most_common())

@@ -1,0 +1,92 @@
+"""One module: two weights and an update in, the moved update and a row of the report out."""
+
+from dataclasses import dataclass
+
+import torch
+
+from .adapters import LoraAdapter
+from .matching import Pair
+from .projection import Factors, balance, energy, project, quadrants, recompress
+from .report import Measures, ModuleReport
+from .settings import TransferSettings
+from .subspace import leading_subspace, similarity
+
+
+@dataclass(frozen=True)
+class MovedModule:
+    """The moved adapter, or None where the similarity was below the threshold, and its row."""
+
+    adapter: LoraAdapter | None
+    row: ModuleReport
+
+
+def transfer_module(
+    pair: Pair,
+    source_weight: torch.Tensor,
+    target_weight: torch.Tensor,
+    settings: TransferSettings,
+) -> MovedModule:
+    """Moves one module's update from the source weight to the target weight.
+
+    Args:
+        source_weight, target_weight: m x n, finite, of settings.dtype on settings.device.
+    """
+    adapter = pair.adapter
+    update = adapter.factors(settings.device, settings.dtype)
+    rank = settings.rank or adapter.rank
+    if settings.mode == "copy":
+        return _finish(pair, update, rank, "copied", "mode copy", Measures())
+    if settings.copy_identical and torch.equal(source_weight, target_weight):
+        return _finish(pair, update, rank, "copied", "the weights are identical", Measures())
+
+    source = leading_subspace(source_weight, settings.subspace_energy)
+    target = leading_subspace(target_weight, settings.subspace_energy)
+    alike = similarity(source, target)
+    parts = quadrants(update, source)
+    measures = Measures(source.rank, target.rank, alike, parts)
+    if alike.score < settings.threshold:
+        reason = f"similarity below the threshold {settings.threshold:g}"
+        return MovedModule(None, _row(pair, "skipped", reason, measures))
+    moved = project(update, source, target, settings.mode)
+    return _finish(pair, moved, rank, "moved", "", measures, before=energy(update))
+
+
+def _finish(
+    pair: Pair,
+    update: Factors,
+    rank: int,
+    status: str,
+    reason: str,
+    measures: Measures,
+    before: float | None = None,
+) -> MovedModule:
+    cut = recompress(update, rank)
+    kept = energy(cut.factors) / before if before else None
+    adapter = pair.adapter.with_factors(balance(cut.factors))
+    row = _row(pair, status, reason, measures, cut.factors.rank, cut.dropped, kept)
+    return MovedModule(adapter, row)
+
+
+def _row(
+    pair: Pair,
+    status: str,
+    reason: str,
+    measures: Measures,
+    rank_out: int = 0,
+    dropped: float = 0.0,
+    kept: float | None = None,
+) -> ModuleReport:
+    return ModuleReport(
+        name=pair.adapter.name,
+        status=status,
+        reason=reason,
+        source_key=str(pair.source),
+        target_key=str(pair.target),
+        source_shape=pair.source_shape,
+        target_shape=pair.target_shape,
+        measures=measures,
+        rank_in=pair.adapter.rank,
+        rank_out=rank_out,
+        energy_kept=kept,
+        energy_dropped=dropped,
+    )

@@ -1,0 +1,187 @@
+"""What happened to every module, as rows, as a summary for people and as JSON."""
+
+import json
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from statistics import median
+
+from .projection import Quadrants
+from .subspace import Similarity
+
+_LISTED = 5  # how many modules of a kind the summary names before it counts the rest
+
+
+@dataclass(frozen=True)
+class Measures:
+    """What was measured on the weights of one module; None where nothing had to be.
+
+    Attributes:
+        source_rank, target_rank: k_s and k_t, the effective ranks.
+        similarity: Phi_l and Phi_r with their chance levels.
+        quadrants: energies of the four parts of the update, split by the source's subspaces.
+    """
+
+    source_rank: int | None = None
+    target_rank: int | None = None
+    similarity: Similarity | None = None
+    quadrants: Quadrants | None = None
+
+
+@dataclass(frozen=True)
+class ModuleReport:
+    """One row.
+
+    Attributes:
+        status: "moved" (projected), "copied" (as it was) or "skipped".
+        reason: why it was copied or skipped.
+        source_key, target_key: the weights, with their slice where they are fused; "" if unknown.
+        source_shape, target_shape: of the weights; () where there is none.
+        rank_in, rank_out: of the update, before and after; 0 where nothing came out.
+        energy_kept: energy of the result over that of the update, in [0, 1]; None if not projected.
+        energy_dropped: share of the projected energy that the cut to `rank_out` dropped.
+    """
+
+    name: str
+    status: str
+    reason: str = ""
+    source_key: str = ""
+    target_key: str = ""
+    source_shape: tuple[int, ...] = ()
+    target_shape: tuple[int, ...] = ()
+    measures: Measures = Measures()
+    rank_in: int = 0
+    rank_out: int = 0
+    energy_kept: float | None = None
+    energy_dropped: float = 0.0
+
+    def as_dict(self) -> dict[str, object]:
+        """A flat row, for JSON: names with a unit or a convention say so above."""
+        row: dict[str, object] = {k: v for k, v in asdict(self).items() if k != "measures"}
+        row |= {"k_s": self.measures.source_rank, "k_t": self.measures.target_rank}
+        alike, parts = self.measures.similarity, self.measures.quadrants
+        if alike is not None:
+            row |= {
+                "phi_left": alike.left,
+                "phi_right": alike.right,
+                "phi_left_chance": alike.left_chance,
+                "phi_right_chance": alike.right_chance,
+                "phi_left_corrected": _no_nan(alike.left_corrected),
+                "phi_right_corrected": _no_nan(alike.right_corrected),
+            }
+        if parts is not None:
+            total = parts.total or 1.0
+            row |= {f"energy_{name}": value / total for name, value in asdict(parts).items()}
+        return row
+
+
+@dataclass(frozen=True)
+class Report:
+    """A whole transfer.
+
+    Attributes:
+        settings: the choices, as text.
+        unknown_keys: keys of the LoRA file that belong to no known family.
+    """
+
+    lora: str
+    source: str
+    target: str
+    settings: Mapping[str, str]
+    rows: tuple[ModuleReport, ...]
+    unknown_keys: tuple[str, ...] = ()
+
+    def count(self, *statuses: str) -> int:
+        return sum(row.status in statuses for row in self.rows)
+
+    @property
+    def transferred(self) -> int:
+        """How many modules the result has."""
+        return self.count("moved", "copied")
+
+    @property
+    def warning(self) -> str:
+        """What the user must hear, or ""."""
+        if self.transferred:
+            return ""
+        best = max((alike.score for alike, _ in self._measured()), default=None)
+        found = "" if best is None else f" The best similarity found was {best:.3f}."
+        return (
+            "NOTHING WAS MOVED: no module reached the threshold "
+            f"{self.settings['threshold']}, so the result is empty and changes nothing.{found} "
+            "Is the source the checkpoint that the LoRA was trained on? Lower the threshold to "
+            "move it all the same."
+        )
+
+    def summary(self) -> str:
+        """A few lines for people."""
+        return "\n".join(self._summary_lines())
+
+    def to_json(self) -> str:
+        """Everything, for programs."""
+        head = {k: v for k, v in asdict(self).items() if k not in ("rows", "settings")}
+        head |= {"settings": dict(self.settings), "rows": [row.as_dict() for row in self.rows]}
+        return json.dumps(head, indent=1, allow_nan=False)
+
+    def _measured(self) -> Iterator[tuple[Similarity, str]]:
+        for row in self.rows:
+            if row.measures.similarity is not None:
+                yield row.measures.similarity, row.name
+
+    def _summary_lines(self) -> Iterator[str]:
+        yield f"{self.lora}: {self.transferred} of {len(self.rows)} modules transferred"
+        yield f"  from {self.source} to {self.target}"
+        yield "  " + ", ".join(f"{name} {value}" for name, value in self.settings.items())
+        if self.warning:
+            yield f"  {self.warning}"
+        copied = Counter(row.reason for row in self.rows if row.status == "copied")
+        for reason, count in copied.items():
+            yield f"  {count} copied as they were: {reason}"
+        yield from self._similarity_lines()
+        yield from self._energy_lines()
+        skipped: dict[str, list[str]] = {}
+        for row in self.rows:
+            if row.status == "skipped":
+                skipped.setdefault(row.reason, []).append(row.name)
+        if skipped:
+            yield f"  {self.count('skipped')} skipped:"
+        yield from _listed([f"{', '.join(_short(v))}: {k}" for k, v in skipped.items()])
+        if self.unknown_keys:
+            yield f"  {len(self.unknown_keys)} keys of the file are of no known kind:"
+            yield from _listed(self.unknown_keys)
+
+    def _similarity_lines(self) -> Iterator[str]:
+        scored = list(self._measured())
+        if not scored:
+            return
+        worst, name = min(scored, key=lambda pair: pair[0].score)
+        middle = median(alike.score for alike, _ in scored)
+        chance = median(max(alike.left_chance, alike.right_chance) for alike, _ in scored)
+        yield (
+            f"  similarity: median {middle:.3f}, lowest {worst.score:.3f} ({name}); "
+            f"chance alone gives {chance:.2f}"
+        )
+
+    def _energy_lines(self) -> Iterator[str]:
+        moved = [row for row in self.rows if row.status == "moved"]
+        kept = [row.energy_kept for row in moved if row.energy_kept is not None]
+        if kept:
+            yield f"  energy kept: median {median(kept):.1%}, lowest {min(kept):.1%}"
+        dropped = [row.energy_dropped for row in self.rows if row.energy_dropped > 0]
+        if dropped:
+            yield f"  the cut to the rank dropped up to {max(dropped):.2%} of a module's energy"
+
+
+def _short(names: list[str]) -> list[str]:
+    return names if len(names) <= 2 else [*names[:2], f"and {len(names) - 2} more"]
+
+
+def _listed(lines: list[str] | tuple[str, ...]) -> Iterator[str]:
+    for line in lines[:_LISTED]:
+        yield f"    {line}"
+    if len(lines) > _LISTED:
+        yield f"    and {len(lines) - _LISTED} more (the report in full has them)"
+
+
+def _no_nan(value: float) -> float | None:
+    return None if value != value else value

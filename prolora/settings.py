@@ -1,0 +1,50 @@
+"""What a user chooses for a transfer."""
+
+from dataclasses import dataclass, field
+
+import torch
+
+from .errors import ProLoRAError
+from .projection import MODES
+
+
+@dataclass(frozen=True)
+class TransferSettings:
+    """The choices of a transfer, with the defaults that design.md argues for.
+
+    Attributes:
+        mode: what is moved, a key of projection.MODES.
+        threshold: least similarity (Eq. 1) of a module that is moved, in [0, 1].
+        subspace_energy: share of a weight's energy that its subspace holds, in (0, 1).
+        rank: rank of the result, 0 for the source's; a module never gets more than it has.
+        copy_identical: take the update as it is where both models have the same weight.
+        device, dtype: where and in what the projection runs; float32 or float64.
+
+    Raises:
+        ProLoRAError: a value is out of its range.
+    """
+
+    mode: str = "full"
+    threshold: float = 0.8
+    subspace_energy: float = 0.8
+    rank: int = 0
+    copy_identical: bool = True
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    dtype: torch.dtype = torch.float32
+
+    def __post_init__(self) -> None:
+        if self.mode not in MODES:
+            raise ProLoRAError(
+                f"There is no mode {self.mode!r}. Choose one of: {', '.join(MODES)}."
+            )
+        if not 0 <= self.threshold <= 1:
+            raise ProLoRAError(f"The threshold is {self.threshold}; choose one from 0 to 1.")
+        if not 0 < self.subspace_energy < 1:
+            raise ProLoRAError(
+                f"The subspace energy is {self.subspace_energy}; choose one between 0 and 1, "
+                "both excluded (0.8 is a good value; at 1 no null space is left)."
+            )
+        if self.rank < 0:
+            raise ProLoRAError(f"The rank is {self.rank}; choose 0 for the source's, or more.")
+        if self.dtype not in (torch.float32, torch.float64):
+            raise ProLoRAError(f"The projection runs in float32 or float64, not in {self.dtype}.")

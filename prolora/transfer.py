@@ -1,0 +1,121 @@
+"""The job: module by module, with progress, cancellation and a report."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+
+from ._version import __version__
+from .adapters import AdapterFile, LoraAdapter
+from .errors import ProLoRAError
+from .matching import Pair, pair_by_name
+from .module_transfer import MovedModule, transfer_module
+from .report import ModuleReport, Report
+from .settings import TransferSettings
+from .weights import Model
+
+# Called before each module with (modules done, modules in all, name of the next), and once at the
+# end. Whatever it raises stops the job: that is how a user cancels.
+Progress = Callable[[int, int, str], None]
+
+
+@dataclass(frozen=True)
+class TransferResult:
+    """The moved adapters, in the order of the file, and what happened to every module."""
+
+    adapters: tuple[LoraAdapter, ...]
+    report: Report
+
+    def metadata(self) -> dict[str, str]:
+        """What a file of this result says about itself, for a safetensors header."""
+        report = self.report
+        return {
+            "prolora_version": __version__,
+            "prolora_lora": report.lora,
+            "prolora_source": report.source,
+            "prolora_target": report.target,
+            **{f"prolora_{name}": value for name, value in report.settings.items()},
+            "prolora_modules_moved": str(report.count("moved")),
+            "prolora_modules_copied": str(report.count("copied")),
+            "prolora_modules_skipped": str(report.count("skipped")),
+        }
+
+
+def transfer(
+    file: AdapterFile,
+    source: Model,
+    target: Model,
+    settings: TransferSettings,
+    progress: Progress = lambda done, total, name: None,
+) -> TransferResult:
+    """Moves a LoRA from the source model to the target model.
+
+    Two weights are in memory at a time. Neither model is changed.
+
+    Raises:
+        ProLoRAError: see check_belongs, pair_by_name and Model.matrix; or the rank is larger than
+            any module has room for.
+        Exception: whatever `progress` raises.
+    """
+    pairing = pair_by_name(file, source, target)
+    _check_rank(pairing.pairs, settings.rank)
+    skipped = [
+        ModuleReport(
+            name=module.name,
+            status="skipped",
+            reason=module.reason,
+            source_key=str(module.source or ""),
+            target_key=str(module.target or ""),
+            source_shape=module.source_shape,
+            target_shape=module.target_shape,
+        )
+        for module in pairing.unpaired
+    ]
+    moved = list(_move_all(pairing.pairs, source, target, settings, progress))
+    report = Report(
+        lora=file.name,
+        source=f"{source.name} ({source.architecture})",
+        target=f"{target.name} ({target.architecture})",
+        settings=_describe(settings),
+        rows=(*(module.row for module in moved), *skipped),
+        unknown_keys=file.unknown,
+    )
+    adapters = tuple(module.adapter for module in moved if module.adapter is not None)
+    return TransferResult(adapters, report)
+
+
+@torch.no_grad()
+def _move_all(
+    pairs: tuple[Pair, ...],
+    source: Model,
+    target: Model,
+    settings: TransferSettings,
+    progress: Progress,
+) -> Iterator[MovedModule]:
+    for done, pair in enumerate(pairs):
+        progress(done, len(pairs), pair.adapter.name)
+        source_weight = source.matrix(pair.source, settings.device, settings.dtype)
+        target_weight = target.matrix(pair.target, settings.device, settings.dtype)
+        yield transfer_module(pair, source_weight, target_weight, settings)
+    progress(len(pairs), len(pairs), "")
+
+
+def _check_rank(pairs: tuple[Pair, ...], rank: int) -> None:
+    roomiest = max(pairs, key=lambda pair: min(pair.adapter.delta_shape))
+    possible = min(roomiest.adapter.delta_shape)
+    if rank > possible:
+        m, n = roomiest.adapter.delta_shape
+        raise ProLoRAError(
+            f"The rank {rank} is larger than possible: the largest module of this LoRA, "
+            f"{roomiest.adapter.name}, is {m} x {n}, which has rank {possible} at most. Choose a "
+            f"rank up to {possible}, or 0 to keep the source's."
+        )
+
+
+def _describe(settings: TransferSettings) -> Mapping[str, str]:
+    return {
+        "mode": settings.mode,
+        "threshold": f"{settings.threshold:g}",
+        "energy": f"{settings.subspace_energy:g}",
+        "rank": str(settings.rank) if settings.rank else "as in the source",
+    }

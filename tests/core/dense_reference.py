@@ -1,0 +1,64 @@
+"""The method as the paper writes it, in float64, forming every projector and product.
+
+Slow, obvious, and independent of the code under test: numpy's SVD instead of a Gram matrix, full
+m x m projectors instead of factors.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class DenseSubspace:
+    P: np.ndarray
+    Q: np.ndarray
+    rank: int
+
+    @property
+    def P_null(self) -> np.ndarray:
+        return np.eye(len(self.P)) - self.P
+
+    @property
+    def Q_null(self) -> np.ndarray:
+        return np.eye(len(self.Q)) - self.Q
+
+
+def dense_subspace(weight: np.ndarray, energy: float) -> DenseSubspace:
+    U, s, Vh = np.linalg.svd(weight.astype(np.float64), full_matrices=False)
+    held = np.cumsum(s**2)
+    k = 0
+    if held[-1] > 0:
+        k = int(np.argmax(held >= energy * held[-1] * (1 - 1e-12))) + 1
+        k = int((s**2 >= s[k - 1] ** 2 * (1 - 1e-6)).sum())  # equal values are not torn apart
+    return DenseSubspace(U[:, :k] @ U[:, :k].T, Vh[:k].T @ Vh[:k], k)
+
+
+def dense_similarity(source: DenseSubspace, target: DenseSubspace) -> tuple[float, float]:
+    smaller = min(source.rank, target.rank)
+    return (
+        float(np.trace(source.P @ target.P)) / smaller,
+        float(np.trace(source.Q @ target.Q)) / smaller,
+    )
+
+
+def dense_quadrants(delta: np.ndarray, source: DenseSubspace) -> dict[str, np.ndarray]:
+    return {
+        "subspace_subspace": source.P @ delta @ source.Q,
+        "subspace_null": source.P @ delta @ source.Q_null,
+        "null_subspace": source.P_null @ delta @ source.Q,
+        "null_null": source.P_null @ delta @ source.Q_null,
+    }
+
+
+def dense_project(
+    delta: np.ndarray, source: DenseSubspace, target: DenseSubspace, mode: str
+) -> np.ndarray:
+    part = dense_quadrants(delta, source)
+    subspace = target.P @ part["subspace_subspace"] @ target.Q
+    null = target.P_null @ part["null_null"] @ target.Q_null
+    mixed = (
+        target.P @ part["subspace_null"] @ target.Q_null
+        + target.P_null @ part["null_subspace"] @ target.Q
+    )
+    return {"subspace": subspace, "prolora": subspace + null, "full": subspace + null + mixed}[mode]
