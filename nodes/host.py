@@ -172,6 +172,23 @@ class PatchedModelWeights:
         return read
 
 
+def file_behind(prompt: dict[str, Any], node_id: str, input_name: str) -> str:
+    """The file that a MODEL input comes from, found by following the graph; "" if unknown.
+
+    A MODEL does not know its file, so the prompt is asked: back along the `model` links, through
+    the nodes that patch it, to the loader.
+    """
+    inputs = prompt.get(node_id, {}).get("inputs", {})
+    link = inputs.get(input_name)
+    seen = set()
+    while isinstance(link, list) and link[0] not in seen:
+        seen.add(link[0])
+        inputs = prompt.get(link[0], {}).get("inputs", {})
+        link = inputs.get("model")
+    files = (value for value in inputs.values() if isinstance(value, str) and "." in value)
+    return next((Path(value).name for value in files if seen), "")
+
+
 def _base_weights(patcher: Any) -> dict[str, tuple[torch.Tensor, Any]]:
     """Unpatched weight and how to dequantise it, by key; nothing is copied or moved."""
     if hasattr(comfy.model_patcher, "get_key_weight"):
@@ -196,8 +213,15 @@ def _model(name: str, config: Any, weights: Any, names: dict[str, Any]) -> Model
 
 
 def _weight_ref(place: str | tuple[Any, ...]) -> WeightRef:
-    """The host gives a key, or for a part of a fused weight (key, (dim, start, length), ...)."""
-    return WeightRef(place) if isinstance(place, str) else WeightRef(place[0], Slice(*place[1]))
+    """The host gives a key, or (key, slice of a fused weight or None, maybe a reordering).
+
+    The host applies the reordering to an update. It swaps halves, so it is its own inverse and
+    takes a weight into the order of the update as well.
+    """
+    if isinstance(place, str):
+        return WeightRef(place)
+    key, part, *reorder = place
+    return WeightRef(key, None if part is None else Slice(*part), *reorder)
 
 
 # Work

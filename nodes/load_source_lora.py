@@ -57,13 +57,22 @@ class LoadSourceLora:
                     {"tooltip": "The text encoder that belongs to source_model."},
                 ),
             },
-            "hidden": {"unique_id": "UNIQUE_ID"},
+            "hidden": {"unique_id": "UNIQUE_ID", "prompt": "PROMPT"},
         }
 
-    def load(self, lora_name, source_checkpoint, source_model=None, source_clip=None, unique_id=""):
+    def load(
+        self,
+        lora_name,
+        source_checkpoint,
+        source_model=None,
+        source_clip=None,
+        unique_id="",
+        prompt=None,
+    ):
         file = host.read_lora(host.lora_path(lora_name))
         if source_model is not None:
-            model = host.model_from_graph(source_model, source_clip, "the source MODEL")
+            name = host.file_behind(prompt or {}, unique_id, "source_model") or "the source MODEL"
+            model = host.model_from_graph(source_model, source_clip, name)
         elif source_checkpoint != FROM_INPUT:
             model = host.model_from_file(host.model_path(source_checkpoint))
         else:

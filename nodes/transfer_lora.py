@@ -94,7 +94,7 @@ class ProLoraTransfer:
                     },
                 ),
             },
-            "hidden": {"unique_id": "UNIQUE_ID"},
+            "hidden": {"unique_id": "UNIQUE_ID", "prompt": "PROMPT"},
         }
 
     def transfer(
@@ -108,6 +108,7 @@ class ProLoraTransfer:
         clip=None,
         copy_identical=True,
         unique_id="",
+        prompt=None,
     ):
         settings = TransferSettings(
             mode=mode,
@@ -117,7 +118,8 @@ class ProLoraTransfer:
             copy_identical=copy_identical,
             device=host.device(),
         )
-        target = host.model_from_graph(model, clip, "the MODEL of the graph")
+        name = host.file_behind(prompt or {}, unique_id, "model") or "the MODEL of the graph"
+        target = host.model_from_graph(model, clip, name)
         host.make_room(source_lora.model, target)
         result = transfer(source_lora.file, source_lora.model, target, settings, host.Progress())
         lora = TransferredLora(lora_state_dict(result.adapters))

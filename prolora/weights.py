@@ -5,7 +5,7 @@ which reads a weight when it is asked for: from a file that is never loaded whol
 that are already in memory (a state dict; a ComfyUI MODEL, which `nodes/host.py` adds).
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -91,10 +91,18 @@ class Slice:
 
 @dataclass(frozen=True)
 class WeightRef:
-    """Where the weight of a LoRA module lies: a key, and for a fused weight a slice of it."""
+    """Where the weight of a LoRA module lies.
+
+    Attributes:
+        key: the weight's own key.
+        part: the slice of it, for a fused weight.
+        reorder: brings its rows into the order that the LoRA was trained in, where a host's model
+            stores them in another (diffusers swaps scale and shift).
+    """
 
     key: str
     part: Slice | None = None
+    reorder: Callable[[torch.Tensor], torch.Tensor] | None = None
 
     def __str__(self) -> str:
         if self.part is None:
@@ -136,6 +144,8 @@ class Model:
         weight = self.weights.read(ref.key)
         if ref.part is not None:
             weight = weight.narrow(ref.part.dim, ref.part.start, ref.part.length)
+        if ref.reorder is not None:
+            weight = ref.reorder(weight)
         if not weight.is_floating_point():
             raise ProLoRAError(
                 f"The weight {ref} of {self.name} is stored as {weight.dtype}: a quantised form "

