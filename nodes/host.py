@@ -119,7 +119,10 @@ def model_from_file(path: Path) -> Model:
     with open_safetensors(path):  # refuses a damaged file with a message for artists
         state_dict = load_file(path)
     prefix = _diffusion_model_prefix(state_dict)
-    config = comfy.model_detection.model_config_from_unet(state_dict, prefix)
+    try:
+        config = comfy.model_detection.model_config_from_unet(state_dict, prefix)
+    except KeyError:  # how a host from June 2024 says that it does not know this
+        config = None
     if config is None:
         raise ProLoRAError(
             f"ComfyUI does not recognise {path.name} as a checkpoint or diffusion model. Choose "

@@ -21,7 +21,7 @@ class Architecture:
 ARCHITECTURES = (
     Architecture("SD3", r"joint_blocks_\d+_|transformer_blocks_\d+_attn_add_[qkv]_proj"),
     Architecture("Qwen-Image", r"transformer_blocks_\d+_(img|txt)_(mlp|mod)"),
-    Architecture("HunyuanVideo", r"individual_token_refiner|double_blocks_\d+_img_attn_qkv_"),
+    Architecture("HunyuanVideo", r"individual_token_refiner"),
     Architecture("Flux", r"double_blocks_\d+_|single_blocks_\d+_|single_transformer_blocks_\d+_"),
     Architecture("Wan", r"blocks_\d+_(self|cross)_attn_[qkvo]"),
     Architecture("Lumina 2 / Z-Image", r"layers_\d+_(attention_|adaLN_modulation|feed_forward_w)"),

@@ -5,6 +5,7 @@ its final name before it is complete.
 """
 
 import os
+import re
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -19,17 +20,19 @@ from .errors import ProLoRAError
 # First bytes of what torch.save writes: a zip archive (since torch 1.6), or a bare pickle.
 _PICKLE_MAGIC = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 
-# What the safetensors library says, and what that means to somebody who downloaded a file.
+# What the safetensors library says (letters only: its wording changed with 0.6), and what that means
+# to somebody who downloaded a file.
+_PREFIX = "Error while deserializing header: "
 _DAMAGE = {
-    "HeaderTooSmall": "it is too short to be a safetensors file",
-    "HeaderTooLarge": "its header claims a size that no safetensors file has",
-    "InvalidHeaderLength": "its header claims to be longer than the file is",
-    "InvalidHeaderStart": "its header is not that of a safetensors file",
-    "InvalidHeaderDeserialization": "its header cannot be read",
-    "InvalidHeader": "its header cannot be read",
-    "MetadataIncompleteBuffer": "it ends early, or its header claims more than it holds",
-    "InvalidOffset": "its header contradicts itself",
-    "TensorInvalidInfo": "its header contradicts itself",
+    "headertoosmall": "it is too short to be a safetensors file",
+    "headertoolarge": "its header claims a size that no safetensors file has",
+    "invalidheaderlength": "its header claims to be longer than the file is",
+    "incompletemetadata": "it ends early, or its header claims more than it holds",
+    "metadataincompletebuffer": "it ends early, or its header claims more than it holds",
+    "invalidoffset": "its header contradicts itself",
+    "invalidshape": "its header contradicts itself",
+    "tensorinvalidinfo": "its header contradicts itself",
+    "header": "its header is not that of a safetensors file",
 }
 
 
@@ -88,14 +91,17 @@ def write_safetensors(
 def _refuse_what_is_not_safetensors(path: Path) -> None:
     try:
         with path.open("rb") as file:
-            start = file.read(4)
+            start = file.read(9)
     except FileNotFoundError:
         raise ProLoRAError(f"{path} does not exist. Is the name right?") from None
+    except IsADirectoryError:
+        raise ProLoRAError(f"{path} is a folder. Choose a file in it.") from None
     except OSError as error:
         raise ProLoRAError(f"{path} cannot be read: {error}.") from error
     if not start:
         raise ProLoRAError(f"{path.name} is empty (0 bytes). Download or copy it again.")
-    if start.startswith(_PICKLE_MAGIC):
+    # A safetensors file begins with the length of its header, which may have the same bytes.
+    if start.startswith(_PICKLE_MAGIC) and start[8:] != b"{":
         raise ProLoRAError(
             f"{path.name} is a pickle (the format of .ckpt, .pt and .bin files), which can run "
             "code when it is opened, so ProLoRA does not open it. Convert it to .safetensors; for "
@@ -104,8 +110,8 @@ def _refuse_what_is_not_safetensors(path: Path) -> None:
 
 
 def _describe_damage(path: Path, error: Exception) -> str:
-    text = str(error)
-    damage = next((meaning for name, meaning in _DAMAGE.items() if name in text), text)
+    letters = re.sub("[^a-z]", "", str(error).removeprefix(_PREFIX).lower())
+    damage = next((meaning for name, meaning in _DAMAGE.items() if name in letters), str(error))
     return (
         f"{path.name} is not a readable safetensors file: {damage}. It may be a download that "
         "broke off, or another kind of file under a wrong name. Download or convert it again."

@@ -58,6 +58,7 @@ _RESNET_NAMES = {
 # Where text encoders lie in a checkpoint, and how kohya's and diffusers' names begin for them.
 _TEXT_ENCODERS = (
     ("cond_stage_model.transformer.", "lora_te", "text_encoder"),
+    ("cond_stage_model.transformer.", "lora_te1", "text_encoder"),
     ("conditioner.embedders.0.transformer.", "lora_te1", "text_encoder"),
     ("cond_stage_model.model.transformer.", "lora_te", "text_encoder"),
     ("conditioner.embedders.1.model.transformer.", "lora_te2", "text_encoder_2"),

@@ -11,6 +11,9 @@ from .report import Measures, ModuleReport
 from .settings import TransferSettings
 from .subspace import leading_subspace, similarity
 
+# Equal subspaces miss a similarity of 1 by this much in float32; a threshold of 1 lets them pass.
+_ROUNDING = 1e-6
+
 
 @dataclass(frozen=True)
 class MovedModule:
@@ -44,7 +47,7 @@ def transfer_module(
     alike = similarity(source, target)
     parts = quadrants(update, source)
     measures = Measures(source.rank, target.rank, alike, parts)
-    if alike.score < settings.threshold:
+    if alike.score < settings.threshold - _ROUNDING:
         reason = f"similarity below the threshold {settings.threshold:g}"
         return MovedModule(None, _row(pair, "skipped", reason, measures))
     moved = project(update, source, target, settings.mode)

@@ -159,10 +159,14 @@ def recompress(update: Factors, rank: int) -> Cut:
 
 
 def balance(update: Factors) -> Factors:
-    """The same update with factors of equal norm, so that neither leaves the range of fp16."""
-    up_norm, down_norm = float(update.up.double().norm()), float(update.down.double().norm())
-    if up_norm == 0 or down_norm == 0:
-        return update
-    share = (down_norm / up_norm) ** 0.5
+    """The same update with both factors alike in size, so that neither leaves the range of fp16.
+
+    Each column of `up` is scaled to the norm of its row of `down`: one scale for all would leave
+    large columns beside rows of nearly nothing.
+    """
+    up, down = update.up.double(), update.down.double()
+    up_norms, down_norms = up.norm(dim=0), down.norm(dim=1)
+    share = (down_norms / up_norms).sqrt()
+    share[(up_norms == 0) | (down_norms == 0)] = 1
     dtype = update.up.dtype
-    return Factors((update.up.double() * share).to(dtype), (update.down.double() / share).to(dtype))
+    return Factors((up * share).to(dtype), (down / share[:, None]).to(dtype))

@@ -3,13 +3,14 @@
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from statistics import median
 
 from .projection import Quadrants
 from .subspace import Similarity
 
 _LISTED = 5  # how many modules of a kind the summary names before it counts the rest
+_SIMILARITIES = [s + kind for kind in ("", "_chance", "_corrected") for s in ("left", "right")]
 
 
 @dataclass(frozen=True)
@@ -56,22 +57,15 @@ class ModuleReport:
     energy_dropped: float = 0.0
 
     def as_dict(self) -> dict[str, object]:
-        """A flat row, for JSON: names with a unit or a convention say so above."""
+        """A flat row, for JSON, with the same fields for every module: None where not measured."""
         row: dict[str, object] = {k: v for k, v in asdict(self).items() if k != "measures"}
         row |= {"k_s": self.measures.source_rank, "k_t": self.measures.target_rank}
         alike, parts = self.measures.similarity, self.measures.quadrants
-        if alike is not None:
-            row |= {
-                "phi_left": alike.left,
-                "phi_right": alike.right,
-                "phi_left_chance": alike.left_chance,
-                "phi_right_chance": alike.right_chance,
-                "phi_left_corrected": _no_nan(alike.left_corrected),
-                "phi_right_corrected": _no_nan(alike.right_corrected),
-            }
-        if parts is not None:
-            total = parts.total or 1.0
-            row |= {f"energy_{name}": value / total for name, value in asdict(parts).items()}
+        for name in _SIMILARITIES:
+            row[f"phi_{name}"] = None if alike is None else _no_nan(getattr(alike, name))
+        for part in fields(Quadrants):
+            share = None if parts is None else getattr(parts, part.name) / (parts.total or 1.0)
+            row[f"energy_{part.name}"] = share
         return row
 
 

@@ -59,6 +59,7 @@ def transfer(
     """
     pairing = pair_by_name(file, source, target)
     _check_rank(pairing.pairs, settings.rank)
+    ranks = {adapter.name: adapter.rank for adapter in file.adapters}
     skipped = [
         ModuleReport(
             name=module.name,
@@ -68,6 +69,7 @@ def transfer(
             target_key=str(module.target or ""),
             source_shape=module.source_shape,
             target_shape=module.target_shape,
+            rank_in=ranks.get(module.name, 0),
         )
         for module in pairing.unpaired
     ]

@@ -73,7 +73,8 @@ def make_lora(name: str, parts: Mapping[str, torch.Tensor], file: str) -> LoraAd
                 "damaged or was cut. Download or export it again."
             )
     up, down = parts["up"], parts["down"]
-    if min(up.ndim, down.ndim) < 2 or up.shape[1] != down.shape[0] or down.shape[0] == 0:
+    rank = down.shape[0] if down.ndim >= 2 else 0
+    if rank == 0 or up.ndim < 2 or up[0].numel() != rank:
         raise ProLoRAError(
             f"{file}: the LoRA up {list(up.shape)} and down {list(down.shape)} of the module "
             f"{name} do not multiply. The file is damaged. Download or export it again."

@@ -5,7 +5,7 @@ from dataclasses import asdict
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from prolora.projection import (
@@ -40,7 +40,8 @@ def test_factored_equals_dense(mode: str, case: Case):
     want = dense_project(case.delta, *dense_subspaces(case), mode)
     got = dense(project(case.update, *subspaces(case), mode))
     scale = np.linalg.norm(case.delta)
-    assert np.linalg.norm(case.delta - want) > 1e-3 * scale  # the baseline is far
+    assume(np.linalg.norm(case.delta - want) > 1e-3 * scale)  # far, but for two bases without
+    # null space, between which there is nothing to move
     assert np.linalg.norm(got - want) < 1e-5 * scale
 
 
@@ -72,11 +73,11 @@ def test_each_part_lies_in_its_place(case: Case):
     source, target = subspaces(case)
     want = dense_subspace(case.target.numpy(), case.energy)
     scale = np.linalg.norm(case.delta)
+    assume(np.linalg.norm(case.delta - want.P @ case.delta @ want.Q) > 1e-3 * scale)
     subspace = dense(project(case.update, source, target, "subspace"))
     assert np.linalg.norm(want.P @ subspace @ want.Q - subspace) < 1e-5 * scale
     null = dense(project(case.update, source, target, "prolora")) - subspace
     assert np.linalg.norm(want.P_null @ null @ want.Q_null - null) < 1e-5 * scale
-    assert np.linalg.norm(case.delta - want.P @ case.delta @ want.Q) > 1e-3 * scale  # it was not
 
 
 @pytest.mark.parametrize("mode", PROJECTED)

@@ -1,0 +1,267 @@
+"""The whole job on models in memory: its report, its refusals, its progress."""
+
+import copy
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+
+from prolora import __version__
+from prolora.adapters import parse_adapter_file
+from prolora.errors import ProLoRAError
+from prolora.settings import TransferSettings
+from prolora.transfer import transfer
+from prolora.weights import Model, Slice, StateDictWeights, WeightRef
+
+from .small_models import (
+    SHAPES,
+    delta,
+    drifted,
+    file_of,
+    model_of,
+    move,
+    random_lora,
+    random_weight,
+)
+from .strategies import relative_error
+
+WEIGHTS = {kind: random_weight(shape, seed) for seed, (kind, shape) in enumerate(SHAPES.items())}
+DRIFTED = {kind: drifted(weight) for kind, weight in WEIGHTS.items()}
+FILE = file_of(*(random_lora(kind, shape) for kind, shape in SHAPES.items()))
+LOW = TransferSettings(threshold=0.1)
+
+FIELDS = {
+    *("name", "status", "reason", "source_key", "target_key", "source_shape", "target_shape"),
+    *("k_s", "k_t", "phi_left", "phi_right", "phi_left_chance", "phi_right_chance"),
+    *("phi_left_corrected", "phi_right_corrected", "energy_subspace_subspace"),
+    *("energy_subspace_null", "energy_null_subspace", "energy_null_null"),
+    *("rank_in", "rank_out", "energy_kept", "energy_dropped"),
+}
+
+
+def run(file=FILE, source=WEIGHTS, target=DRIFTED, settings=LOW, **more):
+    return transfer(file, model_of("A", source), model_of("B", target), settings, **more)
+
+
+def mixed_result():
+    """A module moved, one copied, one below the threshold, and three without a partner."""
+    shape = (24, 16)
+    names = ("moved", "copied", "unlike", "wider", "only_in_source", "lora_te_in_neither")
+    weights = {name: random_weight(shape, seed) for seed, name in enumerate(names[:5])}
+    target = {
+        "moved": drifted(weights["moved"], 0.1),
+        "copied": weights["copied"].clone(),
+        "unlike": random_weight(shape, 99),
+        "wider": random_weight((24, 32)),
+    }
+    file = replace(file_of(*(random_lora(name, shape) for name in names)), unknown=("odd.key",))
+    file = replace(file, unsupported={"a": "LoKr"})
+    return run(file, weights, target, TransferSettings(rank=2))
+
+
+def test_a_row_for_every_module():
+    rows = {row.name: row for row in mixed_result().report.rows}
+    assert {name: (row.status, row.reason) for name, row in rows.items()} == {
+        "moved": ("moved", ""),
+        "copied": ("copied", "the weights are identical"),
+        "unlike": ("skipped", "similarity below the threshold 0.8"),
+        "wider": ("skipped", "shapes differ: 24 x 16 in the source, 24 x 32 in the target"),
+        "only_in_source": ("skipped", "not in the target B"),
+        "lora_te_in_neither": ("skipped", "not in the source A"),
+        "a": ("skipped", "LoKr is not moved yet"),
+    }
+    assert [adapter.name for adapter in mixed_result().adapters] == ["moved", "copied"]
+
+
+def test_every_row_in_json_has_every_field():
+    report = json.loads(mixed_result().report.to_json(), parse_constant=pytest.fail)
+    assert report["unknown_keys"] == ["odd.key"]
+    assert report["settings"]["threshold"] == "0.8"
+    assert len(report["rows"]) == 7
+    for row in report["rows"]:
+        assert row.keys() == FIELDS
+    rows = {row["name"]: row for row in report["rows"]}
+    moved = rows["moved"]
+    assert all(moved[field] is not None for field in FIELDS)
+    assert (moved["source_key"], moved["target_key"]) == ("moved.weight", "moved.weight")
+    assert moved["source_shape"] == moved["target_shape"] == [24, 16]
+    assert (moved["rank_in"], moved["rank_out"]) == (4, 2)
+    assert 0 < moved["energy_dropped"] < 1
+    assert rows["unlike"]["phi_left"] < 0.8
+    assert (rows["unlike"]["rank_in"], rows["unlike"]["rank_out"]) == (4, 0)
+    assert rows["copied"]["phi_left"] is rows["wider"]["k_s"] is None
+    assert rows["only_in_source"]["target_shape"] == []
+    assert rows["only_in_source"]["rank_in"] == 4
+
+
+def test_the_shares_of_the_quadrants_add_up():
+    for row in run().report.rows:
+        shares = [v for k, v in row.as_dict().items() if k.startswith("energy_") and "_null" in k]
+        shares.append(row.as_dict()["energy_subspace_subspace"])
+        assert sum(shares) == pytest.approx(1)
+        assert len(shares) == 4
+
+
+def test_no_nan_in_json_where_chance_alone_is_enough():
+    """Flat singular values: the subspace is everything, and the corrected similarity 0 / 0."""
+    source, target = torch.eye(16), torch.eye(16).flip(0)
+    _, row = move(random_lora("layer", (16, 16)), source, target)
+    assert (row.as_dict()["phi_left"], row.as_dict()["phi_left_corrected"]) == (1, None)
+
+
+def test_summary():
+    summary = mixed_result().report.summary()
+    assert summary.splitlines()[0] == "style.safetensors: 2 of 7 modules transferred"
+    assert "from A (SDXL) to B (SDXL)" in summary
+    for line in (
+        "mode full, threshold 0.8, energy 0.8, rank 2",
+        "1 copied as they were: the weights are identical",
+        "chance alone gives 0.",
+        "energy kept: median ",
+        "the cut to the rank dropped up to ",
+        "5 skipped:",
+        "wider: shapes differ: 24 x 16 in the source, 24 x 32 in the target",
+        "1 keys of the file are of no known kind:",
+    ):
+        assert line in summary
+
+
+def test_metadata():
+    metadata = mixed_result().metadata()
+    assert all(isinstance(value, str) for value in metadata.values())
+    assert metadata == {
+        "prolora_version": __version__,
+        "prolora_lora": "style.safetensors",
+        "prolora_source": "A (SDXL)",
+        "prolora_target": "B (SDXL)",
+        "prolora_mode": "full",
+        "prolora_threshold": "0.8",
+        "prolora_energy": "0.8",
+        "prolora_rank": "2",
+        "prolora_modules_moved": "1",
+        "prolora_modules_copied": "1",
+        "prolora_modules_skipped": "5",
+    }
+
+
+def test_nothing_passes_the_threshold():
+    unlike = {kind: random_weight(shape, 50) for kind, shape in SHAPES.items()}
+    result = run(target=unlike, settings=TransferSettings(threshold=0.99))
+    assert result.adapters == ()
+    warning = result.report.warning
+    assert warning.startswith("NOTHING WAS MOVED: no module reached the threshold 0.99")
+    assert "Lower the threshold" in warning
+    assert warning in result.report.summary()
+    assert run().report.warning == ""
+
+
+def test_progress():
+    calls = []
+    run(progress=lambda *call: calls.append(call))
+    assert calls == [(0, 3, "linear"), (1, 3, "conv 1x1"), (2, 3, "conv 3x3"), (3, 3, "")]
+
+
+def test_an_exception_from_progress_stops_the_job():
+    class Cancelled(Exception):
+        pass
+
+    calls = []
+
+    def cancel(done, total, name):
+        calls.append(name)
+        if done == 1:
+            raise Cancelled
+
+    with pytest.raises(Cancelled):
+        run(progress=cancel)
+    assert calls == ["linear", "conv 1x1"]
+
+
+def test_inputs_are_not_modified():
+    file, source, target = (copy.deepcopy(value) for value in (FILE, WEIGHTS, DRIFTED))
+    run(file, source, target)
+    for before, after in ((WEIGHTS, source), (DRIFTED, target)):
+        assert all(torch.equal(before[kind], after[kind]) for kind in before)
+    for before, after in zip(FILE.adapters, file.adapters, strict=True):
+        assert torch.equal(before.up, after.up)
+        assert torch.equal(before.down, after.down)
+
+
+def test_no_module_has_its_shape_in_the_target():
+    wider = {kind: random_weight((weight.shape[0] + 8, 16)) for kind, weight in WEIGHTS.items()}
+    with pytest.raises(ProLoRAError, match="can be moved from A .*shapes differ.*Choose a target"):
+        run(target=wider)
+
+
+def test_a_lora_of_another_source():
+    with pytest.raises(ProLoRAError, match="none of the LoRA's 3 modules is in it"):
+        run(source={"other": random_weight((24, 16))})
+    wider = {**WEIGHTS, "linear": random_weight((24, 32))}
+    with pytest.raises(ProLoRAError, match=r"does not fit .* linear .* 24 x 16, .* is 24 x 32"):
+        run(source=wider)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("side", ["source", "target"])
+def test_a_weight_with_nan_or_infinity(side, value):
+    weights = {"source": WEIGHTS, "target": DRIFTED}
+    broken = weights[side]["linear"].clone()
+    broken[3, 5] = value
+    weights[side] = {**weights[side], "linear": broken}
+    name = {"source": "A", "target": "B"}[side]
+    with pytest.raises(ProLoRAError, match=rf"linear\.weight of {name}, shape \[24, 16\], holds"):
+        run(**weights)
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.uint8, torch.int32])
+def test_a_quantised_weight(dtype):
+    quantised = {**WEIGHTS, "linear": WEIGHTS["linear"].to(dtype)}
+    with pytest.raises(ProLoRAError, match=f"linear.weight of A is stored as {dtype}: a quantised"):
+        run(source=quantised)
+
+
+@pytest.mark.parametrize("dim", [0, 1])
+@pytest.mark.parametrize("reorder", [None, lambda w: torch.cat(w.chunk(2)[::-1])])
+def test_a_slice_moves_like_a_weight_of_its_own(dim, reorder):
+    """Q, k and v of one fused weight, stored in the order that `reorder` undoes."""
+    order = reorder or (lambda w: w)
+    models = []
+    for name, weights in (("A", random_weight((3, 24, 16))), ("B", random_weight((3, 24, 16), 9))):
+        parts = [order(part) for part in weights]
+        size = parts[0].shape[dim]
+        refs = {q: WeightRef("qkv", Slice(dim, i * size, size), reorder) for i, q in enumerate("qkv")}
+        models.append(Model(name, "SD3", StateDictWeights({"qkv": torch.cat(parts, dim)}), refs))
+        models.append(model_of(name, dict(zip("qkv", weights, strict=True))))
+    fused_source, source, fused_target, target = models
+    file = file_of(*(random_lora(name, (24, 16), seed=i) for i, name in enumerate("qkv")))
+    want = transfer(file, source, target, LOW).adapters
+    result = transfer(file, fused_source, fused_target, LOW)
+    assert len(result.adapters) == 3
+    for got, separate, before in zip(result.adapters, want, file.adapters, strict=True):
+        assert relative_error(delta(before), delta(separate)) > 0.1
+        assert relative_error(delta(got), delta(separate)) < 1e-6
+    slices = {0: "qkv[24:48]", 1: "qkv[:, 16:32]"}
+    assert result.report.rows[1].source_key == slices[dim]
+    assert result.report.rows[1].source_shape == (24, 16)
+
+
+@pytest.mark.parametrize(
+    ("choice", "words"),
+    [
+        ({"mode": "all"}, "no mode 'all'. Choose one of: full, prolora, subspace, copy"),
+        ({"threshold": 1.2}, "threshold is 1.2; choose one from 0 to 1"),
+        ({"subspace_energy": 1.0}, "between 0 and 1, both excluded"),
+        ({"rank": -1}, "choose 0 for the source's, or more"),
+        ({"dtype": torch.float16}, "float32 or float64, not in torch.float16"),
+    ],
+)
+def test_settings_out_of_range(choice, words):
+    with pytest.raises(ProLoRAError, match=words):
+        TransferSettings(**choice)
+
+
+def test_a_file_of_an_unsupported_family_alone():
+    tensors = {"linear.lokr_w1": torch.ones(2, 2), "linear.lokr_w2": torch.ones(12, 8)}
+    with pytest.raises(ProLoRAError, match="1 modules were looked at; the first: linear: LoKr is"):
+        run(parse_adapter_file(tensors, "lokr"))

@@ -1,0 +1,64 @@
+"""Small prompts in the host's API format, built like Python calls."""
+
+from typing import Any
+
+
+class PromptBuilder:
+    """Collects nodes; `node(...)` returns a link to its first output, `out(link, n)` to another."""
+
+    def __init__(self) -> None:
+        self.prompt: dict[str, dict[str, Any]] = {}
+
+    def node(self, class_type: str, **inputs: Any) -> list:
+        node_id = str(len(self.prompt) + 1)
+        given = {name: value for name, value in inputs.items() if value is not None}
+        self.prompt[node_id] = {"class_type": class_type, "inputs": given}
+        return [node_id, 0]
+
+    def checkpoint(self, name: str) -> list:
+        return self.node("CheckpointLoaderSimple", ckpt_name=name)
+
+    def source(self, lora: str = "emoji_style_lora.safetensors", **inputs: Any) -> list:
+        checkpoint = inputs.pop("source_checkpoint", "emoji_a.safetensors")
+        return self.node(
+            "ProLoRALoadSource", lora_name=lora, source_checkpoint=checkpoint, **inputs
+        )
+
+    def transfer(self, source: list, model: list, **inputs: Any) -> list:
+        defaults = {"threshold": 0.8, "rank": 0, "mode": "full", "subspace_energy": 0.8}
+        return self.node("ProLoRATransfer", source_lora=source, model=model, **(defaults | inputs))
+
+    def apply(self, model: list, lora: list, strength: float = 1.0, **inputs: Any) -> list:
+        strengths = {"strength_model": strength, "strength_clip": strength}
+        return self.node("ProLoRAApply", model=model, lora=lora, **(strengths | inputs))
+
+    def save(self, lora: list, prefix: str, dtype: str = "fp32") -> list:
+        return self.node("ProLoRASave", lora=lora, filename_prefix=prefix, dtype=dtype)
+
+    def core_lora(self, model: list, name: str, strength: float = 1.0) -> list:
+        return self.node(
+            "LoraLoaderModelOnly", model=model, lora_name=name, strength_model=strength
+        )
+
+    def latents(self, model: list, prefix: str, names: str = "cat, dog, apple") -> None:
+        """Samples three emoji in four steps and saves their latents."""
+        cond = self.node("EmojiPrompt", names=names)
+        empty = self.node("EmptySD3LatentImage", width=64, height=64, batch_size=3)
+        sampled = self.node(
+            "KSampler",
+            model=model,
+            seed=1,
+            steps=4,
+            cfg=1.0,
+            sampler_name="euler",
+            scheduler="simple",
+            positive=cond,
+            negative=cond,
+            latent_image=empty,
+            denoise=1.0,
+        )
+        self.node("SaveLatent", samples=sampled, filename_prefix=prefix)
+
+
+def out(link: list, index: int) -> list:
+    return [link[0], index]

@@ -1,0 +1,195 @@
+"""What bad input gets: an error for artists on the right node; graph and disk stay as they were."""
+
+import threading
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from comfy_harness.client import PromptFailed, PromptInterrupted
+
+from . import bad_files
+from .prompts import PromptBuilder
+
+pytestmark = pytest.mark.host
+
+A, B = "emoji_a.safetensors", "emoji_b.safetensors"
+
+BAD_LORAS = [
+    (bad_files.empty, ["is empty"]),
+    (bad_files.truncated, ["not a readable safetensors file", "ends early"]),
+    (bad_files.renamed_text, ["not a readable safetensors file"]),
+    (bad_files.pickle, ["is a pickle", "Convert it to .safetensors"]),
+    (bad_files.claims_too_much, ["not a readable safetensors file", "claims more than it holds"]),
+    (bad_files.gigabyte_header, ["not a readable safetensors file", "claims a size"]),
+    (bad_files.no_lora, ["is no LoRA", "some.weight"]),
+    (bad_files.half_a_pair, ["no LoRA down", "Download or export it again"]),
+    (bad_files.nan, ["NaN or infinity"]),
+    (bad_files.other_architecture, ["is for Flux", "is SD3", "Choose the checkpoint"]),
+    (bad_files.other_width, ["does not fit", "96 x 32", "Choose the checkpoint"]),
+]
+
+
+@pytest.fixture
+def files(comfy):
+    """Everything in the output folder, with sizes: to be the same after a failure."""
+
+    def listing():
+        folder = comfy.folder / "output"
+        return {str(p): p.stat().st_size for p in folder.rglob("*") if p.is_file()}
+
+    return listing
+
+
+def fails(client, graph: PromptBuilder, node: list, *fragments: str) -> None:
+    with pytest.raises(PromptFailed) as error:
+        client.queue(graph.prompt)
+    assert error.value.node_id == node[0]
+    assert error.value.exception_type.endswith("ProLoRAError")
+    for fragment in fragments:
+        assert fragment in error.value.message
+
+
+@pytest.mark.parametrize(
+    ("make", "fragments"), BAD_LORAS, ids=lambda case: getattr(case, "__name__", "")
+)
+def test_a_bad_lora(client, comfy, graph, files, make, fragments):
+    name = f"bad_{make.__name__}.safetensors"
+    make(comfy.folder / "models" / "loras" / name)
+    source = graph.source(name)
+    graph.save(graph.transfer(source, graph.checkpoint(B)), "loras/bad")
+    before = files()
+    fails(client, graph, source, name, *fragments)
+    assert files() == before
+
+
+def test_a_missing_lora(client, graph):
+    source = graph.source("not_there.safetensors")
+    graph.save(graph.transfer(source, graph.checkpoint(B)), "loras/bad")
+    with pytest.raises(PromptFailed) as error:  # the host refuses it before anything runs
+        client.queue(graph.prompt)
+    assert "not_there.safetensors" in str(error.value) + str(error.value.node_errors)
+
+
+@pytest.mark.parametrize(
+    ("make", "fragments"),
+    [
+        (bad_files.pickle, ["is a pickle", "connect its MODEL instead"]),
+        (bad_files.no_checkpoint, ["does not recognise", "connect its MODEL instead"]),
+        (bad_files.claims_too_much, ["not a readable safetensors file"]),
+    ],
+)
+def test_a_bad_source_checkpoint(client, comfy, graph, make, fragments):
+    name = f"bad_{make.__name__}.safetensors"
+    make(comfy.folder / "models" / "checkpoints" / name)
+    source = graph.source(source_checkpoint=name)
+    graph.save(graph.transfer(source, graph.checkpoint(B)), "loras/bad")
+    fails(client, graph, source, name, *fragments)
+
+
+def test_infinity_in_a_weight(client, comfy, graph):
+    name = "infinite.safetensors"
+    bad_files.infinite_checkpoint(comfy.folder / "models" / "checkpoints" / name)
+    lora = graph.transfer(graph.source(source_checkpoint=name), graph.checkpoint(B))
+    graph.save(lora, "loras/bad")
+    fails(client, graph, lora, name, "attn.qkv.weight", "NaN or infinity")
+
+
+def test_no_source_at_all(client, graph):
+    source = graph.source(source_checkpoint="(the connected source_model)")
+    graph.save(graph.transfer(source, graph.checkpoint(B)), "loras/bad")
+    fails(client, graph, source, "connect a MODEL")
+
+
+def test_a_rank_larger_than_possible(client, graph):
+    lora = graph.transfer(graph.source(), graph.checkpoint(B), rank=5000)
+    graph.save(lora, "loras/bad")
+    fails(client, graph, lora, "rank 5000 is larger than possible", "Choose a rank up to 192")
+
+
+def test_nothing_to_save(client, graph, files):
+    lora = graph.transfer(graph.source(), graph.checkpoint(B), threshold=1.0)
+    saved = graph.save(lora, "loras/bad")
+    before = files()
+    fails(client, graph, saved, "nothing to save")
+    assert files() == before
+
+
+@pytest.mark.parametrize("prefix", ["../escaped", "loras/../../escaped", "/tmp/escaped"])
+def test_a_prefix_that_climbs_out(client, comfy, graph, files, prefix):
+    lora = graph.transfer(graph.source(), graph.checkpoint(B))
+    saved = graph.save(lora, prefix)
+    before = files()
+    fails(client, graph, saved, "leads out of ComfyUI's output folder", prefix)
+    assert files() == before
+    assert not list(comfy.folder.parent.rglob("escaped*"))
+
+
+def test_a_folder_that_cannot_be_written(client, comfy, graph, files):
+    (comfy.folder / "output" / "in_the_way").write_text("a file where a folder should be")
+    saved = graph.save(graph.transfer(graph.source(), graph.checkpoint(B)), "in_the_way/lora")
+    before = files()
+    fails(client, graph, saved, "Nothing was written")
+    assert files() == before
+
+
+@pytest.fixture(scope="module")
+def slow(comfy):
+    """An SD3-family checkpoint and a LoRA for it that take long enough to be cancelled."""
+    depth, width = 8, 512
+    random = torch.Generator().manual_seed(0)
+    prefix = "model.diffusion_model."
+    tensors = {
+        f"{prefix}x_embedder.proj.weight": (width, 16, 2, 2),
+        f"{prefix}context_embedder.weight": (width, 64),
+        f"{prefix}t_embedder.mlp.0.weight": (width, 256),
+        f"{prefix}t_embedder.mlp.2.weight": (width, width),
+        f"{prefix}y_embedder.mlp.0.weight": (width, 64),
+        f"{prefix}y_embedder.mlp.2.weight": (width, width),
+        f"{prefix}final_layer.linear.weight": (64, width),
+        f"{prefix}final_layer.adaLN_modulation.1.weight": (2 * width, width),
+    }
+    lora = {}
+    for block in range(depth):
+        tensors[f"{prefix}joint_blocks.{block}.context_block.attn.qkv.weight"] = (3 * width, width)
+        for layer, rows, columns in (("attn.qkv", 3, 1), ("mlp.fc1", 4, 1), ("mlp.fc2", 1, 4)):
+            name = f"joint_blocks.{block}.x_block.{layer}"
+            tensors[f"{prefix}{name}.weight"] = (rows * width, columns * width)
+            module = "lora_unet_" + name.replace(".", "_")
+            lora[f"{module}.lora_up.weight"] = torch.ones(rows * width, 4)
+            lora[f"{module}.lora_down.weight"] = torch.ones(4, columns * width)
+    for name in ("slow_a", "slow_b"):
+        weights = {key: torch.randn(shape, generator=random) for key, shape in tensors.items()}
+        save_file(weights, comfy.folder / "models" / "checkpoints" / f"{name}.safetensors")
+    save_file(lora, comfy.folder / "models" / "loras" / "slow.safetensors")
+
+
+def test_cancel_in_the_middle(client, comfy, slow, files, latents):
+    del slow
+    graph = PromptBuilder()
+    graph.latents(graph.checkpoint(B), "before_cancel")
+    client.queue(graph.prompt)
+
+    graph = PromptBuilder()
+    source = graph.source("slow.safetensors", source_checkpoint="slow_a.safetensors")
+    model = graph.checkpoint("slow_b.safetensors")
+    lora = graph.transfer(source, model, threshold=0.0)
+    graph.save(lora, "loras/cancelled")
+    seen = []
+
+    def cancel(progress) -> None:
+        if progress.node_id == lora[0] and progress.value >= 1 and not seen:
+            threading.Thread(target=client.interrupt).start()
+        if progress.node_id == lora[0]:
+            seen.append(progress.value)
+
+    before = files()
+    with pytest.raises(PromptInterrupted):
+        client.queue(graph.prompt, cancel)
+    assert 1 <= max(seen) < 24  # in the middle: 24 modules were asked for
+    assert files() == before
+
+    graph = PromptBuilder()
+    graph.latents(graph.checkpoint(B), "after_cancel")
+    client.queue(graph.prompt)
+    assert (latents("after_cancel") == latents("before_cancel")).all()

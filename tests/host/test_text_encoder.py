@@ -1,0 +1,125 @@
+"""A LoRA for UNet and text encoder, linear and convolution, on a small SD1.5."""
+
+import json
+import math
+
+import pytest
+
+from comfy_harness.stable_diffusion import sdxl_checkpoint, small_sd15_checkpoint
+from prolora.key_map import load_checkpoint
+
+from .conftest import relative
+from .prompts import PromptBuilder, out
+from .small_sd15 import LORA, LORA_MODULES, SOURCE, TARGET
+
+pytestmark = pytest.mark.host
+
+
+@pytest.fixture
+def graph() -> "SD15Prompt":
+    return SD15Prompt()
+
+
+class SD15Prompt(PromptBuilder):
+    def source(self, **inputs) -> list:
+        return super().source(LORA, **({"source_checkpoint": SOURCE} | inputs))
+
+    def latents(self, model: list, clip: list, prefix: str) -> None:
+        positive, negative = (
+            self.node("CLIPTextEncode", clip=clip, text=text) for text in ("a lighthouse", "")
+        )
+        empty = self.node("EmptyLatentImage", width=64, height=64, batch_size=1)
+        sampled = self.node(
+            "KSampler",
+            model=model,
+            seed=1,
+            steps=2,
+            cfg=2.0,
+            sampler_name="euler",
+            scheduler="normal",
+            positive=positive,
+            negative=negative,
+            latent_image=empty,
+            denoise=1.0,
+        )
+        self.node("SaveLatent", samples=sampled, filename_prefix=prefix)
+
+
+@pytest.mark.parametrize(("strength_model", "strength_clip"), [(1, 1), (0, 1), (1, 0), (-0.5, 2)])
+def test_a_to_a_is_what_the_core_loader_does(
+    client, sd15, graph, latents, strength_model, strength_clip
+):
+    model = graph.checkpoint(SOURCE)
+    clip = out(model, 1)
+    strengths = {"strength_model": strength_model, "strength_clip": strength_clip}
+    lora = graph.transfer(graph.source(), model, clip=clip, copy_identical=False)
+    ours = graph.apply(model, lora, clip=clip, **strengths)
+    core = graph.node("LoraLoader", model=model, clip=clip, lora_name=LORA, **strengths)
+    for pair, prefix in ((ours, "sd15_ours"), (core, "sd15_core")):
+        graph.latents(pair, out(pair, 1), prefix)
+    graph.latents(model, clip, "sd15_base")
+    client.queue(graph.prompt)
+    assert relative(latents("sd15_base"), latents("sd15_core")) > 1e-3
+    assert relative(latents("sd15_ours"), latents("sd15_core")) < 1e-4
+
+
+def test_all_modules_move_with_a_clip(client, sd15, graph):
+    model = graph.checkpoint(TARGET)
+    source = graph.source()
+    lora = graph.transfer(source, model, clip=out(model, 1))
+    graph.save(lora, "loras/sd15")
+    done = client.queue(graph.prompt)
+    total = len(LORA_MODULES)
+    assert f"{total} of {total} modules match" in done.of(source[0])["text"][0]
+    assert f"{total} of {total} modules transferred" in done.of(lora[0])["text"][0]
+
+
+def test_text_encoder_modules_stay_behind_without_a_clip(client, sd15, graph):
+    lora = graph.transfer(graph.source(), graph.checkpoint(TARGET))
+    graph.save(lora, "loras/sd15")
+    summary = client.queue(graph.prompt).of(lora[0])["text"][0]
+    assert "6 of 8 modules transferred" in summary
+    assert "connect a CLIP to move text encoder modules" in summary
+
+
+def test_the_key_map_of_a_file_is_that_of_the_loaded_model(client, sd15, graph):
+    model = graph.checkpoint(SOURCE)
+    probe = graph.node("ProbeKeyMap", model=model, clip=out(model, 1), file_name=SOURCE)
+    result = json.loads(client.queue(graph.prompt).of(probe[0])["text"][0])
+    assert result["architectures"] == ["SD15", "SD15"]
+    assert result["names"] > 200
+    assert result["missing"] == result["extra"] == result["different"] == []
+
+
+@pytest.mark.parametrize(
+    ("name", "shapes"),
+    [("sd15", small_sd15_checkpoint()), ("sdxl", sdxl_checkpoint())],
+    ids=["sd15", "sdxl"],
+)
+def test_the_command_line_knows_what_the_host_knows(client, comfy, graph, name, shapes):
+    """Full SDXL, as a file of holes: names and shapes are there, the data takes no disk."""
+    path = comfy.folder / "models" / "checkpoints" / f"holes_{name}.safetensors"
+    write_holes(path, shapes)
+    probe = graph.node("ProbeNames", file_name=path.name)
+    by_host = json.loads(client.queue(graph.prompt).of(probe[0])["text"][0])
+    ours = {lora: str(ref) for lora, ref in load_checkpoint(path).key_map.items()}
+    known = {lora: key for lora, key in by_host.items() if lora.startswith(("lora_", "unet."))}
+    others = ("prior", "class_embedding")  # Stable Cascade's and unCLIP's names
+    known = {k: v for k, v in known.items() if not any(other in k for other in others)}
+    assert len(known) > 200
+    for lora, key in known.items():
+        if lora.startswith("lora_te"):
+            assert lora in ours or lora.endswith("text_projection")  # which nobody trains
+        elif len(shapes[f"model.{key}"]) > 1:  # norms have no LoRA
+            assert ours[lora] == f"model.{key}"
+
+
+def write_holes(path, shapes) -> None:
+    header, end = {}, 0
+    for key, shape in shapes.items():
+        start, end = end, end + 2 * math.prod(shape)
+        header[key] = {"dtype": "F16", "shape": shape, "data_offsets": [start, end]}
+    text = json.dumps(header).encode()
+    with path.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        file.truncate(8 + len(text) + end)

@@ -1,0 +1,45 @@
+"""The graphs that are shipped, queued on a real host: the same files that a user opens."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from comfy_harness.graph import to_prompt, with_widget
+from comfy_harness.hosts import PACK_ROOT
+
+pytestmark = pytest.mark.host
+
+WORKFLOWS = sorted((PACK_ROOT / "workflows").glob("*.json"))
+DEMO = PACK_ROOT / "demo" / "workflow.json"
+
+# A picture of 512 pixels in 20 steps takes minutes without a GPU; nothing else is changed.
+QUICK = {"KSampler": {"steps": 2}, "EmptyLatentImage": {"width": 64, "height": 64}}
+
+
+def load(path: Path, object_info: dict) -> dict:
+    graph = json.loads(path.read_text(encoding="utf-8"))
+    for node in graph["nodes"]:
+        for widget, value in QUICK.get(node["type"], {}).items():
+            graph = with_widget(graph, object_info, node["id"], widget, value)
+    return graph
+
+
+@pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
+def test_a_shipped_workflow(client, sd15, object_info, path):
+    graph = load(path, object_info)
+    done = client.queue(to_prompt(graph, object_info))
+    assert len(done.images()) == sum(node["type"] == "SaveImage" for node in graph["nodes"])
+    assert any("8 of 8 modules transferred" in text for text in done.texts())
+
+
+def test_the_demo_workflow(client, object_info):
+    done = client.queue(to_prompt(load(DEMO, object_info), object_info))
+    assert len(done.images()) == 5 * 6  # columns and rows of the picture
+
+
+@pytest.mark.parametrize("path", [*WORKFLOWS, DEMO], ids=lambda path: path.stem)
+def test_every_workflow_has_a_note_and_titles(path):
+    nodes = json.loads(path.read_text(encoding="utf-8"))["nodes"]
+    assert any(node["type"] == "Note" and node["widgets_values"][0] for node in nodes)
+    assert all(node["title"] for node in nodes)
