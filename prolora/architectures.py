@@ -23,14 +23,13 @@ ARCHITECTURES = (
     Architecture("Qwen-Image", r"transformer_blocks_\d+_(img|txt)_(mlp|mod)"),
     Architecture("HunyuanVideo", r"individual_token_refiner"),
     Architecture("Flux", r"double_blocks_\d+_|single_blocks_\d+_|single_transformer_blocks_\d+_"),
-    Architecture("Wan", r"blocks_\d+_(self|cross)_attn_[qkvo]"),
+    Architecture("Wan", r"blocks_\d+_(self|cross)_attn_[qkvo]_"),
     Architecture("Lumina 2 / Z-Image", r"layers_\d+_(attention_|adaLN_modulation|feed_forward_w)"),
+    # Stacks of transformer blocks, where SD1.x and SD2.x have one in each place.
     Architecture(
         "SDXL",
-        r"input_blocks_[78]_1_|middle_block_1_transformer_blocks_1_"
-        r"|down_blocks_2_attentions_\d_transformer_blocks_1_"
-        r"|mid_block_attentions_0_transformer_blocks_1_|lora_te2_"
-        r"|(input_blocks_[45]_1|down_blocks_1_attentions_\d)_transformer_blocks_1_",
+        r"(input|output|down|up|middle|mid)_block\w*_transformer_blocks_[1-9]|lora_te2_|"
+        r"conditioner_embedders_1_",
     ),
     Architecture(
         "SD1.x or SD2.x",

@@ -53,7 +53,7 @@ def _parser() -> argparse.ArgumentParser:
     move.add_argument("--energy", type=float, default=0.8, help="energy of the subspace (0.8)")
     move.add_argument("--rank", type=int, default=0, help="rank of the result (the source's)")
     move.add_argument("--dtype", choices=FILE_DTYPES, default="fp16", help="of the file (fp16)")
-    move.add_argument("--device", type=torch.device, default="cpu", help="cpu, cuda, ... (cpu)")
+    move.add_argument("--device", type=_device, default="cpu", help="cpu, cuda, ... (cpu)")
     move.add_argument("--report", type=Path, metavar="JSON", help="write every module's row there")
 
     look = commands.add_parser("inspect", help="say what a LoRA or a checkpoint is")
@@ -63,7 +63,10 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _transfer(options: argparse.Namespace) -> None:
-    _refuse_to_overwrite(options.out, (options.lora, options.source, options.target))
+    inputs = (options.lora, options.source, options.target)
+    _refuse_to_overwrite(options.out, inputs)
+    if options.report is not None:
+        _refuse_to_overwrite(options.report, (*inputs, options.out))
     settings = TransferSettings(
         mode=options.mode,
         threshold=options.threshold,
@@ -86,20 +89,34 @@ def _transfer(options: argparse.Namespace) -> None:
 
 
 def _write(result: TransferResult, options: argparse.Namespace) -> None:
+    if result.adapters:
+        tensors = lora_state_dict(result.adapters, FILE_DTYPES[options.dtype])
+        write_safetensors(tensors, options.out, result.metadata())
+        print(f"wrote {options.out}")
     if options.report is not None:
-        options.report.write_text(result.report.to_json() + "\n", encoding="utf-8")
+        try:
+            options.report.write_text(result.report.to_json() + "\n", encoding="utf-8")
+        except OSError as error:
+            raise ProLoRAError(f"The report could not be written: {error}.") from error
         print(f"report: {options.report}")
     if not result.adapters:
         raise ProLoRAError(f"{options.out} was not written: there is nothing in the result.")
-    tensors = lora_state_dict(result.adapters, FILE_DTYPES[options.dtype])
-    write_safetensors(tensors, options.out, result.metadata())
-    print(f"wrote {options.out}")
 
 
-def _refuse_to_overwrite(out: Path, inputs: Sequence[Path]) -> None:
-    for path in inputs:
-        if out.resolve() == path.resolve():
-            raise ProLoRAError(f"{out} is also an input; it would be lost. Choose another name.")
+def _refuse_to_overwrite(out: Path, others: Sequence[Path]) -> None:
+    for path in others:
+        same = out.exists() and path.exists() and out.samefile(path)
+        if same or out.resolve() == path.resolve():
+            raise ProLoRAError(
+                f"{out} is named twice; what is there would be lost. Choose another name."
+            )
+
+
+def _device(name: str) -> torch.device:
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError) as error:  # no such device, or torch was built without
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _inspect(options: argparse.Namespace) -> None:

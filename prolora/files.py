@@ -20,8 +20,8 @@ from .errors import ProLoRAError
 # First bytes of what torch.save writes: a zip archive (since torch 1.6), or a bare pickle.
 _PICKLE_MAGIC = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
 
-# What the safetensors library says (letters only: its wording changed with 0.6), and what that means
-# to somebody who downloaded a file.
+# What the safetensors library says (letters only: its wording changed with 0.6), and what that
+# means to somebody who downloaded a file.
 _PREFIX = "Error while deserializing header: "
 _DAMAGE = {
     "headertoosmall": "it is too short to be a safetensors file",

@@ -55,10 +55,12 @@ _RESNET_NAMES = {
     "skip_connection": "conv_shortcut",
 }
 
-# Where text encoders lie in a checkpoint, and how kohya's and diffusers' names begin for them.
+# Where text encoders lie in a checkpoint, and how kohya's and diffusers' names begin for them; the
+# first one of any model goes by lora_te and lora_te1.
 _TEXT_ENCODERS = (
     ("cond_stage_model.transformer.", "lora_te", "text_encoder"),
     ("cond_stage_model.transformer.", "lora_te1", "text_encoder"),
+    ("conditioner.embedders.0.transformer.", "lora_te", "text_encoder"),
     ("conditioner.embedders.0.transformer.", "lora_te1", "text_encoder"),
     ("cond_stage_model.model.transformer.", "lora_te", "text_encoder"),
     ("conditioner.embedders.1.model.transformer.", "lora_te2", "text_encoder_2"),

@@ -37,8 +37,6 @@ def transfer_module(
     adapter = pair.adapter
     update = adapter.factors(settings.device, settings.dtype)
     rank = settings.rank or adapter.rank
-    if settings.mode == "copy":
-        return _finish(pair, update, rank, "copied", "mode copy", Measures())
     if settings.copy_identical and torch.equal(source_weight, target_weight):
         return _finish(pair, update, rank, "copied", "the weights are identical", Measures())
 
@@ -52,6 +50,13 @@ def transfer_module(
         return MovedModule(None, _row(pair, "skipped", reason, measures))
     moved = project(update, source, target, settings.mode)
     return _finish(pair, moved, rank, "moved", "", measures, before=energy(update))
+
+
+def copy_module(pair: Pair, settings: TransferSettings) -> MovedModule:
+    """Takes one module's update as it is: the baseline, which needs neither weight."""
+    update = pair.adapter.factors(settings.device, settings.dtype)
+    rank = settings.rank or pair.adapter.rank
+    return _finish(pair, update, rank, "copied", "mode copy", Measures())
 
 
 def _finish(

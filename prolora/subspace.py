@@ -90,8 +90,9 @@ def leading_subspace(weight: torch.Tensor, energy: float) -> Subspace:
     """The subspace of an m x n weight that holds `energy` of it, on the weight's device.
 
     It comes from the eigenvectors of the smaller Gram matrix, in float64: squaring costs half of
-    the digits, float64 has twice those of float32, and it is three to four times faster than an
-    SVD in float32. The result has the weight's dtype where that is float32 or float64.
+    the digits, and float64 has twice those of float32, so it is more exact than an SVD in float32
+    and takes about as long (benchmarks/decomposition.py). The result has the weight's dtype where
+    that is float32 or float64.
 
     Args:
         weight: m x n; a convolution flattened to out x (in * kh * kw).

@@ -9,7 +9,7 @@ from ._version import __version__
 from .adapters import AdapterFile, LoraAdapter
 from .errors import ProLoRAError
 from .matching import Pair, pair_by_name
-from .module_transfer import MovedModule, transfer_module
+from .module_transfer import MovedModule, copy_module, transfer_module
 from .report import ModuleReport, Report
 from .settings import TransferSettings
 from .weights import Model
@@ -96,6 +96,9 @@ def _move_all(
 ) -> Iterator[MovedModule]:
     for done, pair in enumerate(pairs):
         progress(done, len(pairs), pair.adapter.name)
+        if settings.mode == "copy":
+            yield copy_module(pair, settings)
+            continue
         source_weight = source.matrix(pair.source, settings.device, settings.dtype)
         target_weight = target.matrix(pair.target, settings.device, settings.dtype)
         yield transfer_module(pair, source_weight, target_weight, settings)

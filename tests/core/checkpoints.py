@@ -81,7 +81,4 @@ SDXL = (
     | VAE
 )
 SD3_MODULES = [f"{side}.attn.{m}" for side in ("x_block", "context_block") for m in ("qkv", "proj")]
-SD3 = (
-    _diffusion_model({f"joint_blocks.{i}.{m}": 2 for i in range(2) for m in SD3_MODULES})
-    | VAE
-)
+SD3 = _diffusion_model({f"joint_blocks.{i}.{m}": 2 for i in range(2) for m in SD3_MODULES}) | VAE

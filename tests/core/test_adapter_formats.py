@@ -4,17 +4,11 @@ import copy
 import logging
 from pathlib import Path
 
+import lycoris
 import numpy as np
 import pytest
 import torch
-from peft import (
-    LoHaConfig,
-    LoKrConfig,
-    LoraConfig,
-    OFTConfig,
-    get_peft_model,
-    set_peft_model_state_dict,
-)
+from peft import LoraConfig, get_peft_model, set_peft_model_state_dict
 from torch import nn
 
 from prolora.adapters import lora_state_dict, parse_adapter_file, read_adapter_file
@@ -24,7 +18,6 @@ from prolora.files import write_safetensors
 from .small_models import delta, random_lora
 from .strategies import dense, relative_error
 
-lycoris = pytest.importorskip("lycoris")
 logging.getLogger("LyCORIS").setLevel(logging.ERROR)
 
 MODULES = ("linear", "conv1", "conv3")
@@ -108,9 +101,7 @@ def test_peft(tmp_path):
 
     Every loader of single files, ComfyUI's included, reads it so; the scale is divided out here.
     """
-    config = LoraConfig(
-        r=4, lora_alpha=6, rank_pattern={"conv3": 2}, target_modules=list(MODULES)
-    )
+    config = LoraConfig(r=4, lora_alpha=6, rank_pattern={"conv3": 2}, target_modules=list(MODULES))
     path, want = peft_file(tmp_path, config)
     scales = {"linear": 6 / 4, "conv1": 6 / 4, "conv3": 6 / 2}
     want = {name: value / scales[name.split(".")[-1]] for name, value in want.items()}
@@ -126,7 +117,7 @@ def test_lycoris(tmp_path):
     assert_same_updates(updates_in(path), want)
 
 
-def our_file(folder: Path, source: Path, **renamed: str) -> Path:
+def our_file(folder: Path, source: Path) -> Path:
     """The same LoRA with factors of our own, written by us."""
     adapters = read_adapter_file(source).adapters
     moved = [adapter.with_factors(adapter.factors(CPU, torch.float32)) for adapter in adapters]
@@ -195,60 +186,3 @@ def test_every_suffix_has_a_row_above():
 def test_a_key_is_split_at_its_longest_suffix(suffix):
     assert split_key(MODULE + suffix) == (MODULE, suffix)
     assert split_key(suffix) is None
-
-
-PEFT_FAMILIES = [
-    (LoraConfig(r=4, use_dora=True, target_modules=list(MODULES)), "DoRA"),
-    (LoraConfig(r=4, lora_bias=True, target_modules=["linear"]), "LoRA with a bias"),
-    (LoHaConfig(r=4, target_modules=list(MODULES)), "LoHa"),
-    (LoKrConfig(r=4, target_modules=list(MODULES)), "LoKr"),
-    (OFTConfig(r=0, oft_block_size=4, target_modules=["linear"]), "OFT"),
-]
-LYCORIS_FAMILIES = [
-    ({"dora_wd": True}, "DoRA"),
-    ({"algo": "loha"}, "LoHa"),
-    ({"algo": "loha", "use_tucker": True}, "LoHa"),
-    ({"algo": "lokr"}, "LoKr"),
-    ({"algo": "lokr", "decompose_both": True, "linear_dim": 1}, "LoKr"),
-    ({"algo": "glora"}, "GLoRA"),
-    ({"algo": "glora", "use_tucker": True}, "GLoRA"),
-    ({"algo": "diag-oft", "rescaled": True}, "OFT"),
-    ({"algo": "full"}, "full difference"),
-    ({"algo": "ia3"}, "IA3"),
-    ({"algo": "tlora"}, "T-LoRA"),
-]
-
-
-@pytest.mark.parametrize(("config", "family"), PEFT_FAMILIES)
-def test_what_peft_writes_and_we_do_not_move(tmp_path, config, family):
-    model = get_peft_model(Net(), config)
-    model.save_pretrained(tmp_path)
-    assert_left_out(tmp_path / "adapter_model.safetensors", family, len(config.target_modules))
-
-
-@pytest.mark.parametrize(("choices", "family"), LYCORIS_FAMILIES)
-def test_what_lycoris_writes_and_we_do_not_move(tmp_path, choices, family):
-    network = lycoris.create_lycoris(Net(), **{"linear_dim": 4, **choices})
-    network.apply_to()
-    network.save_weights(str(tmp_path / "file.safetensors"), torch.float32, {})
-    assert_left_out(tmp_path / "file.safetensors", family, len(MODULES))
-
-
-def assert_left_out(path: Path, family: str, count: int) -> None:
-    file = read_adapter_file(path)
-    assert file.adapters == ()
-    assert file.families == (family,)
-    assert len(file.unsupported) == count
-
-
-def test_a_tucker_core_and_norms_beside_plain_modules(tmp_path):
-    """One file, several families: each module has its own; the plain ones are moved."""
-    path, want = lycoris_file(tmp_path, use_tucker=True, train_norm=True)
-    file = read_adapter_file(path)
-    assert file.unsupported == {
-        "lycoris_conv3": "LoCon with a Tucker core",
-        "lycoris_norm": "norm difference",
-    }
-    plain = {name: want[name] for name in ("lycoris_linear", "lycoris_conv1")}
-    assert_same_updates(updates_in(path), plain)
-    assert file.unknown == ()

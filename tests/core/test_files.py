@@ -123,7 +123,10 @@ UP, DOWN = torch.ones(24, 4), torch.ones(4, 16)
 BROKEN = {
     "no down": ({"lora_up.weight": UP}, "m has a LoRA up but no LoRA down. .* again"),
     "no up": ({"lora_down.weight": DOWN, "alpha": torch.tensor(4.0)}, "down but no LoRA up"),
-    "ranks": ({"lora_up.weight": UP, "lora_down.weight": DOWN[:3]}, r"\[24, 4\] .*\[3, 16\].*again"),
+    "ranks": (
+        {"lora_up.weight": UP, "lora_down.weight": DOWN[:3]},
+        r"\[24, 4\] .*\[3, 16\].*again",
+    ),
     "rank 0": ({"lora_up.weight": UP[:, :0], "lora_down.weight": DOWN[:0]}, "do not multiply"),
     "vectors": ({"lora_up.weight": UP[0], "lora_down.weight": DOWN}, "do not multiply"),
     "kernel in up": (

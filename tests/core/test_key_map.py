@@ -12,50 +12,53 @@ MODELS = {"SD1.5": SD15, "SD2.1": SD21, "SDXL": SDXL, "SD3": SD3}
 UNET = "model.diffusion_model."
 CLIP_L = "text_model.encoder.layers.0."
 
-# (model, a name in a LoRA file, the weight's key)
-ROWS = [
+# (model, a name in a LoRA file, the weight's key behind the prefix)
+UNET_ROWS = [
     # kohya's names: of diffusers' modules, and of the checkpoint's own
-    ("SD1.5", "lora_unet_conv_in", UNET + "input_blocks.0.0.weight"),
-    ("SD1.5", "lora_unet_conv_out", UNET + "out.2.weight"),
-    ("SD1.5", "lora_unet_time_embedding_linear_1", UNET + "time_embed.0.weight"),
-    ("SD1.5", "lora_unet_down_blocks_0_resnets_0_conv1", UNET + "input_blocks.1.0.in_layers.2.weight"),
-    ("SD1.5", "lora_unet_down_blocks_0_resnets_1_conv2", UNET + "input_blocks.2.0.out_layers.3.weight"),
-    ("SD1.5", "lora_unet_down_blocks_0_downsamplers_0_conv", UNET + "input_blocks.3.0.op.weight"),
+    ("SD1.5", "lora_unet_conv_in", "input_blocks.0.0.weight"),
+    ("SD1.5", "lora_unet_conv_out", "out.2.weight"),
+    ("SD1.5", "lora_unet_time_embedding_linear_1", "time_embed.0.weight"),
+    ("SD1.5", "lora_unet_down_blocks_0_resnets_0_conv1", "input_blocks.1.0.in_layers.2.weight"),
+    ("SD1.5", "lora_unet_down_blocks_0_resnets_1_conv2", "input_blocks.2.0.out_layers.3.weight"),
+    ("SD1.5", "lora_unet_down_blocks_0_downsamplers_0_conv", "input_blocks.3.0.op.weight"),
     ("SD1.5", "lora_unet_down_blocks_1_resnets_0_conv_shortcut",
-     UNET + "input_blocks.4.0.skip_connection.weight"),
+     "input_blocks.4.0.skip_connection.weight"),
     ("SD1.5", "lora_unet_down_blocks_3_resnets_1_time_emb_proj",
-     UNET + "input_blocks.11.0.emb_layers.1.weight"),
-    ("SD1.5", "lora_unet_mid_block_resnets_1_conv1", UNET + "middle_block.2.in_layers.2.weight"),
-    ("SD1.5", "lora_unet_up_blocks_0_upsamplers_0_conv", UNET + "output_blocks.2.1.conv.weight"),
-    ("SD1.5", "lora_unet_up_blocks_1_upsamplers_0_conv", UNET + "output_blocks.5.2.conv.weight"),
-    ("SD1.5", "lora_unet_up_blocks_3_attentions_2_proj_out", UNET + "output_blocks.11.1.proj_out.weight"),
+     "input_blocks.11.0.emb_layers.1.weight"),
+    ("SD1.5", "lora_unet_mid_block_resnets_1_conv1", "middle_block.2.in_layers.2.weight"),
+    ("SD1.5", "lora_unet_up_blocks_0_upsamplers_0_conv", "output_blocks.2.1.conv.weight"),
+    ("SD1.5", "lora_unet_up_blocks_1_upsamplers_0_conv", "output_blocks.5.2.conv.weight"),
+    ("SD1.5", "lora_unet_up_blocks_3_attentions_2_proj_out", "output_blocks.11.1.proj_out.weight"),
     ("SD1.5", "lora_unet_down_blocks_2_attentions_1_transformer_blocks_0_attn2_to_k",
-     UNET + "input_blocks.8.1.transformer_blocks.0.attn2.to_k.weight"),
+     "input_blocks.8.1.transformer_blocks.0.attn2.to_k.weight"),
     ("SD1.5", "lora_unet_mid_block_attentions_0_transformer_blocks_0_attn1_to_out_0",
-     UNET + "middle_block.1.transformer_blocks.0.attn1.to_out.0.weight"),
+     "middle_block.1.transformer_blocks.0.attn1.to_out.0.weight"),
     ("SDXL", "lora_unet_down_blocks_2_attentions_1_transformer_blocks_9_ff_net_0_proj",
-     UNET + "input_blocks.8.1.transformer_blocks.9.ff.net.0.proj.weight"),
+     "input_blocks.8.1.transformer_blocks.9.ff.net.0.proj.weight"),
     ("SDXL", "lora_unet_input_blocks_8_1_transformer_blocks_9_ff_net_0_proj",
-     UNET + "input_blocks.8.1.transformer_blocks.9.ff.net.0.proj.weight"),
+     "input_blocks.8.1.transformer_blocks.9.ff.net.0.proj.weight"),
     ("SDXL", "lora_unet_up_blocks_0_attentions_2_transformer_blocks_4_attn1_to_v",
-     UNET + "output_blocks.2.1.transformer_blocks.4.attn1.to_v.weight"),
-    ("SDXL", "lora_unet_up_blocks_0_upsamplers_0_conv", UNET + "output_blocks.2.2.conv.weight"),
-    ("SDXL", "lora_unet_add_embedding_linear_2", UNET + "label_emb.0.2.weight"),
-    ("SD3", "lora_unet_joint_blocks_1_x_block_attn_qkv", UNET + "joint_blocks.1.x_block.attn.qkv.weight"),
+     "output_blocks.2.1.transformer_blocks.4.attn1.to_v.weight"),
+    ("SDXL", "lora_unet_up_blocks_0_upsamplers_0_conv", "output_blocks.2.2.conv.weight"),
+    ("SDXL", "lora_unet_add_embedding_linear_2", "label_emb.0.2.weight"),
+    ("SD3", "lora_unet_joint_blocks_1_x_block_attn_qkv", "joint_blocks.1.x_block.attn.qkv.weight"),
     # LyCORIS, PEFT and diffusers
-    ("SD1.5", "lycoris_mid_block_attentions_0_proj_in", UNET + "middle_block.1.proj_in.weight"),
-    ("SD3", "lycoris_joint_blocks_0_x_block_attn_proj", UNET + "joint_blocks.0.x_block.attn.proj.weight"),
+    ("SD1.5", "lycoris_mid_block_attentions_0_proj_in", "middle_block.1.proj_in.weight"),
+    ("SD3", "lycoris_joint_blocks_0_x_block_attn_proj", "joint_blocks.0.x_block.attn.proj.weight"),
     ("SD3", "base_model.model.joint_blocks.0.context_block.attn.qkv",
-     UNET + "joint_blocks.0.context_block.attn.qkv.weight"),
-    ("SD3", "diffusion_model.joint_blocks.0.x_block.attn.qkv", UNET + "joint_blocks.0.x_block.attn.qkv.weight"),
-    ("SD3", "transformer.joint_blocks.0.x_block.attn.qkv", UNET + "joint_blocks.0.x_block.attn.qkv.weight"),
+     "joint_blocks.0.context_block.attn.qkv.weight"),
+    ("SD3", "diffusion_model.joint_blocks.0.x_block.attn.qkv",
+     "joint_blocks.0.x_block.attn.qkv.weight"),
+    ("SD3", "transformer.joint_blocks.0.x_block.attn.qkv",
+     "joint_blocks.0.x_block.attn.qkv.weight"),
     ("SD1.5", "unet.mid_block.attentions.0.transformer_blocks.0.attn1.to_out.0",
-     UNET + "middle_block.1.transformer_blocks.0.attn1.to_out.0.weight"),
+     "middle_block.1.transformer_blocks.0.attn1.to_out.0.weight"),
     ("SD1.5", "unet.mid_block.attentions.0.transformer_blocks.0.attn1.processor.to_out",
-     UNET + "middle_block.1.transformer_blocks.0.attn1.to_out.0.weight"),
+     "middle_block.1.transformer_blocks.0.attn1.to_out.0.weight"),
     ("SD1.5", "mid_block.attentions.0.transformer_blocks.0.attn2.processor.to_k",
-     UNET + "middle_block.1.transformer_blocks.0.attn2.to_k.weight"),
-    # text encoders
+     "middle_block.1.transformer_blocks.0.attn2.to_k.weight"),
+]  # fmt: skip
+TEXT_ROWS = [
     ("SD1.5", "lora_te_text_model_encoder_layers_0_mlp_fc1",
      f"cond_stage_model.transformer.{CLIP_L}mlp.fc1.weight"),
     ("SD1.5", "text_encoder.text_model.encoder.layers.0.self_attn.q_proj",
@@ -71,7 +74,10 @@ ROWS = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("model", "name", "key"), ROWS)
+@pytest.mark.parametrize(
+    ("model", "name", "key"),
+    [*((model, name, UNET + key) for model, name, key in UNET_ROWS), *TEXT_ROWS],
+)
 def test_names(model, name, key):
     assert key in MODELS[model]
     assert key_map(StateDictWeights(MODELS[model]))[name] == WeightRef(key)
@@ -122,7 +128,11 @@ def test_a_diffusion_model_alone(prefix):
     tensors = {prefix + key.removeprefix(UNET): value for key, value in SD3.items() if UNET in key}
     names = key_map(StateDictWeights(tensors))
     key = "joint_blocks.0.x_block.attn.qkv"
-    assert names["lora_unet_" + key.replace(".", "_")] == names[key] == WeightRef(f"{prefix}{key}.weight")
+    assert (
+        names["lora_unet_" + key.replace(".", "_")]
+        == names[key]
+        == WeightRef(f"{prefix}{key}.weight")
+    )
 
 
 @pytest.mark.parametrize(

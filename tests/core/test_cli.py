@@ -1,0 +1,208 @@
+"""The command line, in process and as artists start it."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from prolora import __version__, cli, files
+from prolora.adapters import lora_state_dict, read_adapter_file
+from prolora.cli import main
+from prolora.files import read_safetensors
+
+from .checkpoints import SD3, SDXL
+from .dense_reference import dense_project, dense_subspace
+from .small_models import delta, drifted, matrix, random_lora
+from .strategies import relative_error
+
+ROOT = Path(__file__).parents[2]
+QKV = "joint_blocks.{}.x_block.attn.qkv"
+LORA = [random_lora(f"lora_unet_joint_blocks_{i}_x_block_attn_qkv", (8, 8), rank=2) for i in (0, 1)]
+TARGET = {key: drifted(weight, seed=100 + i) for i, (key, weight) in enumerate(SD3.items())}
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    save_file(SD3, tmp_path / "a.safetensors")
+    save_file(TARGET, tmp_path / "b.safetensors")
+    save_file(lora_state_dict(LORA), tmp_path / "style.safetensors", {"ss_tag": "x" * 200})
+    return tmp_path
+
+
+def arguments(folder: Path, *more: str, out: str = "out.safetensors") -> list[str]:
+    files = [str(folder / name) for name in ("style.safetensors", "a.safetensors", "b.safetensors")]
+    lora, source, target = files
+    choices = [lora, "--source", source, "--target", target, "-o", str(folder / out)]
+    return ["transfer", *choices, "--threshold", "0.1", *more]
+
+
+def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "prolora", *arguments],
+        cwd=folder,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def test_transfer_as_a_program(folder):
+    report = folder / "report.json"
+    done = run(folder, *arguments(folder, "--report", str(report), "--dtype", "fp32"))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "2 of 2 modules transferred" in done.stdout
+    assert f"wrote {folder / 'out.safetensors'}" in done.stdout
+    rows = json.loads(report.read_text())["rows"]
+    assert [row["status"] for row in rows] == ["moved", "moved"]
+    metadata = read_safetensors(folder / "out.safetensors")[1]
+    assert metadata["prolora_version"] == __version__
+    assert metadata["prolora_source"] == "a.safetensors (SD3)"
+    for i, moved in enumerate(read_adapter_file(folder / "out.safetensors").adapters):
+        key = f"model.diffusion_model.{QKV.format(i)}.weight"
+        subspaces = (dense_subspace(matrix(weights[key]), 0.8) for weights in (SD3, TARGET))
+        want = dense_project(delta(LORA[i]), *subspaces, "full")
+        assert relative_error(delta(LORA[i]), want) > 0.1
+        assert relative_error(delta(moved), want) < 1e-5
+
+
+def test_inspect(folder, capsys):
+    assert main(["inspect", str(folder / "style.safetensors")]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "style.safetensors: LoRA, its names are those of SD3",
+        "  2 modules, rank 2, float32",
+        f"  ss_tag: {'x' * 97}...",
+    ]
+    assert main(["inspect", str(folder / "a.safetensors")]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "a.safetensors: a checkpoint, architecture SD3, 9 tensors",
+        "  8 of them can carry a LoRA",
+    ]
+
+
+def test_an_error_as_a_program(folder):
+    (folder / "b.safetensors").write_bytes(b"<html>")
+    done = run(folder, *arguments(folder))
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: b.safetensors is not a readable safetensors file")
+    assert "Traceback" not in done.stderr
+    assert not (folder / "out.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    ("more", "dtype", "rank"),
+    [
+        ((), torch.float16, 2),
+        (("--dtype", "bf16"), torch.bfloat16, 2),
+        (("--dtype", "fp32", "--rank", "1", "--mode", "prolora"), torch.float32, 1),
+        (("--energy", "0.5", "--device", "cpu"), torch.float16, 2),
+    ],
+)
+def test_choices(folder, more, dtype, rank):
+    assert main(arguments(folder, *more)) == 0
+    file = read_adapter_file(folder / "out.safetensors")
+    assert {adapter.up.dtype for adapter in file.adapters} == {dtype}
+    assert file.rank == rank
+
+
+def test_nothing_passes_the_threshold(folder, capsys):
+    report = folder / "report.json"
+    assert main(arguments(folder, "--threshold", "0.999", "--report", str(report))) == 1
+    output = capsys.readouterr()
+    assert "NOTHING WAS MOVED" in output.out
+    assert output.err == f"error: {folder / 'out.safetensors'} was not written: there is nothing " \
+        "in the result.\n"  # fmt: skip
+    assert not (folder / "out.safetensors").exists()
+    assert len(json.loads(report.read_text())["rows"]) == 2
+
+
+@pytest.mark.parametrize("name", ["style", "a", "b"])
+@pytest.mark.parametrize("option", ["-o", "--report"])
+@pytest.mark.parametrize("link", [False, True])
+def test_an_input_is_never_overwritten(folder, capsys, name, option, link):
+    before = {path: path.read_bytes() for path in folder.iterdir()}
+    path = folder / f"{name}.safetensors"
+    if link:
+        path = folder / "other.safetensors"
+        path.hardlink_to(folder / f"{name}.safetensors")
+    assert main(arguments(folder, option, str(path))) == 1
+    assert f"error: {path} is named twice" in capsys.readouterr().err
+    assert all(file.read_bytes() == content for file, content in before.items())
+
+
+def test_the_report_is_no_second_name_of_the_lora(folder, capsys):
+    out = folder / "out.safetensors"
+    assert main(arguments(folder, "--report", str(out))) == 1
+    assert "Choose another name" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        (("--threshold", "1.5"), "threshold is 1.5"),
+        (("--energy", "1"), "subspace energy is 1.0"),
+        (("--rank", "9"), "Choose a rank up to 8"),
+        (("--source", "absent.safetensors"), "absent.safetensors does not exist"),
+    ],
+)
+def test_errors_that_a_user_can_act_on(folder, capsys, more, words):
+    assert main(arguments(folder, *more)) == 1
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("error: ")
+    assert words in error
+    assert not (folder / "out.safetensors").exists()
+
+
+def test_a_report_that_cannot_be_written(folder, capsys):
+    assert main(arguments(folder, "--report", str(folder / "a.safetensors" / "report.json"))) == 1
+    assert "error: The report could not be written: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        ([], "required: COMMAND"),
+        (["transfer", "x"], "--source, --target, -o/--out"),
+        (["transfer", "x", "--mode", "all"], "invalid choice: 'all'"),
+        (["transfer", "x", "--device", "nonsense"], "argument --device: "),
+    ],
+)
+def test_wrong_usage(capsys, command, words):
+    with pytest.raises(SystemExit) as exit:
+        main(command)
+    assert exit.value.code == 2
+    assert words in capsys.readouterr().err
+
+
+def test_a_lora_for_another_architecture(folder, capsys):
+    save_file(SDXL, folder / "a.safetensors")
+    assert main(arguments(folder)) == 1
+    error = capsys.readouterr().err
+    assert "style.safetensors is for SD3, but the source checkpoint a.safetensors is SDXL" in error
+
+
+@pytest.mark.parametrize("moment", ["while moving", "while writing"])
+def test_ctrl_c_leaves_nothing(folder, capsys, monkeypatch, moment):
+    def interrupt(*arguments):
+        raise KeyboardInterrupt
+
+    module, name = {"while moving": (cli, "transfer"), "while writing": (files, "save_file")}[
+        moment
+    ]
+    monkeypatch.setattr(module, name, interrupt)
+    before = set(folder.iterdir())
+    assert main(arguments(folder, "--report", str(folder / "report.json"))) == 1
+    assert capsys.readouterr().err.endswith("cancelled; nothing was written\n")
+    assert set(folder.iterdir()) == before
+
+
+def test_version(capsys):
+    with pytest.raises(SystemExit):
+        main(["--version"])
+    assert capsys.readouterr().out == f"prolora {__version__}\n"

@@ -1,0 +1,65 @@
+"""What a transfer refuses, and what it says: the module, the shapes, what to do."""
+
+import pytest
+import torch
+
+from prolora.adapters import parse_adapter_file
+from prolora.errors import ProLoRAError
+from prolora.settings import TransferSettings
+
+from .small_models import random_weight
+from .test_transfer import DRIFTED, WEIGHTS, run
+
+
+def test_no_module_has_its_shape_in_the_target():
+    wider = {kind: random_weight((weight.shape[0] + 8, 16)) for kind, weight in WEIGHTS.items()}
+    with pytest.raises(ProLoRAError, match=r"can be moved from A .*shapes differ.*Choose a target"):
+        run(target=wider)
+
+
+def test_a_lora_of_another_source():
+    with pytest.raises(ProLoRAError, match="none of the LoRA's 3 modules is in it"):
+        run(source={"other": random_weight((24, 16))})
+    wider = {**WEIGHTS, "linear": random_weight((24, 32))}
+    with pytest.raises(ProLoRAError, match=r"does not fit .* linear .* 24 x 16, .* is 24 x 32"):
+        run(source=wider)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("side", ["source", "target"])
+def test_a_weight_with_nan_or_infinity(side, value):
+    weights = {"source": WEIGHTS, "target": DRIFTED}
+    broken = weights[side]["linear"].clone()
+    broken[3, 5] = value
+    weights[side] = {**weights[side], "linear": broken}
+    name = {"source": "A", "target": "B"}[side]
+    with pytest.raises(ProLoRAError, match=rf"linear\.weight of {name}, shape \[24, 16\], holds"):
+        run(**weights)
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.uint8, torch.int32])
+def test_a_quantised_weight(dtype):
+    quantised = {**WEIGHTS, "linear": WEIGHTS["linear"].to(dtype)}
+    with pytest.raises(ProLoRAError, match=f"linear.weight of A is stored as {dtype}: a quantised"):
+        run(source=quantised)
+
+
+@pytest.mark.parametrize(
+    ("choice", "words"),
+    [
+        ({"mode": "all"}, "no mode 'all'. Choose one of: full, prolora, subspace, copy"),
+        ({"threshold": 1.2}, "threshold is 1.2; choose one from 0 to 1"),
+        ({"subspace_energy": 1.0}, "between 0 and 1, both excluded"),
+        ({"rank": -1}, "choose 0 for the source's, or more"),
+        ({"dtype": torch.float16}, "float32 or float64, not in torch.float16"),
+    ],
+)
+def test_settings_out_of_range(choice, words):
+    with pytest.raises(ProLoRAError, match=words):
+        TransferSettings(**choice)
+
+
+def test_a_file_of_an_unsupported_family_alone():
+    tensors = {"linear.lokr_w1": torch.ones(2, 2), "linear.lokr_w2": torch.ones(12, 8)}
+    with pytest.raises(ProLoRAError, match="1 modules were looked at; the first: linear: LoKr is"):
+        run(parse_adapter_file(tensors, "lokr"))
