@@ -7,6 +7,7 @@ PYTHON ?= python3
 VENV   := .venv
 PY     := $(VENV)/bin/python
 LOG    := $(VENV)/setup.log
+REGISTRY := $(VENV)/registry/bin
 PIP    := $(PY) -m pip --disable-pip-version-check --no-input
 PINNED := -c requirements/constraints.txt
 PYTEST := $(PY) -m pytest
@@ -34,7 +35,7 @@ define install
 		echo "setup: that failed; the whole log is $(LOG)"; exit 1; }
 endef
 
-.PHONY: setup test test-core test-thorough test-host test-browser lint demo clean
+.PHONY: setup test test-core test-thorough test-host test-browser lint registry demo clean
 
 setup: $(NEEDED)
 	@:
@@ -54,6 +55,20 @@ test-host: setup
 
 test-browser: setup $(DRIVER)
 	@$(PYTEST) -m browser
+
+# What the ComfyUI registry checks, and the archive that it would get, node.zip (committed files
+# only). Its tools have many requirements of their own, so they get an environment of their own.
+registry: | $(REGISTRY)/comfy
+	@DO_NOT_TRACK=1 $(REGISTRY)/comfy --skip-prompt --no-json node validate
+	@DO_NOT_TRACK=1 $(REGISTRY)/comfy --skip-prompt --no-json node pack
+	@rm -rf build/registry && $(PY) -m zipfile -e node.zip build/registry
+	@$(REGISTRY)/comfy-test lint --check syntax build/registry
+	@$(PY) -m zipfile -l node.zip
+
+$(REGISTRY)/comfy: requirements/registry.txt | $(PY)
+	@echo "setup: installing the registry's tools"
+	@$(PYTHON) -m venv $(VENV)/registry
+	@$(REGISTRY)/python -m pip --disable-pip-version-check --no-input install -r $< >>$(LOG) 2>&1
 
 lint: $(TOOLS)
 	@$(PY) -m ruff check .

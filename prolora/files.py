@@ -6,9 +6,9 @@ its final name before it is complete.
 
 import os
 import re
-import tempfile
+import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import torch
@@ -68,15 +68,14 @@ def write_safetensors(
             is then as it was, and no temporary file is left behind.
     """
     contiguous = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
-    temporary: Path | None = None
+    temporary = path.with_name(f".prolora-{uuid.uuid4().hex}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=path.stem, suffix=".partial")
-        temporary = Path(name)
-        os.close(descriptor)
+        temporary.touch(exist_ok=False)
+        permissions = temporary.stat().st_mode  # the library lets the owner alone read its files
         save_file(contiguous, temporary, dict(metadata))
+        temporary.chmod(permissions)
         _flush_to_disk(temporary)
-        temporary.chmod(0o666 & ~_umask())  # mkstemp makes files that only their owner can read
         temporary.replace(path)
     except (OSError, SafetensorError) as error:
         raise ProLoRAError(
@@ -84,8 +83,8 @@ def write_safetensors(
             "Is there room on the disk, and may this folder be written to?"
         ) from error
     finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # there is none, or its folder is no folder
+            temporary.unlink()
 
 
 def _refuse_what_is_not_safetensors(path: Path) -> None:
@@ -121,9 +120,3 @@ def _describe_damage(path: Path, error: Exception) -> str:
 def _flush_to_disk(path: Path) -> None:
     with path.open("rb+") as file:
         os.fsync(file.fileno())
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

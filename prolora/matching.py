@@ -95,7 +95,7 @@ def _pair(adapter: LoraAdapter, source: Model, target: Model) -> Pair | Unpaired
             reason += " (connect a CLIP to move text encoder modules)"
         return Unpaired(adapter.name, reason, source_ref, None, source_shape)
     target_shape = target.shape(target_ref)
-    if source_shape != target_shape:
+    if _as_linear(source_shape) != _as_linear(target_shape):
         reason = (
             f"shapes differ: {_by(source_shape)} in the source, {_by(target_shape)} in the target"
         )
@@ -127,6 +127,11 @@ def _as_matrix(shape: tuple[int, ...]) -> tuple[int, int]:
     for size in shape[1:]:
         columns *= size
     return shape[0], columns
+
+
+def _as_linear(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """A 1x1 convolution is a linear layer: SD1.x has the one where SD2.x has the other."""
+    return shape[:2] if set(shape[2:]) == {1} else shape
 
 
 def _by(shape: tuple[int, ...]) -> str:

@@ -79,7 +79,13 @@ def parse_adapter_file(
         if suffix in OTHER_SUFFIXES:
             unsupported[module] = OTHER_SUFFIXES[suffix]
         else:
-            modules[module][LORA_SUFFIXES[suffix]] = tensor
+            role = LORA_SUFFIXES[suffix]
+            if role in modules[module]:
+                raise ProLoRAError(
+                    f"{name} has two LoRA {role} tensors for the module {module}, in two "
+                    "spellings. It was merged badly: export it again."
+                )
+            modules[module][role] = tensor
     adapters = []
     for module, parts in modules.items():
         if module in unsupported:

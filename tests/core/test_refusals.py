@@ -63,3 +63,9 @@ def test_a_file_of_an_unsupported_family_alone():
     tensors = {"linear.lokr_w1": torch.ones(2, 2), "linear.lokr_w2": torch.ones(12, 8)}
     with pytest.raises(ProLoRAError, match="1 modules were looked at; the first: linear: LoKr is"):
         run(parse_adapter_file(tensors, "lokr"))
+
+
+def test_two_spellings_of_one_module():
+    tensors = {"x.lora_up.weight": torch.ones(4, 2), "x.lora_B.weight": torch.zeros(4, 2)}
+    with pytest.raises(ProLoRAError, match="two LoRA up tensors for the module x"):
+        parse_adapter_file(tensors | {"x.lora_down.weight": torch.ones(2, 3)}, "style.safetensors")

@@ -211,3 +211,12 @@ def test_a_slice_moves_like_a_weight_of_its_own(dim, reorder):
     key = {0: "qkv[24:48]", 1: "qkv[:, 16:32]"}[dim]
     assert result.report.rows[1].source_key == key
     assert result.report.rows[1].source_shape == (24, 16)
+
+
+def test_a_1x1_convolution_is_a_linear_layer():
+    """SD1.x projects by the one, SD2.x by the other; a 3x3 kernel is another thing."""
+    linear = {**DRIFTED, "conv 1x1": DRIFTED["conv 1x1"].flatten(1)}
+    assert run(target=linear).report.transferred == len(WEIGHTS)
+    flat = {**DRIFTED, "conv 3x3": DRIFTED["conv 3x3"].flatten(1)}
+    skipped = [row.name for row in run(target=flat).report.rows if row.status == "skipped"]
+    assert skipped == ["conv 3x3"]

@@ -178,9 +178,9 @@ def test_cancel_in_the_middle(client, comfy, slow, files, latents):
     seen = []
 
     def cancel(progress) -> None:
-        if progress.node_id == lora[0] and progress.value >= 1 and not seen:
-            threading.Thread(target=client.interrupt).start()
-        if progress.node_id == lora[0]:
+        if progress.node_id == lora[0] and progress.value >= 1:
+            if not seen:
+                threading.Thread(target=client.interrupt).start()
             seen.append(progress.value)
 
     before = files()
