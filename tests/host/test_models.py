@@ -99,6 +99,7 @@ def test_the_nodes_say_what_they_found(client, graph):
     source = graph.source()
     lora = graph.transfer(source, model)
     graph.save(lora, "loras/said")
+    client.free()  # a node that is cached says nothing
     done = client.queue(graph.prompt)
     info, summary = done.of(source[0])["text"][0], done.of(lora[0])["text"][0]
     assert "SD3" in info

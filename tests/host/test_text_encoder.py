@@ -68,6 +68,7 @@ def test_all_modules_move_with_a_clip(client, sd15, graph):
     source = graph.source()
     lora = graph.transfer(source, model, clip=out(model, 1))
     graph.save(lora, "loras/sd15")
+    client.free()  # a node that is cached says nothing
     done = client.queue(graph.prompt)
     total = len(LORA_MODULES)
     assert f"{total} of {total} modules match" in done.of(source[0])["text"][0]
@@ -77,6 +78,7 @@ def test_all_modules_move_with_a_clip(client, sd15, graph):
 def test_text_encoder_modules_stay_behind_without_a_clip(client, sd15, graph):
     lora = graph.transfer(graph.source(), graph.checkpoint(TARGET))
     graph.save(lora, "loras/sd15")
+    client.free()
     summary = client.queue(graph.prompt).of(lora[0])["text"][0]
     assert "6 of 8 modules transferred" in summary
     assert "connect a CLIP to move text encoder modules" in summary
@@ -88,7 +90,9 @@ def test_the_key_map_of_a_file_is_that_of_the_loaded_model(client, sd15, graph):
     result = json.loads(client.queue(graph.prompt).of(probe[0])["text"][0])
     assert result["architectures"] == ["SD15", "SD15"]
     assert result["names"] > 200
-    assert result["missing"] == result["extra"] == result["different"] == []
+    assert result["extra"] == result["different"] == []
+    # SD1.5 has no text projection in its files; newer hosts make one up when they load it.
+    assert all(name.endswith("text_projection") for name in result["missing"])
 
 
 @pytest.mark.parametrize(
