@@ -10,7 +10,7 @@ from .names import parse_names
 from .prompt import encode_names
 
 CATEGORY = "ProLoRA demo"
-DEFAULT_NAMES = "sunglasses, panda_face, penguin, house, camera, rocket, soccer, mushroom"
+DEFAULT_NAMES = "sunglasses, lion_face, penguin, butterfly, umbrella, camera"
 
 
 class EmojiPrompt:

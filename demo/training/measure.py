@@ -1,14 +1,15 @@
-"""Print the figures of MODELS.md: how far B drifted from A, and what the LoRA does on each.
+"""Print the figures of MODELS.md: how far B drifted from A, and what the LoRA does on each,
+copied onto B and transferred to it in every mode.
 
     python -m demo.training.measure --tarballs FOLDER
 
-Takes half a minute of one CPU core.
+Takes a minute of one CPU core.
 """
 
 import argparse
 from collections import defaultdict
-from contextlib import nullcontext
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from safetensors.torch import load_file
 
@@ -16,6 +17,9 @@ from demo.emoji.code import PatchCode
 from demo.training.data import VENDORS, cyanotype, on_white, read_emoji
 from demo.training.model import PREFIX, Lora, load_model
 from demo.training.train import CHECKPOINTS, LORA_FILE, Task
+from prolora import TransferSettings, load_checkpoint, lora_state_dict, read_adapter_file, transfer
+from prolora.files import write_safetensors
+from prolora.projection import MODES
 
 
 def drifts() -> dict[str, float]:
@@ -46,11 +50,26 @@ def main() -> None:
         pictures = on_white(read_emoji(tarballs, vendor))
         model = load_model(CHECKPOINTS[which])
         lora = Lora(model).load(LORA_FILE)
-        for kind, shown in (("own", pictures), ("style", cyanotype(pictures))):
-            task = Task.of(shown, code)
-            for label, context in (("without", nullcontext()), ("with", lora.on(model))):
-                with context:
-                    print(f"{which}: {kind} pictures, {label} LoRA: {task.held_out(model):.4f}")
+        own, style = Task.of(pictures, code), Task.of(cyanotype(pictures), code)
+        for kind, task in (("own", own), ("style", style)):
+            print(f"{which}: {kind} pictures, without LoRA: {task.held_out(model):.4f}")
+            with lora.on(model):
+                print(f"{which}: {kind} pictures, with LoRA: {task.held_out(model):.4f}")
+    with TemporaryDirectory() as folder:
+        for mode in MODES:  # the last model is B
+            moved = Lora(model).load(transferred(mode, Path(folder)))
+            with moved.on(model):
+                print(f"b: style pictures, LoRA in mode {mode}: {style.held_out(model):.4f}")
+
+
+def transferred(mode: str, folder: Path) -> Path:
+    """The file of the LoRA, moved from A to B with the default settings but for the mode."""
+    source, target = (load_checkpoint(path) for path in CHECKPOINTS.values())
+    file = read_adapter_file(LORA_FILE)
+    result = transfer(file, source, target, TransferSettings(mode=mode))
+    path = folder / f"{mode}.safetensors"
+    write_safetensors(lora_state_dict(result.adapters), path, result.metadata())
+    return path
 
 
 if __name__ == "__main__":
