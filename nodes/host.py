@@ -4,6 +4,7 @@ Written against the hosts from June 2024 to August 2026. Where they differ, the 
 one needs it.
 """
 
+import inspect
 import logging
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 import comfy.lora
 import comfy.model_detection
 import comfy.model_management
+import comfy.model_patcher
 import comfy.sd
 import comfy.utils
 import folder_paths
@@ -22,11 +24,12 @@ from safetensors.torch import load_file
 from ..prolora.adapters import AdapterFile, parse_adapter_file
 from ..prolora.errors import ProLoRAError
 from ..prolora.files import open_safetensors, read_safetensors
+from ..prolora.subspace import can_decompose
 from ..prolora.weights import Model, Slice, StateDictWeights, WeightRef
 
-# A projection holds, for one module, both weights in float32, one in float64 with its Gram matrix
-# and eigenvectors: at most this many bytes for each element of the largest weight.
-_BYTES_PER_ELEMENT = 48
+# A projection holds, for one module, both weights in float32, and one in float64 with its Gram
+# matrix, the eigenvectors and their workspace: about this many bytes for each element of a weight.
+_BYTES_PER_ELEMENT = 64
 
 # A host from June 2024 keeps diffusion models in "unet"; later ones renamed the folder.
 _MODEL_FOLDERS = ("checkpoints", "diffusion_models", "unet")
@@ -61,18 +64,18 @@ def output_path(filename_prefix: str) -> Path:
     Raises:
         ProLoRAError: the prefix leads out of the output folder.
     """
-    output = folder_paths.get_output_directory()
+    output = Path(folder_paths.get_output_directory()).resolve()
+    if not (output / filename_prefix).resolve().is_relative_to(output):
+        raise ProLoRAError(
+            f"The filename_prefix {filename_prefix!r} leads out of ComfyUI's output folder. "
+            "Nothing was written. Use a name or a subfolder, like loras/my_lora."
+        )
     try:
-        folder, name, counter, *_ = folder_paths.get_save_image_path(filename_prefix, output)
+        folder, name, counter, *_ = folder_paths.get_save_image_path(filename_prefix, str(output))
     except OSError as error:
         raise ProLoRAError(
             f"The folder of {filename_prefix!r} cannot be made in {output}: {error}. Nothing was "
             "written. May this folder be written to?"
-        ) from error
-    except Exception as error:  # what the host raises for this is a bare Exception
-        raise ProLoRAError(
-            f"The filename_prefix {filename_prefix!r} leads out of ComfyUI's output folder. "
-            "Nothing was written. Use a name or a subfolder, like loras/my_lora."
         ) from error
     return Path(folder) / f"{name}_{counter:05}_.safetensors"
 
@@ -109,26 +112,25 @@ def read_lora(path: Path) -> AdapterFile:
 def model_from_file(path: Path) -> Model:
     """A checkpoint that is never loaded as a model: the host says what its keys mean.
 
-    The file is mapped into memory, so a weight is read when it is used. The host detects the
-    architecture from the shapes, and builds the model on the meta device, where it has names but
-    no data; that answers for the LoRA key map.
+    The file is mapped into memory: a weight is read when it is used, and the system may drop it
+    again. The host detects the architecture from the shapes, and builds the model on the meta
+    device, where it has names but no data; that answers for the LoRA key map.
 
     Raises:
         ProLoRAError: the file is damaged, no safetensors file, or no model that the host knows.
     """
-    with open_safetensors(path):  # refuses a damaged file with a message for artists
-        state_dict = load_file(path)
-    prefix = _diffusion_model_prefix(state_dict)
-    try:
-        config = comfy.model_detection.model_config_from_unet(state_dict, prefix)
-    except KeyError:  # how a host from June 2024 says that it does not know this
-        config = None
+    with open_safetensors(path) as file:  # refuses a damaged file with a message for artists
+        metadata = file.metadata() or {}
+    state_dict = load_file(path)
+    config = _detect(state_dict, metadata)
     if config is None:
         raise ProLoRAError(
             f"ComfyUI does not recognise {path.name} as a checkpoint or diffusion model. Choose "
             "the checkpoint that the LoRA was trained on, or load it in the graph and connect its "
             "MODEL instead."
         )
+    config.quant_config = None  # a quantised layer has no weight on the meta device, so no name
+    prefix = _diffusion_model_prefix(state_dict)
     model = config.get_model(state_dict, prefix, device=torch.device("meta"))
     names = comfy.lora.model_lora_keys_unet(model, {})
 
@@ -146,33 +148,40 @@ def model_from_file(path: Path) -> Model:
 
 def model_from_graph(model: Any, clip: Any | None, name: str) -> Model:
     """A MODEL (and CLIP) of the graph, seen without the LoRAs that patch it. Neither is changed."""
-    weights = _base_weights(model)
     names = comfy.lora.model_lora_keys_unet(model.model, {})
+    patchers = [model]
     if clip is not None:
         names = comfy.lora.model_lora_keys_clip(clip.cond_stage_model, names)
-        weights |= _base_weights(clip.patcher)
-    return _model(name, model.model.model_config, PatchedModelWeights(weights), names)
+        patchers.append(clip.patcher)
+    return _model(name, model.model.model_config, PatchedModelWeights(patchers), names)
 
 
 class PatchedModelWeights:
-    """The base weights of loaded models, dequantised when they are read."""
+    """The base weights of loaded models, found and dequantised when they are read.
 
-    def __init__(self, weights: dict[str, tuple[torch.Tensor, Any]]) -> None:
-        self._weights = weights
+    Not before: the host may move, patch or unload a model between two prompts.
+    """
+
+    def __init__(self, patchers: list[Any]) -> None:
+        self._patchers = {key: p for p in patchers for key in p.model_state_dict()}
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._weights)
+        return iter(self._patchers)
 
     def __contains__(self, key: object) -> bool:
-        return key in self._weights
+        return key in self._patchers
 
     def shape(self, key: str) -> tuple[int, ...]:
-        return tuple(self._weights[key][0].shape)
+        return tuple(_base_weight(self._patchers[key], key)[0].shape)
 
     def read(self, key: str) -> torch.Tensor:
-        weight, dequantise = self._weights[key]
-        read: torch.Tensor = weight if dequantise is None else dequantise(weight, inplace=False)
-        return read
+        weight, dequantise = _base_weight(self._patchers[key], key)
+        if dequantise is None:
+            return weight
+        if weight.dtype.itemsize == 1:  # 0.3.64 multiplies by the scale, which fp8 cannot
+            weight = weight.float()
+        dequantised: torch.Tensor = dequantise(weight, inplace=False)
+        return dequantised
 
 
 def file_behind(prompt: dict[str, Any], node_id: str, input_name: str) -> str:
@@ -192,14 +201,29 @@ def file_behind(prompt: dict[str, Any], node_id: str, input_name: str) -> str:
     return next((Path(value).name for value in files if seen), "")
 
 
-def _base_weights(patcher: Any) -> dict[str, tuple[torch.Tensor, Any]]:
-    """Unpatched weight and how to dequantise it, by key; nothing is copied or moved."""
+def _base_weight(patcher: Any, key: str) -> tuple[torch.Tensor, Any]:
+    """The unpatched weight, and what dequantises it (None: nothing to do). No copy is made."""
     if hasattr(comfy.model_patcher, "get_key_weight"):
-        return {key: patches[0] for key, patches in patcher.get_key_patches().items()}
-    # A host from June 2024 has no quantised weights; its get_key_patches would unload the model,
-    # and may still return patched weights. What it patched in place it keeps in `backup`.
-    state_dict = patcher.model.state_dict()
-    return {key: (patcher.backup.get(key, weight), None) for key, weight in state_dict.items()}
+        weight, _, dequantise = comfy.model_patcher.get_key_weight(patcher.model, key)
+    else:  # a host from June 2024 has no quantised weights
+        weight, dequantise = comfy.utils.get_attr(patcher.model, key), None
+    if key in patcher.backup:  # where the host keeps what it patched in place
+        kept = patcher.backup[key]
+        weight = getattr(kept, "weight", kept)
+    if key in getattr(patcher, "hook_backup", {}):
+        weight = patcher.hook_backup[key][0]
+    return weight, dequantise
+
+
+def _detect(state_dict: dict[str, torch.Tensor], metadata: dict[str, str]) -> Any | None:
+    """The host's configuration for a checkpoint, None for one that it does not know."""
+    detect = comfy.model_detection.model_config_from_unet
+    takes_metadata = "metadata" in inspect.signature(detect).parameters
+    options = {"metadata": metadata} if takes_metadata else {}
+    try:
+        return detect(state_dict, _diffusion_model_prefix(state_dict), **options)
+    except KeyError:  # how a host from June 2024 says that it does not know this
+        return None
 
 
 def _diffusion_model_prefix(state_dict: dict[str, torch.Tensor]) -> str:
@@ -231,14 +255,15 @@ def _weight_ref(place: str | tuple[Any, ...]) -> WeightRef:
 
 
 def device() -> torch.device:
+    """The host's device, where it can decompose a weight (Apple's cannot); else the CPU."""
     chosen: torch.device = comfy.model_management.get_torch_device()
-    return chosen
+    return chosen if can_decompose(chosen) else torch.device("cpu")
 
 
-def make_room(*models: Model) -> None:
-    """Asks the host to free what the largest weight of these models needs, as core nodes do."""
-    sizes = (model.shape(ref) for model in models for ref in set(model.key_map.values()))
-    largest = max((torch.Size(shape).numel() for shape in sizes), default=0)
+def make_room(file: AdapterFile, model: Model) -> None:
+    """Asks the host to free what the LoRA's largest module needs, as core nodes do."""
+    refs = (model.key_map[name] for name in file.module_names if name in model.key_map)
+    largest = max((torch.Size(model.weights.shape(ref.key)).numel() for ref in refs), default=0)
     comfy.model_management.free_memory(largest * _BYTES_PER_ELEMENT, device())
 
 

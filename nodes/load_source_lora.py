@@ -69,6 +69,11 @@ class LoadSourceLora:
         unique_id="",
         prompt=None,
     ):
+        if source_clip is not None and source_model is None:
+            raise ProLoRAError(
+                "source_clip is connected without a source_model. Connect both, or neither: a "
+                "source_checkpoint brings its own text encoder."
+            )
         file = host.read_lora(host.lora_path(lora_name))
         if source_model is not None:
             name = host.file_behind(prompt or {}, unique_id, "source_model") or "the source MODEL"

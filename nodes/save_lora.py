@@ -1,6 +1,11 @@
 """Save Transferred LoRA: a .safetensors file that every LoRA loader reads."""
 
-from ..prolora.adapters import FILE_DTYPES, lora_state_dict, parse_adapter_file
+from ..prolora.adapters import (
+    FILE_DTYPES,
+    lora_state_dict,
+    parse_adapter_file,
+    with_alpha_as_rank,
+)
 from ..prolora.errors import ProLoRAError
 from ..prolora.files import write_safetensors
 from . import host
@@ -39,8 +44,15 @@ class SaveTransferredLora:
                 "The LoRA is empty, so there is nothing to save: no module passed the threshold. "
                 "The summary of ProLoRA Transfer says more."
             )
-        adapters = parse_adapter_file(lora, "the LORA_MODEL").adapters
+        file = parse_adapter_file(lora, "the LORA_MODEL")
+        if file.unsupported or file.unknown:
+            kinds = ", ".join((*file.families, *file.unknown))
+            raise ProLoRAError(
+                f"This LORA_MODEL holds more than LoRA ({kinds}), which would be lost. Save it "
+                "with ComfyUI's own Save LoRA node."
+            )
+        adapters = (with_alpha_as_rank(adapter) for adapter in file.adapters)
+        tensors = lora_state_dict(adapters, FILE_DTYPES[dtype])
         path = host.output_path(filename_prefix)
-        metadata = getattr(lora, "metadata", {})
-        write_safetensors(lora_state_dict(adapters, FILE_DTYPES[dtype]), path, metadata)
+        write_safetensors(tensors, path, getattr(lora, "metadata", {}))
         return {"ui": {"text": [f"saved {path.name}"]}}

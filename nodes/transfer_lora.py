@@ -120,7 +120,7 @@ class ProLoraTransfer:
         )
         name = host.file_behind(prompt or {}, unique_id, "model") or "the MODEL of the graph"
         target = host.model_from_graph(model, clip, name)
-        host.make_room(source_lora.model, target)
+        host.make_room(source_lora.file, target)
         result = transfer(source_lora.file, source_lora.model, target, settings, host.Progress())
         lora = TransferredLora(lora_state_dict(result.adapters))
         lora.metadata = result.metadata()

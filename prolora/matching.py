@@ -1,5 +1,6 @@
 """Which source module serves which target module: by name, for models of one architecture."""
 
+import math
 from dataclasses import dataclass
 
 from .adapters import AdapterFile, LoraAdapter
@@ -123,10 +124,7 @@ def _is_text_encoder(name: str) -> bool:
 
 
 def _as_matrix(shape: tuple[int, ...]) -> tuple[int, int]:
-    columns = 1
-    for size in shape[1:]:
-        columns *= size
-    return shape[0], columns
+    return shape[0], math.prod(shape[1:])
 
 
 def _as_linear(shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -6,6 +6,7 @@ import torch
 
 from .errors import ProLoRAError
 from .projection import MODES
+from .subspace import can_decompose
 
 
 @dataclass(frozen=True)
@@ -46,5 +47,10 @@ class TransferSettings:
             )
         if self.rank < 0:
             raise ProLoRAError(f"The rank is {self.rank}; choose 0 for the source's, or more.")
+        if not can_decompose(self.device):
+            raise ProLoRAError(
+                f"The device {self.device} is not there, or cannot compute in float64 as subspaces "
+                "need it. Choose cuda or cpu."
+            )
         if self.dtype not in (torch.float32, torch.float64):
             raise ProLoRAError(f"The projection runs in float32 or float64, not in {self.dtype}.")

@@ -112,6 +112,15 @@ def leading_subspace(weight: torch.Tensor, energy: float) -> Subspace:
     return Subspace(U.to(dtype), V.to(dtype))
 
 
+def can_decompose(device: torch.device) -> bool:
+    """Whether a device computes in float64, as leading_subspace does; some GPUs do not."""
+    try:
+        torch.linalg.eigh(torch.eye(2, dtype=torch.float64, device=device))
+    except (RuntimeError, TypeError, NotImplementedError, AssertionError):
+        return False
+    return True
+
+
 def similarity(source: Subspace, target: Subspace) -> Similarity:
     """Eq. 1: Phi = ||A_s^T A_t||_F^2 / min(k_s, k_t), for U and for V, with the chance levels.
 

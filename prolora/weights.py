@@ -46,6 +46,7 @@ class StateDictWeights:
         return tuple(self._tensors[key].shape)
 
     def read(self, key: str) -> torch.Tensor:
+        _refuse_block_scales(self, key)
         return self._tensors[key]
 
 
@@ -75,9 +76,22 @@ class SafetensorsWeights:
         return self._shapes[key]
 
     def read(self, key: str) -> torch.Tensor:
+        _refuse_block_scales(self, key)
         with open_safetensors(self._path) as handle:
             tensor: torch.Tensor = handle.get_tensor(key)
         return tensor
+
+
+def _refuse_block_scales(weights: Weights, key: str) -> None:
+    """One scale for a whole weight changes no subspace and may be left out; many would."""
+    for name in ("weight_scale", "scale_weight"):
+        scale = f"{key.removesuffix('weight')}{name}"
+        if scale in weights and torch.Size(weights.shape(scale)).numel() > 1:
+            raise ProLoRAError(
+                f"The weight {key} is quantised in blocks ({scale}), which ProLoRA cannot read "
+                "from a file. Use an fp16, bf16 or fp32 version of this model, or load it in the "
+                "graph and connect its MODEL."
+            )
 
 
 @dataclass(frozen=True)

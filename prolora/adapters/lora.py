@@ -100,6 +100,13 @@ def make_lora(name: str, parts: Mapping[str, torch.Tensor], file: str) -> LoraAd
     return LoraAdapter(name, up, down, alpha)
 
 
+def with_alpha_as_rank(adapter: LoraAdapter) -> LoraAdapter:
+    """The same update, its scale inside the factors: what a file of ours holds."""
+    if adapter.alpha == adapter.rank:
+        return adapter
+    return adapter.with_factors(adapter.factors(torch.device("cpu"), torch.float32))
+
+
 def lora_state_dict(
     adapters: Iterable[LoraAdapter], dtype: torch.dtype = torch.float32
 ) -> dict[str, torch.Tensor]:

@@ -9,7 +9,8 @@ from safetensors.torch import save_file
 from comfy_harness.client import PromptFailed, PromptInterrupted
 
 from . import bad_files
-from .prompts import PromptBuilder
+from .prompts import PromptBuilder, out
+from .small_sd15 import SOURCE
 
 pytestmark = pytest.mark.host
 
@@ -93,6 +94,27 @@ def test_infinity_in_a_weight(client, comfy, graph):
     lora = graph.transfer(graph.source(source_checkpoint=name), graph.checkpoint(B))
     graph.save(lora, "loras/bad")
     fails(client, graph, lora, name, "attn.qkv.weight", "NaN or infinity")
+
+
+def test_infinity_in_the_target(client, comfy, graph):
+    name = "infinite_target.safetensors"
+    bad_files.infinite_checkpoint(comfy.folder / "models" / "checkpoints" / name)
+    lora = graph.transfer(graph.source(), graph.checkpoint(name))
+    graph.save(lora, "loras/bad")
+    fails(client, graph, lora, name, "attn.qkv.weight", "NaN or infinity")
+
+
+def test_a_target_of_another_width(client, slow, graph):
+    lora = graph.transfer(graph.source(), graph.checkpoint("slow_b.safetensors"))
+    graph.save(lora, "loras/bad")
+    fails(client, graph, lora, "shapes differ", "192 x 192", "512 x 512", "Choose a target")
+
+
+def test_a_source_clip_without_a_source_model(client, sd15, graph):
+    clip = out(graph.checkpoint(SOURCE), 1)
+    source = graph.source(source_clip=clip)
+    graph.save(graph.transfer(source, graph.checkpoint(B)), "loras/bad")
+    fails(client, graph, source, "source_clip is connected without a source_model")
 
 
 def test_no_source_at_all(client, graph):

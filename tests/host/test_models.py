@@ -4,7 +4,12 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from safetensors.numpy import load_file
+from safetensors.torch import load_file as load_tensors
+from safetensors.torch import save_file
+
+from comfy_harness.hosts import PACK_ROOT
 
 from .conftest import relative
 from .prompts import PromptBuilder
@@ -20,6 +25,12 @@ def saved_lora(comfy, prefix: str) -> dict[str, np.ndarray]:
 
 def same(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> bool:
     return one.keys() == other.keys() and all((one[key] == other[key]).all() for key in one)
+
+
+def delta_of(lora: dict[str, np.ndarray]) -> np.ndarray:
+    """All updates of a file in one long vector; its scale is 1."""
+    ups = sorted(key for key in lora if key.endswith("lora_up.weight"))
+    return np.concatenate([(lora[u] @ lora[u.replace("_up", "_down")]).ravel() for u in ups])
 
 
 def test_the_key_map_of_a_file_is_that_of_the_loaded_model(client, graph):
@@ -85,13 +96,41 @@ def test_a_model_in_fp8(client, comfy, graph, object_info):
     client.queue(graph.prompt)
     one, other = saved_lora(comfy, "of_full"), saved_lora(comfy, "of_fp8")
     assert one.keys() == other.keys()
-    ups = [key for key in one if key.endswith("lora_up.weight")]
-    deltas = [
-        np.concatenate([(lora[u] @ lora[u.replace("_up", "_down")]).ravel() for u in ups])
-        for lora in (one, other)
-    ]
     assert not same(one, other)  # the weights did lose precision
-    assert relative(deltas[1], deltas[0]) < 0.1
+    assert relative(delta_of(other), delta_of(one)) < 0.1
+
+
+def test_a_quantised_model(client, comfy, graph, object_info):
+    """fp8 with a scale for each weight, which newer hosts keep quantised and dequantise on use."""
+    if "weight_dtype" not in object_info["UNETLoader"]["input"]["required"]:
+        pytest.skip("this host has no quantised weights")
+    write_scaled_fp8(comfy.folder / "models" / "checkpoints" / "scaled_fp8.safetensors")
+    for name, checkpoint in (("plain", B), ("scaled", "scaled_fp8.safetensors")):
+        lora = graph.transfer(graph.source(), graph.checkpoint(checkpoint))
+        graph.save(lora, f"loras/onto_{name}")
+    from_scaled = graph.source(source_checkpoint="scaled_fp8.safetensors")
+    graph.save(graph.transfer(from_scaled, graph.checkpoint(A)), "loras/from_scaled")
+    client.free()
+    done = client.queue(graph.prompt)
+    assert all("21 of 21 modules" in text for text in done.texts() if "transferred" in text)
+    plain, scaled = saved_lora(comfy, "onto_plain"), saved_lora(comfy, "onto_scaled")
+    assert not same(plain, scaled)  # the weights did lose precision
+    assert relative(delta_of(scaled), delta_of(plain)) < 0.1
+
+
+def write_scaled_fp8(path) -> None:
+    """Checkpoint B with its larger layers in fp8, in the layout of `scaled_fp8` files."""
+    prefix, fp8 = "model.diffusion_model.", torch.float8_e4m3fn
+    tensors = {f"{prefix}scaled_fp8": torch.zeros(2, dtype=fp8)}
+    for key, weight in load_tensors(PACK_ROOT / "demo" / "models" / B).items():
+        tensors[key] = weight
+        if key.endswith(("qkv.weight", "proj.weight", "fc1.weight", "fc2.weight")) and (
+            "joint_blocks" in key
+        ):
+            scale = weight.float().abs().max() / torch.finfo(fp8).max
+            tensors[key] = (weight.float() / scale).to(fp8)
+            tensors[f"{key.removesuffix('weight')}scale_weight"] = scale
+    save_file(tensors, path)
 
 
 def test_the_nodes_say_what_they_found(client, graph):
