@@ -1,8 +1,7 @@
 """Peak memory and time of a transfer between two SDXL checkpoints of full size (Linux).
 
     python -m benchmarks.memory_sdxl                # 60 modules, spread evenly over the LoRA
-    python -m benchmarks.memory_sdxl --modules 0    # all 986
-    python -m benchmarks.memory_sdxl --modules 0 --mode copy    # all, read and written only
+    python -m benchmarks.memory_sdxl --modules 0    # all 986: 20 minutes on 2 CPU cores
 
 Run it in the repository's root. It writes two checkpoints of SDXL's real names and shapes in fp16,
 7 GB each, and a rank-32 LoRA, all of random numbers, then runs the command line's transfer in a

@@ -32,12 +32,6 @@ class AdapterFile:
     metadata: Mapping[str, str]
 
     @property
-    def rank(self) -> int:
-        """The most common rank of its modules, 0 if it has none."""
-        ranks = Counter(adapter.rank for adapter in self.adapters)
-        return ranks.most_common(1)[0][0] if ranks else 0
-
-    @property
     def families(self) -> tuple[str, ...]:
         """The families in the file, the most common first."""
         families = Counter(self.unsupported.values())

@@ -108,7 +108,7 @@ def test_choices(folder, more, dtype, rank):
     assert main(arguments(folder, *more)) == 0
     file = read_adapter_file(folder / "out.safetensors")
     assert {adapter.up.dtype for adapter in file.adapters} == {dtype}
-    assert file.rank == rank
+    assert {adapter.rank for adapter in file.adapters} == {rank}
 
 
 def test_nothing_passes_the_threshold(folder, capsys):
