@@ -159,7 +159,7 @@ class ComfyPage:
 
     def console(self) -> str:
         """Warnings and errors that the page has printed since the last call."""
-        entries = self.driver.get_log("browser")  # type: ignore[no-untyped-call]
+        entries = self.driver.get_log("browser")
         return "\n".join(f"{entry['level']}: {entry['message']}" for entry in entries)
 
     def _is_ready(self) -> bool:

@@ -10,6 +10,7 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model, set_peft_model_state_dict
 from torch import nn
+from torch.nn import Conv2d, LayerNorm, Linear
 
 from prolora.adapters import lora_state_dict, parse_adapter_file, read_adapter_file
 from prolora.adapters.naming import LORA_SUFFIXES, OTHER_SUFFIXES, split_key
@@ -27,10 +28,10 @@ CPU = torch.device("cpu")
 class Net(nn.Module):
     def __init__(self) -> None:
         super().__init__()
-        self.linear = nn.Linear(16, 24)
-        self.conv1 = nn.Conv2d(8, 12, 1)
-        self.conv3 = nn.Conv2d(8, 12, 3)
-        self.norm = nn.LayerNorm(16)
+        self.linear = Linear(16, 24)
+        self.conv1 = Conv2d(8, 12, 1)
+        self.conv3 = Conv2d(8, 12, 3)
+        self.norm = LayerNorm(16)
 
 
 def randomise(network: nn.Module) -> None:
