@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 from .adapters import AdapterFile
 from .architectures import guess_architecture
+from .listing import first
 from .weights import Model
 
 _LISTED = 8  # how many unmatched keys are named before the rest is counted
@@ -23,7 +24,7 @@ def describe_source(file: AdapterFile, source: Model) -> str:
         *_adapter_lines(file),
         f"trained on {source.name} ({source.architecture}): "
         f"{matched} of {len(file.module_names)} modules match",
-        *(f"  not in it: {name}" for name in _first(missing)),
+        *(f"  not in it: {name}" for name in first(missing, _LISTED)),
     ]
     return "\n".join(lines)
 
@@ -37,14 +38,8 @@ def _adapter_lines(file: AdapterFile) -> Iterator[str]:
         yield f"  {len(file.adapters)} modules, rank {_counted(ranks)}, {_counted(dtypes)}"
     for family, count in Counter(file.unsupported.values()).items():
         yield f"  {count} modules are {family}, which is not moved yet"
-    for key in _first(file.unknown):
+    for key in first(file.unknown, _LISTED):
         yield f"  unknown key: {key}"
-
-
-def _first(names: list[str] | tuple[str, ...]) -> Iterator[str]:
-    yield from names[:_LISTED]
-    if len(names) > _LISTED:
-        yield f"and {len(names) - _LISTED} more"
 
 
 def _counted(counts: Counter[int] | Counter[str]) -> str:

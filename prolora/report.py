@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
 from statistics import median
 
+from .listing import first
 from .projection import Quadrants
 from .subspace import Similarity
 
@@ -139,10 +140,11 @@ class Report:
                 skipped.setdefault(row.reason, []).append(row.name)
         if skipped:
             yield f"  {self.count('skipped')} skipped:"
-        yield from _listed([f"{', '.join(_short(v))}: {k}" for k, v in skipped.items()])
+        reasons = [f"{', '.join(first(names, 2))}: {why}" for why, names in skipped.items()]
+        yield from (f"    {line}" for line in first(reasons, _LISTED))
         if self.unknown_keys:
             yield f"  {len(self.unknown_keys)} keys of the file are of no known kind:"
-            yield from _listed(self.unknown_keys)
+            yield from (f"    {key}" for key in first(self.unknown_keys, _LISTED))
 
     def _similarity_lines(self) -> Iterator[str]:
         scored = list(self._measured())
@@ -164,17 +166,6 @@ class Report:
         dropped = [row.energy_dropped for row in self.rows if row.energy_dropped > 0]
         if dropped:
             yield f"  the cut to the rank dropped up to {max(dropped):.2%} of a module's energy"
-
-
-def _short(names: list[str]) -> list[str]:
-    return names if len(names) <= 2 else [*names[:2], f"and {len(names) - 2} more"]
-
-
-def _listed(lines: list[str] | tuple[str, ...]) -> Iterator[str]:
-    for line in lines[:_LISTED]:
-        yield f"    {line}"
-    if len(lines) > _LISTED:
-        yield f"    and {len(lines) - _LISTED} more (the report in full has them)"
 
 
 def _no_nan(value: float) -> float | None:
