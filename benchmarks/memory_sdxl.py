@@ -11,7 +11,6 @@ and time depend on the shapes alone.
 """
 
 import argparse
-import json
 import math
 import resource
 import subprocess
@@ -30,6 +29,7 @@ from safetensors.torch import save_file
 from comfy_harness.stable_diffusion import (
     LoraModule,
     Shapes,
+    file_header,
     sdxl_checkpoint,
     sdxl_lora_modules,
 )
@@ -97,7 +97,7 @@ def write_pair(shapes: Shapes, source: Path, target: Path) -> None:
     weights, noise = torch.Generator().manual_seed(0), torch.Generator().manual_seed(1)
     with source.open("wb") as source_file, target.open("wb") as target_file:
         for file in (source_file, target_file):
-            file.write(_header(shapes))
+            file.write(file_header(shapes))
         for shape in shapes.values():
             scale = max(math.prod(shape[1:]), 1) ** -0.5
             left = math.prod(shape)
@@ -107,17 +107,6 @@ def write_pair(shapes: Shapes, source: Path, target: Path) -> None:
                 _append(source_file, chunk)
                 _append(target_file, chunk + torch.randn(count, generator=noise) * scale * NOISE)
                 left -= count
-
-
-def _header(shapes: Shapes) -> bytes:
-    header, start = {}, 0
-    for name, shape in shapes.items():
-        end = start + 2 * math.prod(shape)
-        header[name] = {"dtype": "F16", "shape": shape, "data_offsets": (start, end)}
-        start = end
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % 8)
-    return len(text).to_bytes(8, "little") + text
 
 
 def _append(file: BinaryIO, numbers: torch.Tensor) -> None:

@@ -4,6 +4,8 @@ Derived from the architectures' own figures, in the original (ldm) key names tha
 kohya's LoRA files have. The benchmarks and the host tests fill them.
 """
 
+import json
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -52,6 +54,18 @@ def small_sd15_checkpoint() -> Shapes:
         | _under("cond_stage_model.transformer.text_model.", _clip_l())
         | _vae()
     )
+
+
+def file_header(shapes: Shapes) -> bytes:
+    """The first bytes of a safetensors file of such tensors in fp16, whose data follow in order."""
+    header, start = {}, 0
+    for name, shape in shapes.items():
+        end = start + 2 * math.prod(shape)
+        header[name] = {"dtype": "F16", "shape": shape, "data_offsets": (start, end)}
+        start = end
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text
 
 
 @dataclass(frozen=True)

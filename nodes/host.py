@@ -122,7 +122,8 @@ def model_from_file(path: Path) -> Model:
     with open_safetensors(path) as file:  # refuses a damaged file with a message for artists
         metadata = file.metadata() or {}
     state_dict = load_file(path)
-    config = _detect(state_dict, metadata)
+    prefix = _diffusion_model_prefix(state_dict)
+    config = _detect(state_dict, prefix, metadata)
     if config is None:
         raise ProLoRAError(
             f"ComfyUI does not recognise {path.name} as a checkpoint or diffusion model. Choose "
@@ -130,7 +131,6 @@ def model_from_file(path: Path) -> Model:
             "MODEL instead."
         )
     config.quant_config = None  # a quantised layer has no weight on the meta device, so no name
-    prefix = _diffusion_model_prefix(state_dict)
     model = config.get_model(state_dict, prefix, device=torch.device("meta"))
     names = comfy.lora.model_lora_keys_unet(model, {})
 
@@ -215,13 +215,15 @@ def _base_weight(patcher: Any, key: str) -> tuple[torch.Tensor, Any]:
     return weight, dequantise
 
 
-def _detect(state_dict: dict[str, torch.Tensor], metadata: dict[str, str]) -> Any | None:
+def _detect(
+    state_dict: dict[str, torch.Tensor], prefix: str, metadata: dict[str, str]
+) -> Any | None:
     """The host's configuration for a checkpoint, None for one that it does not know."""
     detect = comfy.model_detection.model_config_from_unet
     takes_metadata = "metadata" in inspect.signature(detect).parameters
     options = {"metadata": metadata} if takes_metadata else {}
     try:
-        return detect(state_dict, _diffusion_model_prefix(state_dict), **options)
+        return detect(state_dict, prefix, **options)
     except KeyError:  # how a host from June 2024 says that it does not know this
         return None
 

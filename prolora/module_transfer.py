@@ -34,11 +34,9 @@ def transfer_module(
     Args:
         source_weight, target_weight: m x n, finite, of settings.dtype on settings.device.
     """
-    adapter = pair.adapter
-    update = adapter.factors(settings.device, settings.dtype)
-    rank = settings.rank or adapter.rank
+    update = pair.adapter.factors(settings.device, settings.dtype)
     if settings.copy_identical and torch.equal(source_weight, target_weight):
-        return _finish(pair, update, rank, "copied", "the weights are identical", Measures())
+        return _finish(pair, update, settings, "copied", "the weights are identical", Measures())
 
     source = leading_subspace(source_weight, settings.subspace_energy)
     target = leading_subspace(target_weight, settings.subspace_energy)
@@ -49,26 +47,25 @@ def transfer_module(
         reason = f"similarity below the threshold {settings.threshold:g}"
         return MovedModule(None, _row(pair, "skipped", reason, measures))
     moved = project(update, source, target, settings.mode)
-    return _finish(pair, moved, rank, "moved", "", measures, before=energy(update))
+    return _finish(pair, moved, settings, "moved", "", measures, before=energy(update))
 
 
 def copy_module(pair: Pair, settings: TransferSettings) -> MovedModule:
     """Takes one module's update as it is: the baseline, which needs neither weight."""
     update = pair.adapter.factors(settings.device, settings.dtype)
-    rank = settings.rank or pair.adapter.rank
-    return _finish(pair, update, rank, "copied", "mode copy", Measures())
+    return _finish(pair, update, settings, "copied", "mode copy", Measures())
 
 
 def _finish(
     pair: Pair,
     update: Factors,
-    rank: int,
+    settings: TransferSettings,
     status: str,
     reason: str,
     measures: Measures,
     before: float | None = None,
 ) -> MovedModule:
-    cut = recompress(update, rank)
+    cut = recompress(update, settings.rank or pair.adapter.rank)
     kept = energy(cut.factors) / before if before else None
     adapter = pair.adapter.with_factors(balance(cut.factors))
     row = _row(pair, status, reason, measures, cut.factors.rank, cut.dropped, kept)

@@ -10,7 +10,7 @@ from safetensors.numpy import load_file
 from comfy_harness.client import ComfyClient
 from comfy_harness.hosts import PACK_ROOT
 from comfy_harness.server import ComfyServer
-from demo.run import MODEL_FOLDERS
+from demo.run import MODEL_FOLDERS, link_model
 
 from .prompts import PromptBuilder
 from .small_sd15 import write_small_sd15
@@ -25,9 +25,7 @@ NODES = {
 def comfy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComfyServer]:
     folder = tmp_path_factory.mktemp("comfy")
     for name, place in MODEL_FOLDERS.items():
-        models = folder / "models" / place
-        models.mkdir(parents=True, exist_ok=True)
-        (models / name).symlink_to(PACK_ROOT / "demo" / "models" / name)
+        link_model(PACK_ROOT / "demo" / "models" / name, folder / "models" / place / name)
     with ComfyServer(folder, NODES) as server:
         yield server
 

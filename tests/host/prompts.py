@@ -44,19 +44,20 @@ class PromptBuilder:
         """Samples three emoji in four steps and saves their latents."""
         cond = self.node("EmojiPrompt", names=names)
         empty = self.node("EmptySD3LatentImage", width=64, height=64, batch_size=3)
-        sampled = self.node(
-            "KSampler",
+        self.sample(
+            prefix,
             model=model,
-            seed=1,
             steps=4,
             cfg=1.0,
-            sampler_name="euler",
             scheduler="simple",
             positive=cond,
             negative=cond,
             latent_image=empty,
-            denoise=1.0,
         )
+
+    def sample(self, prefix: str, **inputs: Any) -> None:
+        """A KSampler with a fixed seed, and a file of what it returns."""
+        sampled = self.node("KSampler", seed=1, sampler_name="euler", denoise=1.0, **inputs)
         self.node("SaveLatent", samples=sampled, filename_prefix=prefix)
 
 

@@ -187,7 +187,6 @@ def slow(comfy):
 
 
 def test_cancel_in_the_middle(client, comfy, slow, files, latents):
-    del slow
     graph = PromptBuilder()
     graph.latents(graph.checkpoint(B), "before_cancel")
     client.queue(graph.prompt)

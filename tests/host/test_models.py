@@ -44,14 +44,10 @@ def test_the_key_map_of_a_file_is_that_of_the_loaded_model(client, graph):
 def test_the_model_is_left_untouched(client, graph):
     model = graph.core_lora(graph.checkpoint(B), LORA, 0.5)
     before = graph.node("ProbeFingerprint", model=model)
-    lora = graph.transfer(graph.source(), out_of(before))
+    lora = graph.transfer(graph.source(), before)
     after = graph.node("ProbeFingerprint", model=model, after=lora)
     done = client.queue(graph.prompt)
     assert done.of(before[0])["text"] == done.of(after[0])["text"]
-
-
-def out_of(probe: list) -> list:
-    return [probe[0], 0]
 
 
 def test_a_patched_and_loaded_model_counts_without_its_patches(client, comfy, graph):

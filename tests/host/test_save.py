@@ -5,6 +5,8 @@ from safetensors import safe_open
 
 from prolora import __version__
 
+from .prompts import PromptBuilder
+
 pytestmark = pytest.mark.host
 
 
@@ -36,11 +38,10 @@ def test_the_file(client, comfy, graph, dtype, name):
     assert not list(path.parent.glob("*.partial"))
 
 
-def test_nothing_is_overwritten(client, comfy, graph):
-    model = graph.checkpoint("emoji_b.safetensors")
+def test_nothing_is_overwritten(client, comfy):
     for threshold in (0.5, 0.6):  # two different prompts, one prefix
-        again = type(graph)()
-        model = again.checkpoint("emoji_b.safetensors")
-        again.save(again.transfer(again.source(), model, threshold=threshold), "loras/numbered")
-        client.queue(again.prompt)
+        graph = PromptBuilder()
+        model = graph.checkpoint("emoji_b.safetensors")
+        graph.save(graph.transfer(graph.source(), model, threshold=threshold), "loras/numbered")
+        client.queue(graph.prompt)
     assert len(list((comfy.folder / "output" / "loras").glob("numbered_*.safetensors"))) == 2

@@ -5,7 +5,11 @@ import math
 
 import pytest
 
-from comfy_harness.stable_diffusion import sdxl_checkpoint, small_sd15_checkpoint
+from comfy_harness.stable_diffusion import (
+    file_header,
+    sdxl_checkpoint,
+    small_sd15_checkpoint,
+)
 from prolora.key_map import load_checkpoint
 
 from .conftest import relative
@@ -29,20 +33,16 @@ class SD15Prompt(PromptBuilder):
             self.node("CLIPTextEncode", clip=clip, text=text) for text in ("a lighthouse", "")
         )
         empty = self.node("EmptyLatentImage", width=64, height=64, batch_size=1)
-        sampled = self.node(
-            "KSampler",
+        self.sample(
+            prefix,
             model=model,
-            seed=1,
             steps=2,
             cfg=2.0,
-            sampler_name="euler",
             scheduler="normal",
             positive=positive,
             negative=negative,
             latent_image=empty,
-            denoise=1.0,
         )
-        self.node("SaveLatent", samples=sampled, filename_prefix=prefix)
 
 
 @pytest.mark.parametrize(("strength_model", "strength_clip"), [(1, 1), (0, 1), (1, 0), (-0.5, 2)])
@@ -119,11 +119,7 @@ def test_the_command_line_knows_what_the_host_knows(client, comfy, graph, name, 
 
 
 def write_holes(path, shapes) -> None:
-    header, end = {}, 0
-    for key, shape in shapes.items():
-        start, end = end, end + 2 * math.prod(shape)
-        header[key] = {"dtype": "F16", "shape": shape, "data_offsets": [start, end]}
-    text = json.dumps(header).encode()
+    header = file_header(shapes)
     with path.open("wb") as file:
-        file.write(len(text).to_bytes(8, "little") + text)
-        file.truncate(8 + len(text) + end)
+        file.write(header)
+        file.truncate(len(header) + sum(2 * math.prod(shape) for shape in shapes.values()))
