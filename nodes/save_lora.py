@@ -1,11 +1,6 @@
 """Save Transferred LoRA: a .safetensors file that every LoRA loader reads."""
 
-from ..prolora.adapters import (
-    FILE_DTYPES,
-    lora_state_dict,
-    parse_adapter_file,
-    with_alpha_as_rank,
-)
+from ..prolora.adapters import FILE_DTYPES, lora_state_dict, parse_adapter_file
 from ..prolora.errors import ProLoRAError
 from ..prolora.files import write_safetensors
 from . import host
@@ -45,14 +40,13 @@ class SaveTransferredLora:
                 "The summary of ProLoRA Transfer says more."
             )
         file = parse_adapter_file(lora, "the LORA_MODEL")
-        if file.unsupported or file.unknown:
-            kinds = ", ".join((*file.families, *file.unknown))
+        if file.left_out or file.unknown:
+            lost = ", ".join((*file.left_out.values(), *file.unknown))
             raise ProLoRAError(
-                f"This LORA_MODEL holds more than LoRA ({kinds}), which would be lost. Save it "
-                "with ComfyUI's own Save LoRA node."
+                f"This LORA_MODEL holds more than ProLoRA writes ({lost}), which would be lost. "
+                "Save it with ComfyUI's own Save LoRA node."
             )
-        adapters = (with_alpha_as_rank(adapter) for adapter in file.adapters)
-        tensors = lora_state_dict(adapters, FILE_DTYPES[dtype])
+        tensors = lora_state_dict(file.adapters, FILE_DTYPES[dtype])
         path = host.output_path(filename_prefix)
         write_safetensors(tensors, path, getattr(lora, "metadata", {}))
         return {"ui": {"text": [f"saved {path.name}"]}}

@@ -12,7 +12,7 @@ _LISTED = 8  # how many unmatched keys are named before the rest is counted
 
 
 def describe_adapter(file: AdapterFile) -> str:
-    """Family, architecture, modules, ranks, dtypes, and what cannot be moved."""
+    """Family, architecture, modules, ranks, and what cannot be moved."""
     return "\n".join(_adapter_lines(file))
 
 
@@ -31,15 +31,16 @@ def describe_source(file: AdapterFile, source: Model) -> str:
 
 def _adapter_lines(file: AdapterFile) -> Iterator[str]:
     architecture = guess_architecture(file.module_names)
-    yield f"{file.name}: {', '.join(file.families)}, its names are those of {architecture}"
+    families = ", ".join(file.families) or "nothing that can be moved"
+    yield f"{file.name}: {families}, its names are those of {architecture}"
     if file.adapters:
         ranks = Counter(adapter.rank for adapter in file.adapters)
-        dtypes = Counter(str(adapter.up.dtype).removeprefix("torch.") for adapter in file.adapters)
-        yield f"  {len(file.adapters)} modules, rank {_counted(ranks)}, {_counted(dtypes)}"
-    for family, count in Counter(file.unsupported.values()).items():
-        yield f"  {count} modules are {family}, which is not moved yet"
+        yield f"  {len(file.adapters)} modules, rank {_counted(ranks)}"
+    for reason, count in Counter(file.left_out.values()).items():
+        yield f"  {count} modules are left out: {reason}"
     for key in first(file.unknown, _LISTED):
         yield f"  unknown key: {key}"
+    yield from (f"  {note}" for note in file.notes)
 
 
 def _counted(counts: Counter[int] | Counter[str]) -> str:

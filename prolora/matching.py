@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 
-from .adapters import AdapterFile, LoraAdapter
+from .adapters import Adapter, AdapterFile
 from .architectures import UNKNOWN, guess_architecture
 from .errors import ProLoRAError
 from .weights import Model, WeightRef
@@ -13,7 +13,7 @@ from .weights import Model, WeightRef
 class Pair:
     """One module of a LoRA: the weight that it was trained on, and the one it is moved to."""
 
-    adapter: LoraAdapter
+    adapter: Adapter
     source: WeightRef
     target: WeightRef
     source_shape: tuple[int, ...]
@@ -53,11 +53,11 @@ def check_belongs(file: AdapterFile, source: Model) -> None:
         )
     for adapter in adapters:
         shape = source.shape(source.key_map[adapter.name])
-        if adapter.delta_shape != _as_matrix(shape):
+        if not _fits(adapter, as_matrix(shape)):
             raise ProLoRAError(
                 f"The LoRA {file.name} does not fit the source checkpoint {source.name} "
                 f"({source.architecture}): its module {adapter.name} changes a weight of "
-                f"{_by(adapter.delta_shape)}, and there the weight is {_by(_as_matrix(shape))}. "
+                f"{_by(adapter.delta_shape)}, and there the weight is {_by(as_matrix(shape))}. "
                 f"This LoRA {_made_for(file)}. Choose the checkpoint it was trained on."
             )
 
@@ -71,9 +71,7 @@ def pair_by_name(file: AdapterFile, source: Model, target: Model) -> Pairing:
     """
     check_belongs(file, source)
     pairs: list[Pair] = []
-    unpaired = [
-        Unpaired(name, f"{family} is not moved yet") for name, family in file.unsupported.items()
-    ]
+    unpaired = [Unpaired(name, reason) for name, reason in file.left_out.items()]
     for adapter in file.adapters:
         found = _pair(adapter, source, target)
         if isinstance(found, Pair):
@@ -85,7 +83,7 @@ def pair_by_name(file: AdapterFile, source: Model, target: Model) -> Pairing:
     return Pairing(tuple(pairs), tuple(unpaired))
 
 
-def _pair(adapter: LoraAdapter, source: Model, target: Model) -> Pair | Unpaired:
+def _pair(adapter: Adapter, source: Model, target: Model) -> Pair | Unpaired:
     source_ref, target_ref = source.key_map.get(adapter.name), target.key_map.get(adapter.name)
     if source_ref is None:
         return Unpaired(adapter.name, f"not in the source {source.name}")
@@ -123,8 +121,14 @@ def _is_text_encoder(name: str) -> bool:
     return name.startswith(("lora_te", "text_encoder", "lora_prior_te"))
 
 
-def _as_matrix(shape: tuple[int, ...]) -> tuple[int, int]:
+def as_matrix(shape: tuple[int, ...]) -> tuple[int, int]:
+    """m, n of a weight, a convolution flattened to out x (in * kh * kw)."""
     return shape[0], math.prod(shape[1:])
+
+
+def _fits(adapter: Adapter, matrix: tuple[int, int]) -> bool:
+    sides = zip(adapter.delta_shape, matrix, strict=True)
+    return all(wanted in (None, side) for wanted, side in sides)
 
 
 def _as_linear(shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -132,5 +136,5 @@ def _as_linear(shape: tuple[int, ...]) -> tuple[int, ...]:
     return shape[:2] if set(shape[2:]) == {1} else shape
 
 
-def _by(shape: tuple[int, ...]) -> str:
-    return " x ".join(map(str, shape))
+def _by(shape: tuple[int | None, ...]) -> str:
+    return " x ".join("any" if side is None else str(side) for side in shape)

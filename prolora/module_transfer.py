@@ -4,9 +4,9 @@ from dataclasses import dataclass
 
 import torch
 
-from .adapters import LoraAdapter
+from .adapters import Adapter
 from .matching import Pair
-from .projection import Factors, balance, energy, project, quadrants, recompress
+from .projection import Update
 from .report import Measures, ModuleReport
 from .settings import TransferSettings
 from .subspace import leading_subspace, similarity
@@ -19,61 +19,72 @@ _ROUNDING = 1e-6
 class MovedModule:
     """The moved adapter, or None where the similarity was below the threshold, and its row."""
 
-    adapter: LoraAdapter | None
+    adapter: Adapter | None
     row: ModuleReport
 
 
-def transfer_module(
-    pair: Pair,
-    source_weight: torch.Tensor,
-    target_weight: torch.Tensor,
-    settings: TransferSettings,
-) -> MovedModule:
-    """Moves one module's update from the source weight to the target weight.
+@dataclass(frozen=True)
+class Module:
+    """What one module is moved between.
 
-    Args:
-        source_weight, target_weight: m x n, finite, of settings.dtype on settings.device.
+    Attributes:
+        source, target: the two weights in their own shapes, finite, of settings.dtype on
+            settings.device.
     """
-    update = pair.adapter.factors(settings.device, settings.dtype)
-    if settings.copy_identical and torch.equal(source_weight, target_weight):
-        return _finish(pair, update, settings, "copied", "the weights are identical", Measures())
 
-    source = leading_subspace(source_weight, settings.subspace_energy)
-    target = leading_subspace(target_weight, settings.subspace_energy)
-    alike = similarity(source, target)
-    parts = quadrants(update, source)
-    measures = Measures(source.rank, target.rank, alike, parts)
+    pair: Pair
+    source: torch.Tensor
+    target: torch.Tensor
+    settings: TransferSettings
+
+
+def transfer_module(module: Module) -> MovedModule:
+    """Moves one module's update from the source weight to the target weight."""
+    settings = module.settings
+    update = module.pair.adapter.update(module.source)
+    if settings.mode == "copy":
+        return _finish(module, update, "copied", "mode copy", Measures())
+    source, target = module.source.flatten(start_dim=1), module.target.flatten(start_dim=1)
+    if settings.copy_identical and torch.equal(source, target):
+        return _finish(module, update, "copied", "the weights are identical", Measures())
+
+    source_subspace = leading_subspace(source, settings.subspace_energy)
+    target_subspace = leading_subspace(target, settings.subspace_energy)
+    alike = similarity(source_subspace, target_subspace)
+    parts = update.quadrants(source_subspace)
+    measures = Measures(source_subspace.rank, target_subspace.rank, alike, parts)
     if alike.score < settings.threshold - _ROUNDING:
         reason = f"similarity below the threshold {settings.threshold:g}"
-        return MovedModule(None, _row(pair, "skipped", reason, measures))
-    moved = project(update, source, target, settings.mode)
-    return _finish(pair, moved, settings, "moved", "", measures, before=energy(update))
-
-
-def copy_module(pair: Pair, settings: TransferSettings) -> MovedModule:
-    """Takes one module's update as it is: the baseline, which needs neither weight."""
-    update = pair.adapter.factors(settings.device, settings.dtype)
-    return _finish(pair, update, settings, "copied", "mode copy", Measures())
+        return MovedModule(None, _row(module, "skipped", reason, measures))
+    projected = update.project(source_subspace, target_subspace, settings.mode)
+    return _finish(module, projected, "moved", "", measures, before=update.energy())
 
 
 def _finish(
-    pair: Pair,
-    update: Factors,
-    settings: TransferSettings,
+    module: Module,
+    update: Update,
     status: str,
     reason: str,
     measures: Measures,
     before: float | None = None,
 ) -> MovedModule:
-    cut = recompress(update, settings.rank or pair.adapter.rank)
-    kept = energy(cut.factors) / before if before else None
-    adapter = pair.adapter.with_factors(balance(cut.factors))
-    row = _row(pair, status, reason, measures, cut.factors.rank, cut.dropped, kept)
-    return MovedModule(adapter, row)
+    adapter, rank = module.pair.adapter, module.settings.rank
+    moved = adapter.moved(update, rank, module.source, module.target)
+    reason = "; ".join(filter(None, (reason, adapter.note)))
+    row = _row(
+        module,
+        status,
+        reason,
+        measures,
+        rank_out=moved.adapter.rank,
+        dropped=moved.dropped,
+        kept=moved.energy / before if before else None,
+    )
+    return MovedModule(moved.adapter, row)
 
 
 def _row(
-    pair: Pair,
+    module: Module,
     status: str,
     reason: str,
     measures: Measures,
@@ -81,10 +92,12 @@ def _row(
     dropped: float = 0.0,
     kept: float | None = None,
 ) -> ModuleReport:
+    pair = module.pair
     return ModuleReport(
         name=pair.adapter.name,
         status=status,
         reason=reason,
+        family=pair.adapter.family,
         source_key=str(pair.source),
         target_key=str(pair.target),
         source_shape=pair.source_shape,

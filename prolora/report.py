@@ -40,6 +40,7 @@ class ModuleReport:
         source_key, target_key: the weights, with their slice where they are fused; "" if unknown.
         source_shape, target_shape: of the weights; () where there is none.
         rank_in, rank_out: of the update, before and after; 0 where nothing came out.
+        family: of the adapter; "" if unknown.
         energy_kept: energy of the result over that of the update, in [0, 1]; None if not projected.
         energy_dropped: share of the projected energy that the cut to `rank_out` dropped.
     """
@@ -47,6 +48,7 @@ class ModuleReport:
     name: str
     status: str
     reason: str = ""
+    family: str = ""
     source_key: str = ""
     target_key: str = ""
     source_shape: tuple[int, ...] = ()
@@ -77,6 +79,7 @@ class Report:
     Attributes:
         settings: the choices, as text.
         unknown_keys: keys of the LoRA file that belong to no known family.
+        notes: what the user must know about how the file was read.
     """
 
     lora: str
@@ -85,6 +88,7 @@ class Report:
     settings: Mapping[str, str]
     rows: tuple[ModuleReport, ...]
     unknown_keys: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def count(self, *statuses: str) -> int:
         return sum(row.status in statuses for row in self.rows)
@@ -132,6 +136,9 @@ class Report:
         copied = Counter(row.reason for row in self.rows if row.status == "copied")
         for reason, count in copied.items():
             yield f"  {count} copied as they were: {reason}"
+        noted = Counter(row.reason for row in self.rows if row.status == "moved" and row.reason)
+        for reason, count in noted.items():
+            yield f"  {count} moved, but {reason}"
         yield from self._similarity_lines()
         yield from self._energy_lines()
         skipped: dict[str, list[str]] = {}
@@ -142,6 +149,7 @@ class Report:
             yield f"  {self.count('skipped')} skipped:"
         reasons = [f"{', '.join(first(names, 2))}: {why}" for why, names in skipped.items()]
         yield from (f"    {line}" for line in first(reasons, _LISTED))
+        yield from (f"  {note}" for note in self.notes)
         if self.unknown_keys:
             yield f"  {len(self.unknown_keys)} keys of the file are of no known kind:"
             yield from (f"    {key}" for key in first(self.unknown_keys, _LISTED))

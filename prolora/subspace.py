@@ -66,10 +66,8 @@ def chance_corrected(phi: float, chance: float) -> float:
     return (phi - chance) / (1 - chance) if chance < 1 else math.nan
 
 
-def effective_rank(squared_singular_values: torch.Tensor, energy: float) -> int:
-    """The smallest k with s_1^2 + ... + s_k^2 >= energy * sum s_i^2; 0 for a zero weight.
-
-    It grows to take in all values equal to s_k: the subspace would be arbitrary otherwise.
+def smallest_rank(squared_singular_values: torch.Tensor, energy: float) -> int:
+    """The smallest k with s_1^2 + ... + s_k^2 >= energy * sum s_i^2; 0 for a zero matrix.
 
     Args:
         squared_singular_values: descending, float64.
@@ -81,7 +79,17 @@ def effective_rank(squared_singular_values: torch.Tensor, energy: float) -> int:
     held = torch.cumsum(squared_singular_values, dim=0)
     # One rounding error of the sums must not cost a singular vector.
     k = int((held < energy * total * (1 - 1e-12)).sum()) + 1
-    k = min(k, len(squared_singular_values))
+    return min(k, len(squared_singular_values))
+
+
+def effective_rank(squared_singular_values: torch.Tensor, energy: float) -> int:
+    """The smallest rank that holds the energy, and all values equal to the last.
+
+    Without those the subspace would be arbitrary. The arguments are those of smallest_rank.
+    """
+    k = smallest_rank(squared_singular_values, energy)
+    if k == 0:
+        return 0
     last = squared_singular_values[k - 1]
     return int((squared_singular_values >= last * (1 - _TIE)).sum()) if last > 0 else k
 

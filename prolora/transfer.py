@@ -6,10 +6,10 @@ from dataclasses import dataclass
 import torch
 
 from ._version import __version__
-from .adapters import AdapterFile, LoraAdapter
+from .adapters import Adapter, AdapterFile
 from .errors import ProLoRAError
-from .matching import Pair, pair_by_name
-from .module_transfer import MovedModule, copy_module, transfer_module
+from .matching import Pair, as_matrix, pair_by_name
+from .module_transfer import Module, MovedModule, transfer_module
 from .report import ModuleReport, Report
 from .settings import TransferSettings
 from .weights import Model
@@ -23,7 +23,7 @@ Progress = Callable[[int, int, str], None]
 class TransferResult:
     """The moved adapters, in the order of the file, and what happened to every module."""
 
-    adapters: tuple[LoraAdapter, ...]
+    adapters: tuple[Adapter, ...]
     report: Report
 
     def metadata(self) -> dict[str, str]:
@@ -53,7 +53,7 @@ def transfer(
     Two weights are in memory at a time. Neither model is changed.
 
     Raises:
-        ProLoRAError: see check_belongs, pair_by_name and Model.matrix; or the rank is larger than
+        ProLoRAError: see check_belongs, pair_by_name and Model.weight; or the rank is larger than
             any module has room for.
         Exception: whatever `progress` raises.
     """
@@ -81,6 +81,7 @@ def transfer(
         settings=_describe(settings),
         rows=(*(module.row for module in moved), *skipped),
         unknown_keys=file.unknown,
+        notes=file.notes,
     )
     adapters = tuple(module.adapter for module in moved if module.adapter is not None)
     return TransferResult(adapters, report)
@@ -96,20 +97,17 @@ def _move_all(
 ) -> Iterator[MovedModule]:
     for done, pair in enumerate(pairs):
         progress(done, len(pairs), pair.adapter.name)
-        if settings.mode == "copy":
-            yield copy_module(pair, settings)
-            continue
-        source_weight = source.matrix(pair.source, settings.device, settings.dtype)
-        target_weight = target.matrix(pair.target, settings.device, settings.dtype)
-        yield transfer_module(pair, source_weight, target_weight, settings)
+        source_weight = source.weight(pair.source, settings.device, settings.dtype)
+        target_weight = target.weight(pair.target, settings.device, settings.dtype)
+        yield transfer_module(Module(pair, source_weight, target_weight, settings))
     progress(len(pairs), len(pairs), "")
 
 
 def _check_rank(pairs: tuple[Pair, ...], rank: int) -> None:
-    roomiest = max(pairs, key=lambda pair: min(pair.adapter.delta_shape))
-    possible = min(roomiest.adapter.delta_shape)
+    roomiest = max(pairs, key=lambda pair: min(as_matrix(pair.target_shape)))
+    m, n = as_matrix(roomiest.target_shape)
+    possible = min(m, n)
     if rank > possible:
-        m, n = roomiest.adapter.delta_shape
         raise ProLoRAError(
             f"The rank {rank} is larger than possible: the largest module of this LoRA, "
             f"{roomiest.adapter.name}, is {m} x {n}, which has rank {possible} at most. Choose a "

@@ -148,11 +148,11 @@ class Model:
             shape[ref.part.dim] = ref.part.length
         return tuple(shape)
 
-    def matrix(self, ref: WeightRef, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
-        """Reads a weight as an m x n matrix, a convolution flattened to out x (in * kh * kw).
+    def weight(self, ref: WeightRef, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
+        """Reads a weight in its own shape.
 
         Raises:
-            ProLoRAError: it is stored in a form that is no floating-point matrix, or it holds NaN
+            ProLoRAError: it is stored in a form that is no floating-point tensor, or it holds NaN
                 or infinity.
         """
         weight = self.weights.read(ref.key)
@@ -165,10 +165,10 @@ class Model:
                 f"The weight {ref} of {self.name} is stored as {weight.dtype}: a quantised form "
                 "that ProLoRA cannot read. Use an fp16, bf16, fp32 or fp8 version of this model."
             )
-        matrix = weight.to(device, dtype).flatten(start_dim=1)
-        if not torch.isfinite(matrix).all():
+        weight = weight.to(device, dtype)
+        if not torch.isfinite(weight).all():
             raise ProLoRAError(
                 f"The weight {ref} of {self.name}, shape {list(weight.shape)}, holds NaN or "
                 "infinity: the file is damaged or was merged badly. Use another copy of it."
             )
-        return matrix
+        return weight

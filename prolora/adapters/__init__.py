@@ -1,14 +1,16 @@
 """Adapter files: keys in, adapters out, and back. One file a family."""
 
+from .adapter import Adapter
 from .file import AdapterFile, parse_adapter_file, read_adapter_file
-from .lora import FILE_DTYPES, LoraAdapter, lora_state_dict, with_alpha_as_rank
+from .lora import LoraAdapter
+from .writing import FILE_DTYPES, lora_state_dict
 
 __all__ = [
     "FILE_DTYPES",
+    "Adapter",
     "AdapterFile",
     "LoraAdapter",
     "lora_state_dict",
     "parse_adapter_file",
     "read_adapter_file",
-    "with_alpha_as_rank",
 ]

@@ -3,77 +3,82 @@
 Longer suffixes win. The module's own name, in front of the suffix, is the key map's business.
 """
 
-# Suffix -> role, for LoRA on linear and convolution weights.
-LORA_SUFFIXES = {
-    # kohya/sd-scripts, LyCORIS and most of what artists have
-    ".lora_up.weight": "up",
-    ".lora_down.weight": "down",
-    ".alpha": "alpha",
-    # diffusers before 0.20
-    "_lora.up.weight": "up",
-    "_lora.down.weight": "down",
-    ".lora.up.weight": "up",
-    ".lora.down.weight": "down",
-    ".lora_linear_layer.up.weight": "up",
-    ".lora_linear_layer.down.weight": "down",
-    # PEFT, and diffusers since
-    ".lora_B.weight": "up",
-    ".lora_A.weight": "down",
-    ".lora_B.default.weight": "up",
-    ".lora_A.default.weight": "down",
-    ".lora_B": "up",
-    ".lora_A": "down",
-}
+import re
 
-# Suffix -> family, for what is recognised but not moved yet.
-OTHER_SUFFIXES = {
-    ".lora_mid.weight": "LoCon with a Tucker core",
-    ".dora_scale": "DoRA",
-    ".lora_magnitude_vector": "DoRA",
-    ".lora_magnitude_vector.weight": "DoRA",
-    ".lora_magnitude_vector.default.weight": "DoRA",
-    ".magnitude": "DoRA",
-    ".hada_w1_a": "LoHa",
-    ".hada_w1_b": "LoHa",
-    ".hada_w2_a": "LoHa",
-    ".hada_w2_b": "LoHa",
-    ".hada_t1": "LoHa",
-    ".hada_t2": "LoHa",
-    ".lokr_w1": "LoKr",
-    ".lokr_w2": "LoKr",
-    ".lokr_w1_a": "LoKr",
-    ".lokr_w1_b": "LoKr",
-    ".lokr_w2_a": "LoKr",
-    ".lokr_w2_b": "LoKr",
-    ".lokr_t1": "LoKr",
-    ".lokr_t2": "LoKr",
-    ".a1.weight": "GLoRA",
-    ".a2.weight": "GLoRA",
-    ".b1.weight": "GLoRA",
-    ".b2.weight": "GLoRA",
-    ".bm.weight": "GLoRA",
-    ".oft_blocks": "OFT",
-    ".oft_diag": "OFT",
-    ".oft_R.weight": "OFT",
-    ".rescale": "OFT",
-    ".boft_R": "BOFT",
-    ".boft_s": "BOFT",
-    ".ia3_l": "IA3",
-    ".on_input": "IA3",
-    ".q_layer.weight": "T-LoRA",
-    ".p_layer.weight": "T-LoRA",
-    ".lambda_layer": "T-LoRA",
-    ".diff": "full difference",
-    ".diff_b": "full difference",
-    ".set_weight": "full difference",
-    ".w_norm": "norm difference",
-    ".b_norm": "norm difference",
-    ".reshape_weight": "LoRA of a widened weight",
-    ".lora_B.bias": "LoRA with a bias",
-    ".lora_up.bias": "LoRA with a bias",
+# Family -> suffix -> role. A role belongs to one family, but for alpha, which any may have.
+SUFFIXES: dict[str, dict[str, str]] = {
+    "LoRA": {
+        # kohya/sd-scripts, LyCORIS and most of what artists have
+        ".lora_up.weight": "up",
+        ".lora_down.weight": "down",
+        ".lora_mid.weight": "mid",
+        # diffusers before 0.20
+        "_lora.up.weight": "up",
+        "_lora.down.weight": "down",
+        ".lora.up.weight": "up",
+        ".lora.down.weight": "down",
+        ".lora_linear_layer.up.weight": "up",
+        ".lora_linear_layer.down.weight": "down",
+        # PEFT, and diffusers since
+        ".lora_B.weight": "up",
+        ".lora_A.weight": "down",
+        ".lora_B": "up",
+        ".lora_A": "down",
+    },
+    "LoHa": {
+        **{f".hada_{part}": f"hada_{part}" for part in ("w1_a", "w1_b", "w2_a", "w2_b", "t1", "t2")}
+    },
+    "LoKr": {
+        **{f".lokr_{part}": f"lokr_{part}" for part in ("w1", "w1_a", "w1_b", "t1")},
+        **{f".lokr_{part}": f"lokr_{part}" for part in ("w2", "w2_a", "w2_b", "t2")},
+    },
+    "GLoRA": {f".{part}.weight": f"glora_{part}" for part in ("a1", "a2", "b1", "b2", "bm")},
+    "OFT": {
+        ".oft_blocks": "oft_blocks",
+        ".oft_diag": "oft_diag",
+        ".oft_R.weight": "oft_R",
+        ".rescale": "rescale",
+    },
+    "BOFT": {".boft_R": "boft_R", ".boft_s": "boft_s"},
+    "FouRA": {},
+    "IA3": {".ia3_l": "ia3_l", ".on_input": "on_input"},
+    "T-LoRA": {
+        ".q_layer.weight": "q_layer",
+        ".p_layer.weight": "p_layer",
+        ".lambda_layer": "lambda_layer",
+    },
 }
+# Beside the tensors of a family.
+MAGNITUDES = {
+    ".dora_scale": "dora_scale",
+    ".lora_magnitude_vector": "lora_magnitude_vector",
+    ".lora_magnitude_vector.weight": "lora_magnitude_vector",
+    ".magnitude": "magnitude",
+}
+DIFFERENCES = {
+    ".diff": "diff",
+    ".diff_b": "diff_b",
+    ".set_weight": "set_weight",
+    ".w_norm": "w_norm",
+    ".b_norm": "b_norm",
+    ".lora_B.bias": "up_bias",
+    ".lora_up.bias": "up_bias",
+}
+SHARED = {".alpha": "alpha", ".reshape_weight": "reshape_weight"}
 
-_LONGEST_FIRST = sorted({**LORA_SUFFIXES, **OTHER_SUFFIXES}, key=len, reverse=True)
+ROLES = {
+    **{suffix: role for suffixes in SUFFIXES.values() for suffix, role in suffixes.items()},
+    **MAGNITUDES,
+    **DIFFERENCES,
+    **SHARED,
+}
+FAMILY_OF = {role: family for family, table in SUFFIXES.items() for role in table.values()}
+
+_LONGEST_FIRST = sorted(ROLES, key=len, reverse=True)
+# PEFT puts the adapter's name into the key while it trains: lora_A.default.weight.
+_PEFT_NAME = re.compile(
+    r"\.(lora_[AB]|lora_magnitude_vector|oft_R|hada_\w+|lokr_\w+|boft_[Rs])\.([^.]+)(?=$|\.weight$|\.bias$)"
+)
 
 
 def split_key(key: str) -> tuple[str, str] | None:
@@ -81,4 +86,5 @@ def split_key(key: str) -> tuple[str, str] | None:
     for suffix in _LONGEST_FIRST:
         if key.endswith(suffix) and len(key) > len(suffix):
             return key[: -len(suffix)], suffix
-    return None
+    unnamed = _PEFT_NAME.sub(r".\1", key)
+    return None if unnamed == key else split_key(unnamed)

@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn import Conv2d, LayerNorm, Linear
 
 from prolora.adapters import lora_state_dict, parse_adapter_file, read_adapter_file
-from prolora.adapters.naming import LORA_SUFFIXES, OTHER_SUFFIXES, split_key
+from prolora.adapters.naming import ROLES, SUFFIXES, split_key
 from prolora.files import write_safetensors
 
 from .small_models import delta, random_lora
@@ -22,7 +22,7 @@ from .strategies import dense, relative_error
 logging.getLogger("LyCORIS").setLevel(logging.ERROR)
 
 MODULES = ("linear", "conv1", "conv3")
-CPU = torch.device("cpu")
+ANY = torch.zeros(())  # a LoRA does not ask for the weight it changes
 
 
 class Net(nn.Module):
@@ -84,8 +84,7 @@ def flat(tensor: torch.Tensor) -> np.ndarray:
 
 def updates_in(path: Path) -> dict[str, np.ndarray]:
     return {
-        adapter.name: dense(adapter.factors(CPU, torch.float32))
-        for adapter in read_adapter_file(path).adapters
+        adapter.name: dense(adapter.update(ANY)) for adapter in read_adapter_file(path).adapters
     }
 
 
@@ -121,7 +120,7 @@ def test_lycoris(tmp_path):
 def our_file(folder: Path, source: Path) -> Path:
     """The same LoRA with factors of our own, written by us."""
     adapters = read_adapter_file(source).adapters
-    moved = [adapter.with_factors(adapter.factors(CPU, torch.float32)) for adapter in adapters]
+    moved = [adapter.moved(adapter.update(ANY), 0, ANY, ANY).adapter for adapter in adapters]
     write_safetensors(lora_state_dict(moved), folder / "ours.safetensors", {})
     return folder / "ours.safetensors"
 
@@ -163,7 +162,6 @@ PAIRS = [
     ("lora.up.weight", "lora.down.weight", "."),
     ("lora_linear_layer.up.weight", "lora_linear_layer.down.weight", "."),
     ("lora_B.weight", "lora_A.weight", "."),
-    ("lora_B.default.weight", "lora_A.default.weight", "."),
     ("lora_B", "lora_A", "."),
 ]
 MODULE = "unet.mid_block.attentions.0.transformer_blocks.0.attn1.processor.to_q"
@@ -180,10 +178,18 @@ def test_every_spelling_of_a_pair(up, down, joint):
 
 def test_every_suffix_has_a_row_above():
     suffixes = {f"{joint}{part}" for up, down, joint in PAIRS for part in (up, down)}
-    assert suffixes | {".alpha"} == set(LORA_SUFFIXES)
+    assert suffixes | {".lora_mid.weight"} == set(SUFFIXES["LoRA"])
 
 
-@pytest.mark.parametrize("suffix", [*LORA_SUFFIXES, *OTHER_SUFFIXES])
+@pytest.mark.parametrize("suffix", list(ROLES))
 def test_a_key_is_split_at_its_longest_suffix(suffix):
     assert split_key(MODULE + suffix) == (MODULE, suffix)
     assert split_key(suffix) is None
+
+
+@pytest.mark.parametrize("adapter", ["default", "my_style"])
+@pytest.mark.parametrize("suffix", [".lora_A.weight", ".lora_B.bias", ".hada_w1_a"])
+def test_the_name_of_a_peft_adapter_is_left_out(suffix, adapter):
+    role, _, kind = suffix[1:].partition(".")
+    key = ".".join(filter(None, (MODULE, role, adapter, kind)))
+    assert split_key(key) == (MODULE, suffix)

@@ -76,7 +76,7 @@ def test_inspect(folder, capsys):
     assert main(["inspect", str(folder / "style.safetensors")]) == 0
     assert capsys.readouterr().out.splitlines() == [
         "style.safetensors: LoRA, its names are those of SD3",
-        "  2 modules, rank 2, float32",
+        "  2 modules, rank 2",
         f"  ss_tag: {'x' * 97}...",
     ]
     assert main(["inspect", str(folder / "a.safetensors")]) == 0

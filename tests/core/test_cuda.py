@@ -5,7 +5,7 @@ import pytest
 import torch
 from hypothesis import given
 
-from prolora.projection import Factors, project, recompress
+from prolora.projection import Factors
 from prolora.subspace import leading_subspace, similarity
 
 from .strategies import Case, cases, dense
@@ -26,6 +26,6 @@ def moved(case: Case, device: torch.device) -> tuple[np.ndarray, float]:
         leading_subspace(weight.to(device), case.energy) for weight in (case.source, case.target)
     )
     update = Factors(case.update.up.to(device), case.update.down.to(device))
-    cut = recompress(project(update, source, target, "prolora"), update.rank)
+    cut = update.project(source, target, "prolora").cut(update.rank)
     result = Factors(cut.factors.up.cpu(), cut.factors.down.cpu())
     return dense(result), similarity(source, target).score

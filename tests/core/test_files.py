@@ -141,7 +141,7 @@ BROKEN = {
     ),
     "two alphas": (
         {"lora_up.weight": UP, "lora_down.weight": DOWN, "alpha": torch.ones(2)},
-        r"alpha of the module m is not one number but \[2\].* again",
+        r"module m has an alpha that is not one number but \[2\].* again",
     ),
     "quantised": (
         {"lora_up.weight": UP.to(torch.int8), "lora_down.weight": DOWN},

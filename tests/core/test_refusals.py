@@ -60,10 +60,10 @@ def test_settings_out_of_range(choice, words):
         TransferSettings(**choice)
 
 
-def test_a_file_of_an_unsupported_family_alone():
-    tensors = {"linear.lokr_w1": torch.ones(2, 2), "linear.lokr_w2": torch.ones(12, 8)}
-    with pytest.raises(ProLoRAError, match="1 modules were looked at; the first: linear: LoKr is"):
-        run(parse_adapter_file(tensors, "lokr"))
+def test_a_file_of_a_family_that_is_not_moved():
+    tensors = {"linear.ia3_l": torch.ones(24, 1)}
+    with pytest.raises(ProLoRAError, match="1 modules were looked at; the first: linear: IA3 is"):
+        run(parse_adapter_file(tensors, "ia3"))
 
 
 def test_two_spellings_of_one_module():

@@ -30,7 +30,8 @@ FILE = file_of(*(random_lora(kind, shape) for kind, shape in SHAPES.items()))
 LOW = TransferSettings(threshold=0.1)
 
 FIELDS = {
-    *("name", "status", "reason", "source_key", "target_key", "source_shape", "target_shape"),
+    *("name", "status", "reason", "family", "source_key", "target_key"),
+    *("source_shape", "target_shape"),
     *("k_s", "k_t", "phi_left", "phi_right", "phi_left_chance", "phi_right_chance"),
     *("phi_left_corrected", "phi_right_corrected", "energy_subspace_subspace"),
     *("energy_subspace_null", "energy_null_subspace", "energy_null_null"),
@@ -54,7 +55,7 @@ def mixed_result():
         "wider": random_weight((24, 32)),
     }
     file = replace(file_of(*(random_lora(name, shape) for name in names)), unknown=("odd.key",))
-    file = replace(file, unsupported={"a": "LoKr"})
+    file = replace(file, left_out={"a": "IA3 is not moved"})
     return run(file, weights, target, TransferSettings(rank=2))
 
 
@@ -67,7 +68,7 @@ def test_a_row_for_every_module():
         "wider": ("skipped", "shapes differ: 24 x 16 in the source, 24 x 32 in the target"),
         "only_in_source": ("skipped", "not in the target B"),
         "lora_te_in_neither": ("skipped", "not in the source A"),
-        "a": ("skipped", "LoKr is not moved yet"),
+        "a": ("skipped", "IA3 is not moved"),
     }
     assert [adapter.name for adapter in mixed_result().adapters] == ["moved", "copied"]
 

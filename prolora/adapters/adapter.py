@@ -1,0 +1,105 @@
+"""What every family of adapters answers: what one module's update is, and what it becomes."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, NoReturn, Protocol
+
+import torch
+
+from ..errors import ProLoRAError
+from ..projection import Update
+
+
+class Adapter(Protocol):
+    """The update of one module."""
+
+    @property
+    def name(self) -> str:
+        """The module's name as the file has it, without the suffix of the tensor."""
+
+    @property
+    def family(self) -> str:
+        """As "LoRA" or "LoKr", for people."""
+
+    @property
+    def rank(self) -> int:
+        """The rank of the factors; 0 for a family whose update has no low rank of its own."""
+
+    @property
+    def note(self) -> str:
+        """What the user must know about how this module was read, or ""."""
+
+    @property
+    def delta_shape(self) -> tuple[int | None, int | None]:
+        """m, n of the weight that it changes; None for a side that it leaves open."""
+
+    def update(self, weight: torch.Tensor) -> Update:
+        """What it adds to the weight that it was trained on.
+
+        Args:
+            weight: that weight, in its own shape (a convolution: out x in x kh x kw), in the dtype
+                and on the device to compute in.
+        """
+
+    def moved(
+        self, update: Update, rank: int, source: torch.Tensor, target: torch.Tensor
+    ) -> "Moved":
+        """This adapter with another update, for another weight.
+
+        Args:
+            update: of the same m and n, on any device.
+            rank: of the result; 0 for what suits the family.
+            source, target: the weight that it was trained on, and the one it is moved to.
+        """
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """By role (see naming.py), what a file of it holds; its scale is in the alpha."""
+
+
+@dataclass(frozen=True)
+class Moved:
+    """A moved adapter.
+
+    Attributes:
+        adapter: what goes into the file: a LoRA, a DoRA or a full difference.
+        energy: ||.||_F^2 of its update.
+        dropped: the share of the update's energy that the cut to its rank dropped.
+    """
+
+    adapter: Adapter
+    energy: float
+    dropped: float
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where an adapter comes from.
+
+    Attributes:
+        file: the file's name, for messages.
+        config: PEFT's adapter_config.json, which lies beside the weights that PEFT saves; empty
+            for every other file.
+    """
+
+    file: str
+    config: Mapping[str, Any] = field(default_factory=dict)
+
+    def refuse(self, module: str, problem: str) -> NoReturn:
+        """Raises the error for a module whose tensors contradict each other.
+
+        Args:
+            problem: continues "the module X ...".
+        """
+        raise ProLoRAError(
+            f"{self.file}: the module {module} {problem}. The file is damaged or was cut. "
+            "Download or export it again."
+        )
+
+
+# (module's name, its tensors by role, origin) -> adapter. Raises ProLoRAError for bad tensors.
+Make = Callable[[str, Mapping[str, torch.Tensor], Origin], Adapter]
+
+
+def alpha_of(parts: Mapping[str, torch.Tensor]) -> float | None:
+    """The alpha of a module; None where the file has none, and the scale is 1."""
+    return float(parts["alpha"]) if "alpha" in parts else None
