@@ -6,7 +6,7 @@ import torch
 
 from prolora.adapters import read_adapter_file
 
-from .test_adapter_formats import MODULES, Net
+from .libraries import MODULES, Net
 
 
 @pytest.mark.parametrize(("algo", "family"), [("ia3", "IA3"), ("tlora", "T-LoRA")])

@@ -1,99 +1,30 @@
 """Files as the libraries write them, and ours as the libraries read them: the same update."""
 
 import copy
-import logging
 from pathlib import Path
 
 import lycoris
 import numpy as np
 import pytest
-import torch
 from peft import LoraConfig, get_peft_model, set_peft_model_state_dict
-from torch import nn
-from torch.nn import Conv2d, LayerNorm, Linear
 
 from prolora.adapters import lora_state_dict, parse_adapter_file, read_adapter_file
 from prolora.adapters.naming import ROLES, SUFFIXES, split_key
-from prolora.files import write_safetensors
+from prolora.files import read_safetensors, write_safetensors
 
+from .libraries import (
+    MODULES,
+    Net,
+    Written,
+    assert_reads_as_written,
+    assert_same_updates,
+    by_lycoris,
+    by_peft,
+    flat,
+    lycoris_updates,
+    updates_in,
+)
 from .small_models import delta, random_lora
-from .strategies import dense, relative_error
-
-logging.getLogger("LyCORIS").setLevel(logging.ERROR)
-
-MODULES = ("linear", "conv1", "conv3")
-ANY = torch.zeros(())  # a LoRA does not ask for the weight it changes
-
-
-class Net(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.linear = Linear(16, 24)
-        self.conv1 = Conv2d(8, 12, 1)
-        self.conv3 = Conv2d(8, 12, 3)
-        self.norm = LayerNorm(16)
-
-
-def randomise(network: nn.Module) -> None:
-    """Trained values: a fresh adapter is zero on one side."""
-    for parameter in network.parameters():
-        if parameter.requires_grad:
-            nn.init.normal_(parameter)
-
-
-def peft_file(folder: Path, config) -> tuple[Path, dict[str, np.ndarray]]:
-    """What PEFT saves, and the updates that it makes itself when it merges."""
-    base = Net()
-    model = get_peft_model(copy.deepcopy(base), config)
-    randomise(model)
-    model.save_pretrained(folder)
-    merged = model.merge_and_unload()
-    return folder / "adapter_model.safetensors", {
-        f"base_model.model.{name}": difference(merged.get_submodule(name), base.get_submodule(name))
-        for name in MODULES
-    }
-
-
-def lycoris_file(folder: Path, **choices) -> tuple[Path, dict[str, np.ndarray]]:
-    """The same for LyCORIS (kohya's layout)."""
-    network = lycoris.create_lycoris(
-        Net(), **{"linear_dim": 4, "linear_alpha": 1.5, "conv_dim": 2, "conv_alpha": 6, **choices}
-    )
-    network.apply_to()
-    randomise(network)
-    path = folder / "lycoris.safetensors"
-    network.save_weights(str(path), torch.float32, {})
-    return path, lycoris_updates(network)
-
-
-def lycoris_updates(network) -> dict[str, np.ndarray]:
-    return {
-        module.lora_name: flat(module.get_merged_weight()[0] - module.org_weight)
-        for module in network.loras
-        if module.org_weight.ndim > 1  # the norms have no matrix
-    }
-
-
-def difference(merged: nn.Module, base: nn.Module) -> np.ndarray:
-    return flat(merged.weight - base.weight)
-
-
-def flat(tensor: torch.Tensor) -> np.ndarray:
-    return tensor.detach().double().flatten(1).numpy()
-
-
-def updates_in(path: Path) -> dict[str, np.ndarray]:
-    return {
-        adapter.name: dense(adapter.update(ANY)) for adapter in read_adapter_file(path).adapters
-    }
-
-
-def assert_same_updates(got: dict[str, np.ndarray], want: dict[str, np.ndarray]) -> None:
-    assert got.keys() == want.keys()
-    for name, value in want.items():
-        assert np.linalg.norm(value) > 0.1
-        # A merge adds a float32 update to a float32 weight: its rounding is of the weight's size.
-        assert relative_error(got[name], value) < 1e-5, name
 
 
 def test_peft(tmp_path):
@@ -102,39 +33,49 @@ def test_peft(tmp_path):
     Every loader of single files, ComfyUI's included, reads it so; the scale is divided out here.
     """
     config = LoraConfig(r=4, lora_alpha=6, rank_pattern={"conv3": 2}, target_modules=list(MODULES))
-    path, want = peft_file(tmp_path, config)
+    written = by_peft(tmp_path, config)
     scales = {"linear": 6 / 4, "conv1": 6 / 4, "conv3": 6 / 2}
-    want = {name: value / scales[name.split(".")[-1]] for name, value in want.items()}
-    assert_same_updates(updates_in(path), want)
-    assert {adapter.alpha for adapter in read_adapter_file(path).adapters} == {None}
+    want = {name: value / scales[name.split(".")[-1]] for name, value in written.updates.items()}
+    assert_same_updates(updates_in(written.path, written.weights), want)
+    assert {adapter.alpha for adapter in read_adapter_file(written.path).adapters} == {None}
 
 
 def test_lycoris(tmp_path):
-    path, want = lycoris_file(tmp_path)
-    file = read_adapter_file(path)
+    written = by_lycoris(tmp_path)
+    file = read_adapter_file(written.path)
     assert [(a.rank, a.alpha) for a in file.adapters] == [(4, 1.5), (2, 6.0), (4, 1.5)]
     assert (file.families, file.unknown) == (("LoRA",), ())
-    assert_same_updates(updates_in(path), want)
+    assert_reads_as_written(written)
 
 
-def our_file(folder: Path, source: Path) -> Path:
+def test_lycoris_with_a_tucker_core(tmp_path):
+    written = by_lycoris(tmp_path, use_tucker=True)
+    assert any(key.endswith("lora_mid.weight") for key in read_safetensors(written.path)[0])
+    assert_reads_as_written(written)
+
+
+def our_file(folder: Path, written: Written) -> Path:
     """The same LoRA with factors of our own, written by us."""
-    adapters = read_adapter_file(source).adapters
-    moved = [adapter.moved(adapter.update(ANY), 0, ANY, ANY).adapter for adapter in adapters]
+    moved = []
+    for adapter in read_adapter_file(written.path).adapters:
+        weight = written.weights[adapter.name]
+        moved.append(adapter.moved(adapter.update(weight), 0, weight, weight).adapter)
     write_safetensors(lora_state_dict(moved), folder / "ours.safetensors", {})
     return folder / "ours.safetensors"
 
 
-def test_lycoris_reads_what_we_write(tmp_path):
-    source, want = lycoris_file(tmp_path)
-    network, _ = lycoris.create_lycoris_from_weights(1, str(our_file(tmp_path, source)), Net())
-    assert_same_updates(lycoris_updates(network), want)
+@pytest.mark.parametrize("tucker", [False, True])
+def test_lycoris_reads_what_we_write(tmp_path, tucker):
+    written = by_lycoris(tmp_path, use_tucker=tucker)
+    ours = str(our_file(tmp_path, written))
+    network, _ = lycoris.create_lycoris_from_weights(1, ours, Net())
+    assert_same_updates(lycoris_updates(network), written.updates)
 
 
 def test_peft_reads_what_we_write(tmp_path):
     """Under PEFT's own names; alpha equals the rank, so that its absence changes nothing."""
-    source, _ = peft_file(tmp_path, LoraConfig(r=4, target_modules=list(MODULES)))
-    ours = our_file(tmp_path, source)
+    written = by_peft(tmp_path, LoraConfig(r=4, lora_alpha=4, target_modules=list(MODULES)))
+    ours = our_file(tmp_path, written)
     roles = {".lora_up.": ".lora_B.", ".lora_down.": ".lora_A."}
     tensors = {}
     for adapter in read_adapter_file(ours).adapters:
@@ -150,10 +91,12 @@ def test_peft_reads_what_we_write(tmp_path):
     assert outcome.unexpected_keys == []
     merged = model.merge_and_unload()
     got = {
-        f"base_model.model.{name}": difference(merged.get_submodule(name), base.get_submodule(name))
+        f"base_model.model.{name}": flat(
+            merged.get_submodule(name).weight - base.get_submodule(name).weight
+        )
         for name in MODULES
     }
-    assert_same_updates(got, updates_in(source))
+    assert_same_updates(got, written.updates)
 
 
 PAIRS = [
