@@ -25,6 +25,7 @@ class UNet:
     depths: tuple[int, ...]
     context: int
     pooled: int = 0
+    middle: int = 0  # transformer blocks in the middle; 0 for as many as in the last level
     linear: bool = True  # the transformers' proj_in and proj_out; SD1.x has 1x1 convolutions
 
     @property
@@ -33,6 +34,7 @@ class UNet:
 
 
 SDXL = UNet(320, (1, 2, 4), (0, 2, 10), context=2048, pooled=2816)
+SD15 = UNet(320, (1, 2, 4, 4), (1, 1, 1, 0), context=768, middle=1, linear=False)
 # An SD1.5 with one level of four: what makes a host call it SD1.5 is all there.
 SMALL_SD15 = UNet(320, (1,), (1,), context=768, linear=False)
 
@@ -47,6 +49,15 @@ def sdxl_checkpoint() -> Shapes:
     )
 
 
+def sd15_checkpoint() -> Shapes:
+    """Every floating-point tensor of a full SD1.5 checkpoint."""
+    return (
+        _under("model.diffusion_model.", unet(SD15))
+        | _under("cond_stage_model.transformer.text_model.", _clip_l())
+        | _vae()
+    )
+
+
 def small_sd15_checkpoint() -> Shapes:
     """A small UNet with the real text encoder and the real VAE of SD1.5: 0.2 B parameters."""
     return (
@@ -56,14 +67,15 @@ def small_sd15_checkpoint() -> Shapes:
     )
 
 
-def file_header(shapes: Shapes) -> bytes:
+def file_header(shapes: Shapes, metadata: Mapping[str, str] | None = None) -> bytes:
     """The first bytes of a safetensors file of such tensors in fp16, whose data follow in order."""
-    header, start = {}, 0
+    header: dict[str, Mapping[str, object]] = {"__metadata__": metadata} if metadata else {}
+    start = 0
     for name, shape in shapes.items():
         end = start + 2 * math.prod(shape)
         header[name] = {"dtype": "F16", "shape": shape, "data_offsets": (start, end)}
         start = end
-    text = json.dumps(header).encode()
+    text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     return len(text).to_bytes(8, "little") + text
 
@@ -98,6 +110,57 @@ def _lora_of_text_encoders() -> Iterator[LoraModule]:
                 yield LoraModule(f"{start}_self_attn_{projection}", width, width)
             yield LoraModule(f"{start}_mlp_fc1", 4 * width, width)
             yield LoraModule(f"{start}_mlp_fc2", width, 4 * width)
+
+
+def lcm_lora_modules(figures: UNet) -> Shapes:
+    """The modules of an LCM-LoRA in the diffusers library's names, with their weights' shapes.
+
+    All that diffusers' train_lcm_distill_lora_*.py attaches to: the convolutions and projections of
+    every residual block and transformer, and those between levels; not the first and last layers
+    nor the embeddings.
+    """
+    shapes: Shapes = {}
+    width, skipped = figures.channels, [figures.channels]
+    levels = list(zip(figures.multipliers, figures.depths, strict=True))
+    for level, (multiplier, depth) in enumerate(levels):
+        start = f"down_blocks.{level}"
+        for i in range(RESIDUAL_BLOCKS):
+            out = figures.channels * multiplier
+            shapes |= _lcm_block(start, i, width, out, depth, figures)
+            width = out
+            skipped.append(width)
+        if level < len(levels) - 1:
+            shapes[f"{start}.downsamplers.0.conv"] = (width, width, 3, 3)
+            skipped.append(width)
+    depth = figures.middle or figures.depths[-1]
+    shapes |= _lcm_block("mid_block", 0, width, width, depth, figures)
+    shapes |= _lcm_block("mid_block", 1, width, width, 0, figures)
+    for level, (multiplier, depth) in enumerate(reversed(levels)):
+        start = f"up_blocks.{level}"
+        for i in range(RESIDUAL_BLOCKS + 1):
+            out = figures.channels * multiplier
+            shapes |= _lcm_block(start, i, width + skipped.pop(), out, depth, figures)
+            width = out
+        if level < len(levels) - 1:
+            shapes[f"{start}.upsamplers.0.conv"] = (width, width, 3, 3)
+    return shapes
+
+
+def _lcm_block(start: str, i: int, into: int, out: int, depth: int, figures: UNet) -> Shapes:
+    """A residual block, and the transformer after it where there is one."""
+    resnet = f"{start}.resnets.{i}"
+    shapes: Shapes = {
+        f"{resnet}.conv1": (out, into, 3, 3),
+        f"{resnet}.time_emb_proj": (out, figures.embedding),
+        f"{resnet}.conv2": (out, out, 3, 3),
+    }
+    if into != out:
+        shapes[f"{resnet}.conv_shortcut"] = (out, into, 1, 1)
+    if depth:
+        matrices = {k: s for k, s in _transformer(out, depth, figures).items() if len(s) >= 2}
+        transformer = {k.removesuffix(".weight"): shape for k, shape in matrices.items()}
+        shapes |= _under(f"{start}.attentions.{i}.", transformer)
+    return shapes
 
 
 # Layers
@@ -150,7 +213,7 @@ def unet(figures: UNet) -> Shapes:
             block += 1
 
     layers["middle_block.0"] = layers["middle_block.2"] = _resnet(width, width, embedding)
-    layers["middle_block.1"] = _transformer(width, figures.depths[-1], figures)
+    layers["middle_block.1"] = _transformer(width, figures.middle or figures.depths[-1], figures)
 
     block = 0
     for level, (multiplier, depth) in reversed(list(enumerate(levels))):

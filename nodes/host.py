@@ -7,6 +7,7 @@ one needs it.
 import inspect
 import logging
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,9 +22,11 @@ import folder_paths
 import torch
 from safetensors.torch import load_file
 
-from ..prolora.adapters import AdapterFile, parse_adapter_file
+from ..prolora.adapters import AdapterFile, parse_adapter_file, read_peft_config
 from ..prolora.errors import ProLoRAError
 from ..prolora.files import open_safetensors, read_safetensors
+from ..prolora.ggml import from_ggml, is_ggml
+from ..prolora.quantised import marks_in
 from ..prolora.subspace import can_decompose
 from ..prolora.weights import Model, Slice, StateDictWeights, WeightRef
 
@@ -102,11 +105,11 @@ def _find(name: str, folders: list[str]) -> Path:
 def read_lora(path: Path) -> AdapterFile:
     """Reads a LoRA file, with the names that the host's own loader would see."""
     tensors, metadata = read_safetensors(path)
-    try:
+    with suppress(ImportError):  # a host from June 2024 renames nothing
         from comfy.lora_convert import convert_lora
-    except ImportError:  # a host from June 2024 renames nothing
-        return parse_adapter_file(tensors, path.name, metadata)
-    return parse_adapter_file(convert_lora(tensors), path.name, metadata)
+
+        tensors = convert_lora(tensors)
+    return parse_adapter_file(tensors, path.name, metadata, read_peft_config(path))
 
 
 def model_from_file(path: Path) -> Model:
@@ -121,7 +124,7 @@ def model_from_file(path: Path) -> Model:
     """
     with open_safetensors(path) as file:  # refuses a damaged file with a message for artists
         metadata = file.metadata() or {}
-    state_dict = load_file(path)
+    state_dict = load_file(path) | marks_in(metadata)
     prefix = _diffusion_model_prefix(state_dict)
     config = _detect(state_dict, prefix, metadata)
     if config is None:
@@ -176,6 +179,8 @@ class PatchedModelWeights:
 
     def read(self, key: str) -> torch.Tensor:
         weight, dequantise = _base_weight(self._patchers[key], key)
+        if is_ggml(weight):  # what ComfyUI-GGUF loads: it dequantises in its layers, not here
+            return from_ggml(weight, key)
         if dequantise is None:
             return weight
         if weight.dtype.itemsize == 1:  # 0.3.64 multiplies by the scale, which fp8 cannot
@@ -264,8 +269,9 @@ def device() -> torch.device:
 
 def make_room(file: AdapterFile, model: Model) -> None:
     """Asks the host to free what the LoRA's largest module needs, as core nodes do."""
-    refs = (model.key_map[name] for name in file.module_names if name in model.key_map)
-    largest = max((torch.Size(model.weights.shape(ref.key)).numel() for ref in refs), default=0)
+    refs = (model.find(name) for name in file.module_names)
+    sizes = (torch.Size(model.weights.shape(ref.key)).numel() for ref in refs if ref is not None)
+    largest = max(sizes, default=0)
     comfy.model_management.free_memory(largest * _BYTES_PER_ELEMENT, device())
 
 

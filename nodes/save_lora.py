@@ -3,7 +3,9 @@
 from ..prolora.adapters import FILE_DTYPES, lora_state_dict, parse_adapter_file
 from ..prolora.errors import ProLoRAError
 from ..prolora.files import write_safetensors
+from ..prolora.output_names import NAMINGS, rename
 from . import host
+from .transfer_lora import TransferredLora
 
 
 class SaveTransferredLora:
@@ -31,9 +33,20 @@ class SaveTransferredLora:
                     {"default": "fp16", "tooltip": "Precision of the file; fp16 is usual."},
                 ),
             },
+            "optional": {
+                "naming": (
+                    ["auto", *NAMINGS],
+                    {
+                        "default": "auto",
+                        "tooltip": "How the file names its modules. auto: as most LoRAs for this "
+                        "model do. comfyui, kohya: for ComfyUI and most tools. diffusers, peft: "
+                        "for those libraries; ComfyUI may not load them.",
+                    },
+                ),
+            },
         }
 
-    def save(self, lora, filename_prefix, dtype):
+    def save(self, lora, filename_prefix, dtype, naming="auto"):
         if not lora:
             raise ProLoRAError(
                 "The LoRA is empty, so there is nothing to save: no module passed the threshold. "
@@ -46,7 +59,19 @@ class SaveTransferredLora:
                 f"This LORA_MODEL holds more than ProLoRA writes ({lost}), which would be lost. "
                 "Save it with ComfyUI's own Save LoRA node."
             )
-        tensors = lora_state_dict(file.adapters, FILE_DTYPES[dtype])
+        named = self.renamed(lora, file, naming)
+        tensors = lora_state_dict(named.adapters, FILE_DTYPES[dtype], named.style)
         path = host.output_path(filename_prefix)
         write_safetensors(tensors, path, getattr(lora, "metadata", {}))
-        return {"ui": {"text": [f"saved {path.name}"]}}
+        return {"ui": {"text": ["\n".join((f"saved {path.name}", *named.notes))]}}
+
+    @staticmethod
+    def renamed(lora, file, naming):
+        if isinstance(lora, TransferredLora):
+            return rename(file.contents, lora.key_map, lora.architecture, naming)
+        if naming != "auto":
+            raise ProLoRAError(
+                f"This LORA_MODEL does not come from ProLoRA Transfer, so what its names mean is "
+                f"not known, and they cannot be changed to {naming}. Choose auto: they stay."
+            )
+        return rename(file.contents, {}, "", "source")

@@ -1,16 +1,34 @@
 """ProLoRA Transfer: moves a source LoRA to the MODEL that is loaded in the graph."""
 
+from collections.abc import Mapping
+
 from ..prolora.adapters import lora_state_dict
+from ..prolora.output_names import rename
 from ..prolora.projection import MODES
 from ..prolora.settings import TransferSettings
 from ..prolora.transfer import transfer
+from ..prolora.weights import Model, WeightRef
 from . import host
 
 
 class TransferredLora(dict):
-    """A LoRA state dict, the host's own LORA_MODEL, that also knows where it comes from."""
+    """A LoRA state dict, the host's own LORA_MODEL, that also knows where it comes from.
 
-    metadata: dict[str, str]
+    Attributes:
+        metadata: for the header of a file.
+        key_map, architecture: of the model that it is for; they give its modules other names.
+    """
+
+    metadata: Mapping[str, str]
+    key_map: Mapping[str, WeightRef]
+    architecture: str
+
+    @classmethod
+    def of(cls, adapters, style, metadata, target: Model):
+        lora = cls(lora_state_dict(adapters, style=style))
+        lora.metadata = metadata
+        lora.key_map, lora.architecture = target.key_map, target.architecture
+        return lora
 
 
 class ProLoraTransfer:
@@ -122,8 +140,8 @@ class ProLoraTransfer:
         target = host.model_from_graph(model, clip, name)
         host.make_room(source_lora.file, target)
         result = transfer(source_lora.file, source_lora.model, target, settings, host.Progress())
-        lora = TransferredLora(lora_state_dict(result.adapters))
-        lora.metadata = result.metadata()
-        summary = result.report.summary()
+        named = rename(result.contents, target.key_map, target.architecture)
+        lora = TransferredLora.of(named.adapters, named.style, result.metadata(), target)
+        summary = "\n  ".join((result.report.summary(), *named.notes))
         host.show(summary, unique_id, result.report.warning)
         return {"ui": {"text": [summary]}, "result": (lora, summary)}

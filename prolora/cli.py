@@ -15,8 +15,10 @@ from .errors import ProLoRAError
 from .files import open_safetensors, write_safetensors
 from .inspection import describe_adapter
 from .key_map import load_checkpoint
+from .output_names import CHOICES, Renamed, rename
 from .projection import MODES
 from .settings import TransferSettings
+from .tools import ADAPTERS, OTHER_FILES, kind_of
 from .transfer import TransferResult, transfer
 
 
@@ -53,6 +55,7 @@ def _parser() -> argparse.ArgumentParser:
     move.add_argument("--energy", type=float, default=0.8, help="energy of the subspace (0.8)")
     move.add_argument("--rank", type=int, default=0, help="rank of the result (the source's)")
     move.add_argument("--dtype", choices=FILE_DTYPES, default="fp16", help="of the file (fp16)")
+    move.add_argument("--naming", choices=CHOICES, default="auto", help="of the modules (auto)")
     move.add_argument("--device", type=_device, default="cpu", help="cpu, cuda, ... (cpu)")
     move.add_argument("--report", type=Path, metavar="JSON", help="write every module's row there")
 
@@ -85,12 +88,15 @@ def _transfer(options: argparse.Namespace) -> None:
 
         result = transfer(file, source, target, settings, progress)
     print(result.report.summary())
-    _write(result, options)
+    named = rename(result.contents, target.key_map, target.architecture, options.naming)
+    for note in named.notes:
+        print(f"  {note}")
+    _write(result, named, options)
 
 
-def _write(result: TransferResult, options: argparse.Namespace) -> None:
-    if result.adapters:
-        tensors = lora_state_dict(result.adapters, FILE_DTYPES[options.dtype])
+def _write(result: TransferResult, named: Renamed, options: argparse.Namespace) -> None:
+    if result.contents:
+        tensors = lora_state_dict(named.adapters, FILE_DTYPES[options.dtype], named.style)
         write_safetensors(tensors, options.out, result.metadata())
         print(f"wrote {options.out}")
     if options.report is not None:
@@ -99,16 +105,18 @@ def _write(result: TransferResult, options: argparse.Namespace) -> None:
         except OSError as error:
             raise ProLoRAError(f"The report could not be written: {error}.") from error
         print(f"report: {options.report}")
-    if not result.adapters:
+    if not result.contents:
         raise ProLoRAError(f"{options.out} was not written: there is nothing in the result.")
 
 
 def _refuse_to_overwrite(out: Path, others: Sequence[Path]) -> None:
     for path in others:
         same = out.exists() and path.exists() and out.samefile(path)
-        if same or out.resolve() == path.resolve():
+        inside = out.exists() and path.resolve() in (out.parent.resolve() / out.name).parents
+        if same or inside or out.resolve() == path.resolve():
             raise ProLoRAError(
-                f"{out} is named twice; what is there would be lost. Choose another name."
+                f"{out} is {'part of ' + str(path) if inside else 'named twice'}; what is there "
+                "would be lost. Choose another name."
             )
 
 
@@ -120,14 +128,27 @@ def _device(name: str) -> torch.device:
 
 
 def _inspect(options: argparse.Namespace) -> None:
-    with open_safetensors(options.file) as handle:
-        keys, metadata = list(handle.keys()), handle.metadata() or {}
+    keys, metadata = _header(options.file)
     if sum(split_key(key) is not None for key in keys) > len(keys) / 2:
         print(describe_adapter(read_adapter_file(options.file)))
     else:
+        kind = kind_of(keys, ADAPTERS + OTHER_FILES)
+        if kind is not None:
+            print(f"{options.file.name}: {kind.name}. {kind.advice}")
+            return
         model = load_checkpoint(options.file)
-        print(f"{model.name}: a checkpoint, architecture {model.architecture}, {len(keys)} tensors")
-        print(f"  {len(set(model.key_map.values()))} of them can carry a LoRA")
+        tensors = sum(1 for _ in model.weights)
+        print(f"{model.name}: a checkpoint, architecture {model.architecture}, {tensors} tensors")
+        matrices = {ref for ref in model.key_map.values() if len(model.shape(ref)) >= 2}
+        print(f"  {len(matrices)} of them can carry a LoRA")
     for name, value in metadata.items():
         text = value if len(value) <= 100 else f"{value[:97]}..."
         print(f"  {name}: {text}")
+
+
+def _header(path: Path) -> tuple[list[str], dict[str, str]]:
+    """Keys and metadata of a safetensors file; none of a folder or a GGUF file."""
+    if path.is_dir() or path.suffix.lower() == ".gguf":
+        return [], {}
+    with open_safetensors(path) as handle:
+        return list(handle.keys()), handle.metadata() or {}

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterator
 
+from . import accelerators
 from .adapters import AdapterFile
 from .architectures import guess_architecture
 from .listing import first
@@ -18,7 +19,7 @@ def describe_adapter(file: AdapterFile) -> str:
 
 def describe_source(file: AdapterFile, source: Model) -> str:
     """The same, and how many of the LoRA's modules the source checkpoint has."""
-    missing = [name for name in file.module_names if name not in source.key_map]
+    missing = [name for name in file.module_names if source.find(name) is None]
     matched = len(file.module_names) - len(missing)
     lines = [
         *_adapter_lines(file),
@@ -31,11 +32,18 @@ def describe_source(file: AdapterFile, source: Model) -> str:
 
 def _adapter_lines(file: AdapterFile) -> Iterator[str]:
     architecture = guess_architecture(file.module_names)
-    families = ", ".join(file.families) or "nothing that can be moved"
+    nothing = "differences only" if file.differences else "nothing that can be moved"
+    families = ", ".join(file.families) or nothing
     yield f"{file.name}: {families}, its names are those of {architecture}"
+    if file.tool:
+        yield f"  written by {file.tool}, it seems"
+    if file.accelerator:
+        yield f"  {accelerators.describe(file.accelerator)}"
     if file.adapters:
         ranks = Counter(adapter.rank for adapter in file.adapters)
         yield f"  {len(file.adapters)} modules, rank {_counted(ranks)}"
+    for kind, count in Counter(part.kind for part in file.differences).items():
+        yield f"  {count} of kind {kind}: carried over as they are, where the shapes agree"
     for reason, count in Counter(file.left_out.values()).items():
         yield f"  {count} modules are left out: {reason}"
     for key in first(file.unknown, _LISTED):

@@ -11,11 +11,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from .architectures import guess_architecture
+from .diffusers_folder import open_folder
+from .ggml import GGUFWeights
+from .unet_names import attentive_levels, diffusers_to_ldm, ldm_to_diffusers
 from .weights import Model, SafetensorsWeights, Slice, WeightRef, Weights
 
-# Where the diffusion model lies in a checkpoint: ldm and most since, some audio and video models.
-# A file that holds a diffusion model alone has none of them.
-UNET_PREFIXES = ("model.diffusion_model.", "diffusion_model.")
+# Where the diffusion model lies in a checkpoint: ldm and most since, some audio and video models,
+# a folder of diffusers (see diffusers_folder.py). A diffusion model alone has none of them.
+UNET_PREFIXES = ("model.diffusion_model.", "diffusion_model.", "unet/", "transformer/")
 
 # How tools spell a module of the diffusion model, `{dotted}` and `{flat}` (dots as underscores).
 DIRECT_NAMES = (
@@ -26,34 +29,8 @@ DIRECT_NAMES = (
     "base_model.model.{dotted}",
     "{dotted}",
 )
-DIFFUSERS_NAMES = ("lora_unet_{flat}", "lycoris_{flat}", "unet.{dotted}", "{dotted}")
+DIFFUSERS_NAMES = (*DIRECT_NAMES, "unet.{dotted}")
 TEXT_ENCODER_NAMES = ("{kohya}_{flat}", "{diffusers}.{dotted}")
-
-# ldm module -> diffusers module, for UNets with two residual blocks a level (SD1.x, SD2.x, SDXL).
-# Each input level has three entries of input_blocks, each output level three of output_blocks.
-_UNET_ROWS: tuple[tuple[str, str], ...] = (
-    (r"input_blocks\.0\.0", "conv_in"),
-    (r"out\.2", "conv_out"),
-    (r"time_embed\.0", "time_embedding.linear_1"),
-    (r"time_embed\.2", "time_embedding.linear_2"),
-    (r"label_emb\.0\.0", "add_embedding.linear_1"),
-    (r"label_emb\.0\.2", "add_embedding.linear_2"),
-    (r"input_blocks\.(?P<n>\d+)\.0\.op", "down_blocks.{level}.downsamplers.0.conv"),
-    (r"input_blocks\.(?P<n>\d+)\.0\.(?P<rest>.+)", "down_blocks.{level}.resnets.{index}.{rest}"),
-    (r"input_blocks\.(?P<n>\d+)\.1\.(?P<rest>.+)", "down_blocks.{level}.attentions.{index}.{rest}"),
-    (r"middle_block\.0\.(?P<rest>.+)", "mid_block.resnets.0.{rest}"),
-    (r"middle_block\.1\.(?P<rest>.+)", "mid_block.attentions.0.{rest}"),
-    (r"middle_block\.2\.(?P<rest>.+)", "mid_block.resnets.1.{rest}"),
-    (r"output_blocks\.(?P<n>\d+)\.[12]\.conv", "up_blocks.{level}.upsamplers.0.conv"),
-    (r"output_blocks\.(?P<n>\d+)\.0\.(?P<rest>.+)", "up_blocks.{level}.resnets.{index}.{rest}"),
-    (r"output_blocks\.(?P<n>\d+)\.1\.(?P<rest>.+)", "up_blocks.{level}.attentions.{index}.{rest}"),
-)
-_RESNET_NAMES = {
-    "in_layers.2": "conv1",
-    "emb_layers.1": "time_emb_proj",
-    "out_layers.3": "conv2",
-    "skip_connection": "conv_shortcut",
-}
 
 # Where text encoders lie in a checkpoint, and how kohya's and diffusers' names begin for them; the
 # first one of any model goes by lora_te and lora_te1.
@@ -63,7 +40,11 @@ _TEXT_ENCODERS = (
     ("conditioner.embedders.0.transformer.", "lora_te", "text_encoder"),
     ("conditioner.embedders.0.transformer.", "lora_te1", "text_encoder"),
     ("cond_stage_model.model.transformer.", "lora_te", "text_encoder"),
+    ("cond_stage_model.model.transformer.", "lora_te1", "text_encoder"),
     ("conditioner.embedders.1.model.transformer.", "lora_te2", "text_encoder_2"),
+    ("text_encoder/", "lora_te", "text_encoder"),
+    ("text_encoder/", "lora_te1", "text_encoder"),
+    ("text_encoder_2/", "lora_te2", "text_encoder_2"),
 )
 # OpenCLIP's names for what the transformers library calls otherwise; its q, k and v are one weight.
 _OPEN_CLIP_NAMES = {
@@ -73,29 +54,55 @@ _OPEN_CLIP_NAMES = {
 }
 
 
+# For a LoRA none of whose names is found.
+_WITHOUT_COMFYUI = (
+    "Without ComfyUI, ProLoRA knows a module by the checkpoint's own name for it, and those of "
+    "SD1.x, SD2.x and SDXL by diffusers' names too; in a graph, ComfyUI knows the others."
+)
+
+
 def load_checkpoint(path: Path) -> Model:
-    """A checkpoint file as a transfer sees it; only its header is read.
+    """A checkpoint as a transfer sees it; only its header is read.
+
+    Args:
+        path: a .safetensors file, a .gguf file, or a folder of diffusers or of one of its models.
 
     Raises:
-        ProLoRAError: the file is missing, damaged, or no safetensors file.
+        ProLoRAError: it is missing, damaged, of another kind, or quantised in a form that is not
+            known.
     """
-    weights = SafetensorsWeights(path)
-    return Model(path.name, guess_architecture(weights), weights, key_map(weights))
+    weights = _open(path)
+    name = path.absolute().name
+    architecture = guess_architecture(weights)
+    return Model(name, architecture, weights, key_map(weights), _WITHOUT_COMFYUI)
+
+
+def _open(path: Path) -> Weights:
+    if path.is_dir():
+        return open_folder(path)
+    if path.suffix.lower() == ".gguf":
+        return GGUFWeights(path)
+    return SafetensorsWeights(path)
 
 
 def key_map(weights: Weights) -> dict[str, WeightRef]:
     """Every name under which a LoRA file may mean one of these weights."""
     prefix = next((p for p in UNET_PREFIXES if any(k.startswith(p) for k in weights)), "")
+    attentive = attentive_levels([key.removeprefix(prefix) for key in weights])
     names: dict[str, WeightRef] = {}
     for key in weights:
         shape = weights.shape(key)
-        if key.startswith(prefix) and key.endswith(".weight") and len(shape) >= 2:
+        if key.startswith(prefix) and key.endswith(".weight"):
             module = key.removeprefix(prefix).removesuffix(".weight")
-            _add(names, DIRECT_NAMES, module, WeightRef(key))
-            diffusers = _unet_to_diffusers(module)
+            ref = WeightRef(key)
+            _add(names, DIRECT_NAMES, module, ref)
+            ldm, diffusers = diffusers_to_ldm(module, attentive), ldm_to_diffusers(module)
+            if ldm is not None:
+                _add(names, DIRECT_NAMES, ldm, ref)
+                diffusers = module
             if diffusers is not None:
-                _add(names, DIFFUSERS_NAMES, diffusers, WeightRef(key))
-                _add(names, DIFFUSERS_NAMES, _old_processor_name(diffusers), WeightRef(key))
+                _add(names, DIFFUSERS_NAMES, diffusers, ref)
+                _add(names, DIFFUSERS_NAMES, _old_processor_name(diffusers), ref)
         for start, kohya, library in _TEXT_ENCODERS:
             if key.startswith(start) and len(shape) == 2:
                 for module, ref in _text_modules(key, key.removeprefix(start), shape):
@@ -113,19 +120,6 @@ def _add(
     for spelling in spellings:
         name = spelling.format(dotted=module, flat=module.replace(".", "_"), **values)
         names[name] = ref
-
-
-def _unet_to_diffusers(module: str) -> str | None:
-    for pattern, template in _UNET_ROWS:
-        match = re.fullmatch(pattern, module)
-        if match is None:
-            continue
-        found = match.groupdict()
-        block = int(found.get("n", 0)) - template.startswith("down_blocks")  # 0 is conv_in
-        level, index = divmod(block, 3)
-        rest = found.get("rest", "")
-        return template.format(level=level, index=index, rest=_RESNET_NAMES.get(rest, rest))
-    return None
 
 
 def _old_processor_name(module: str) -> str:

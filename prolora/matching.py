@@ -1,17 +1,25 @@
 """Which source module serves which target module: by name, for models of one architecture."""
 
 import math
+from collections import defaultdict
 from dataclasses import dataclass
+from operator import ge
+from typing import NoReturn
 
-from .adapters import Adapter, AdapterFile
+from .adapters import Adapter, AdapterFile, LoraAdapter
 from .architectures import UNKNOWN, guess_architecture
 from .errors import ProLoRAError
+from .module_names import is_text_encoder
 from .weights import Model, WeightRef
 
 
 @dataclass(frozen=True)
 class Pair:
-    """One module of a LoRA: the weight that it was trained on, and the one it is moved to."""
+    """One module of a LoRA: the weight that it was trained on, and the one it is moved to.
+
+    Attributes:
+        source_shape, target_shape: of the weights, padded where the adapter pads them.
+    """
 
     adapter: Adapter
     source: WeightRef
@@ -44,15 +52,18 @@ def check_belongs(file: AdapterFile, source: Model) -> None:
     Raises:
         ProLoRAError: no module of it is in the source, or one has another shape there.
     """
-    adapters = [adapter for adapter in file.adapters if adapter.name in source.key_map]
-    if not any(name in source.key_map for name in file.module_names):
+    if not any(source.find(name) for name in file.module_names):
         raise ProLoRAError(
             f"The LoRA {file.name} {_made_for(file)}, but the source checkpoint {source.name} is "
             f"{source.architecture}: none of the LoRA's {len(file.module_names)} modules is in it "
             f"(the first is {file.module_names[0]}). Choose the checkpoint it was trained on."
+            f"{source.hint and f' {source.hint}'}"
         )
-    for adapter in adapters:
-        shape = source.shape(source.key_map[adapter.name])
+    for adapter in file.adapters:
+        place = source.find(adapter.name)
+        if place is None:
+            continue
+        shape = _padded(adapter, source.shape(place))
         if not _fits(adapter, as_matrix(shape)):
             raise ProLoRAError(
                 f"The LoRA {file.name} does not fit the source checkpoint {source.name} "
@@ -66,34 +77,55 @@ def pair_by_name(file: AdapterFile, source: Model, target: Model) -> Pairing:
     """Pairs each module of a LoRA with the target's module of the same name.
 
     Raises:
-        ProLoRAError: the LoRA does not belong to the source (see check_belongs), or nothing can be
-            paired.
+        ProLoRAError: the LoRA does not belong to the source; see check_belongs.
     """
     check_belongs(file, source)
     pairs: list[Pair] = []
     unpaired = [Unpaired(name, reason) for name, reason in file.left_out.items()]
+    replaced = _replaced(file, source)
     for adapter in file.adapters:
+        if adapter.name in replaced:
+            unpaired.append(Unpaired(adapter.name, replaced[adapter.name]))
+            continue
         found = _pair(adapter, source, target)
         if isinstance(found, Pair):
             pairs.append(found)
         else:
             unpaired.append(found)
-    if not pairs:
-        _refuse(file, source, target, unpaired)
     return Pairing(tuple(pairs), tuple(unpaired))
 
 
+def _replaced(file: AdapterFile, source: Model) -> dict[str, str]:
+    """Modules whose weight another module of the file means too, and why they stay behind.
+
+    ComfyUI goes through its key map and keeps the last of them; a name that is not in it, it does
+    not load at all. Parts of one weight that overlap are different places: it adds both.
+    """
+    order = {name: position for position, name in enumerate(source.key_map)}
+    names: dict[WeightRef, list[str]] = defaultdict(list)
+    for adapter in file.adapters:
+        place = source.find(adapter.name)
+        if place is not None:
+            names[place].append(adapter.name)
+    reasons: dict[str, str] = {}
+    for same in names.values():
+        last = max(same, key=lambda name: order.get(name, -1))
+        reason = f"means the same weight as {last}, which ComfyUI loads in its place"
+        reasons |= {name: reason for name in same if name != last}
+    return reasons
+
+
 def _pair(adapter: Adapter, source: Model, target: Model) -> Pair | Unpaired:
-    source_ref, target_ref = source.key_map.get(adapter.name), target.key_map.get(adapter.name)
+    source_ref, target_ref = source.find(adapter.name), target.find(adapter.name)
     if source_ref is None:
         return Unpaired(adapter.name, f"not in the source {source.name}")
-    source_shape = source.shape(source_ref)
+    source_shape = _padded(adapter, source.shape(source_ref))
     if target_ref is None:
         reason = f"not in the target {target.name}"
-        if _is_text_encoder(adapter.name):
+        if is_text_encoder(adapter.name):
             reason += " (connect a CLIP to move text encoder modules)"
         return Unpaired(adapter.name, reason, source_ref, None, source_shape)
-    target_shape = target.shape(target_ref)
+    target_shape = _padded(adapter, target.shape(target_ref))
     if _as_linear(source_shape) != _as_linear(target_shape):
         reason = (
             f"shapes differ: {_by(source_shape)} in the source, {_by(target_shape)} in the target"
@@ -102,8 +134,12 @@ def _pair(adapter: Adapter, source: Model, target: Model) -> Pair | Unpaired:
     return Pair(adapter, source_ref, target_ref, source_shape, target_shape)
 
 
-def _refuse(file: AdapterFile, source: Model, target: Model, unpaired: list[Unpaired]) -> None:
-    reasons = [f"{module.name}: {module.reason}" for module in unpaired]
+def refuse_empty(file: AdapterFile, source: Model, target: Model, reasons: list[str]) -> NoReturn:
+    """Raises the error for a LoRA of which nothing can be moved.
+
+    Args:
+        reasons: a line for each module; one at least.
+    """
     raise ProLoRAError(
         f"Nothing of the LoRA {file.name} can be moved from {source.name} "
         f"({source.architecture}) to {target.name} ({target.architecture}). "
@@ -117,10 +153,6 @@ def _made_for(file: AdapterFile) -> str:
     return "was made for an architecture unknown here" if guess == UNKNOWN else f"is for {guess}"
 
 
-def _is_text_encoder(name: str) -> bool:
-    return name.startswith(("lora_te", "text_encoder", "lora_prior_te"))
-
-
 def as_matrix(shape: tuple[int, ...]) -> tuple[int, int]:
     """m, n of a weight, a convolution flattened to out x (in * kh * kw)."""
     return shape[0], math.prod(shape[1:])
@@ -129,6 +161,13 @@ def as_matrix(shape: tuple[int, ...]) -> tuple[int, int]:
 def _fits(adapter: Adapter, matrix: tuple[int, int]) -> bool:
     sides = zip(adapter.delta_shape, matrix, strict=True)
     return all(wanted in (None, side) for wanted, side in sides)
+
+
+def _padded(adapter: Adapter, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape of a weight as the adapter sees it; see LoraAdapter.reshape."""
+    larger = adapter.reshape if isinstance(adapter, LoraAdapter) else ()
+    holds = len(larger) == len(shape) and all(map(ge, larger, shape))
+    return larger if holds else shape
 
 
 def _as_linear(shape: tuple[int, ...]) -> tuple[int, ...]:

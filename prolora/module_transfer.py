@@ -68,8 +68,10 @@ def _finish(
     measures: Measures,
     before: float | None = None,
 ) -> MovedModule:
-    adapter, rank = module.pair.adapter, module.settings.rank
-    moved = adapter.moved(update, rank, module.source, module.target)
+    adapter, settings = module.pair.adapter, module.settings
+    # A copy is as it was in all it holds: a DoRA's magnitude stays with the source's norms.
+    place = module.source if settings.mode == "copy" else module.target
+    moved = adapter.moved(update, settings.rank, module.source, place)
     reason = "; ".join(filter(None, (reason, adapter.note)))
     row = _row(
         module,

@@ -5,10 +5,13 @@ from dataclasses import dataclass
 
 import torch
 
+from . import accelerators
 from ._version import __version__
-from .adapters import Adapter, AdapterFile
+from .accelerators import MARK
+from .adapters import Adapter, AdapterFile, Difference
+from .difference_transfer import CarriedDifferences, carry_differences
 from .errors import ProLoRAError
-from .matching import Pair, as_matrix, pair_by_name
+from .matching import Pair, as_matrix, pair_by_name, refuse_empty
 from .module_transfer import Module, MovedModule, transfer_module
 from .report import ModuleReport, Report
 from .settings import TransferSettings
@@ -21,10 +24,22 @@ Progress = Callable[[int, int, str], None]
 
 @dataclass(frozen=True)
 class TransferResult:
-    """The moved adapters, in the order of the file, and what happened to every module."""
+    """The moved adapters, in the order of the file, and what happened to every module.
+
+    Attributes:
+        differences: what has no subspaces, carried over as it was.
+        accelerator: see AdapterFile.
+    """
 
     adapters: tuple[Adapter, ...]
     report: Report
+    differences: tuple[Difference, ...] = ()
+    accelerator: str = ""
+
+    @property
+    def contents(self) -> tuple[Adapter | Difference, ...]:
+        """What the file of this result holds; see lora_state_dict."""
+        return (*self.adapters, *self.differences)
 
     def metadata(self) -> dict[str, str]:
         """What a file of this result says about itself, for a safetensors header."""
@@ -35,6 +50,7 @@ class TransferResult:
             "prolora_source": report.source,
             "prolora_target": report.target,
             **{f"prolora_{name}": value for name, value in report.settings.items()},
+            **({MARK: self.accelerator} if self.accelerator else {}),
             "prolora_modules_moved": str(report.count("moved")),
             "prolora_modules_copied": str(report.count("copied")),
             "prolora_modules_skipped": str(report.count("skipped")),
@@ -53,11 +69,16 @@ def transfer(
     Two weights are in memory at a time. Neither model is changed.
 
     Raises:
-        ProLoRAError: see check_belongs, pair_by_name and Model.weight; or the rank is larger than
-            any module has room for.
+        ProLoRAError: see check_belongs and Model.weight; or nothing can be paired, or the rank is
+            larger than any module has room for.
         Exception: whatever `progress` raises.
     """
     pairing = pair_by_name(file, source, target)
+    carried = carry_differences(file.differences, source, target)
+    if not pairing.pairs and not carried.differences:
+        reasons = [f"{module.name}: {module.reason}" for module in pairing.unpaired]
+        reasons += [f"{row.name}: {row.reason}" for row in carried.rows]
+        refuse_empty(file, source, target, reasons)
     _check_rank(pairing.pairs, settings.rank)
     ranks = {adapter.name: adapter.rank for adapter in file.adapters}
     skipped = [
@@ -74,17 +95,21 @@ def transfer(
         for module in pairing.unpaired
     ]
     moved = list(_move_all(pairing.pairs, source, target, settings, progress))
+    adapters = tuple(module.adapter for module in moved if module.adapter is not None)
     report = Report(
         lora=file.name,
         source=f"{source.name} ({source.architecture})",
         target=f"{target.name} ({target.architecture})",
         settings=_describe(settings),
-        rows=(*(module.row for module in moved), *skipped),
+        rows=(*(module.row for module in moved), *carried.rows, *skipped),
         unknown_keys=file.unknown,
-        notes=file.notes,
+        notes=(*_accelerates(file), *file.notes, *_only_differences(moved, adapters, carried)),
     )
-    adapters = tuple(module.adapter for module in moved if module.adapter is not None)
-    return TransferResult(adapters, report)
+    return TransferResult(adapters, report, carried.differences, file.accelerator)
+
+
+def _accelerates(file: AdapterFile) -> tuple[str, ...]:
+    return (accelerators.describe(file.accelerator),) if file.accelerator else ()
 
 
 @torch.no_grad()
@@ -99,11 +124,33 @@ def _move_all(
         progress(done, len(pairs), pair.adapter.name)
         source_weight = source.weight(pair.source, settings.device, settings.dtype)
         target_weight = target.weight(pair.target, settings.device, settings.dtype)
+        source_weight = _padded(source_weight, pair.source_shape)
+        target_weight = _padded(target_weight, pair.target_shape)
         yield transfer_module(Module(pair, source_weight, target_weight, settings))
     progress(len(pairs), len(pairs), "")
 
 
+def _only_differences(
+    moved: list[MovedModule], adapters: tuple[Adapter, ...], carried: CarriedDifferences
+) -> tuple[str, ...]:
+    """Report.warning has its own words for a result of nothing at all."""
+    if adapters or not moved or not carried.differences:
+        return ()
+    return (
+        "NO UPDATE OF A WEIGHT WAS MOVED: what the result has are differences of norms and "
+        "biases. Lower the threshold to move more.",
+    )
+
+
+def _padded(weight: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
+    """The weight with zeros after it, up to the shape of its pair."""
+    room = [(0, wanted - side) for wanted, side in zip(shape, weight.shape, strict=True)]
+    return torch.nn.functional.pad(weight, [side for pair in reversed(room) for side in pair])
+
+
 def _check_rank(pairs: tuple[Pair, ...], rank: int) -> None:
+    if not pairs:
+        return
     roomiest = max(pairs, key=lambda pair: min(as_matrix(pair.target_shape)))
     m, n = as_matrix(roomiest.target_shape)
     possible = min(m, n)

@@ -5,8 +5,10 @@ which reads a weight when it is asked for: from a file that is never loaded whol
 that are already in memory (a state dict; a ComfyUI MODEL, which `nodes/host.py` adds).
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
@@ -14,6 +16,8 @@ import torch
 
 from .errors import ProLoRAError
 from .files import open_safetensors
+from .module_names import by_plain_name, plain
+from .quantised import MARK, marks_in, refuse_files_without_weights, shape_of, values_of
 
 
 class Weights(Protocol):
@@ -30,7 +34,29 @@ class Weights(Protocol):
         """The weight itself, of any floating dtype, on any device. Not to be written to."""
 
 
-class StateDictWeights:
+class StoredWeights(ABC):
+    """Weights as they are stored, dequantised when they are read (see quantised.py)."""
+
+    @abstractmethod
+    def __iter__(self) -> Iterator[str]: ...
+
+    @abstractmethod
+    def __contains__(self, key: object) -> bool: ...
+
+    @abstractmethod
+    def stored_shape(self, key: str) -> tuple[int, ...]: ...
+
+    @abstractmethod
+    def stored(self, key: str) -> torch.Tensor: ...
+
+    def shape(self, key: str) -> tuple[int, ...]:
+        return shape_of(self, key)
+
+    def read(self, key: str) -> torch.Tensor:
+        return values_of(self, key)
+
+
+class StateDictWeights(StoredWeights):
     """Weights that are in memory already (or mapped there from a file)."""
 
     def __init__(self, tensors: Mapping[str, torch.Tensor]) -> None:
@@ -42,56 +68,68 @@ class StateDictWeights:
     def __contains__(self, key: object) -> bool:
         return key in self._tensors
 
-    def shape(self, key: str) -> tuple[int, ...]:
+    def stored_shape(self, key: str) -> tuple[int, ...]:
         return tuple(self._tensors[key].shape)
 
-    def read(self, key: str) -> torch.Tensor:
-        _refuse_block_scales(self, key)
+    def stored(self, key: str) -> torch.Tensor:
         return self._tensors[key]
 
 
-class SafetensorsWeights:
-    """Weights of a safetensors file, each read when it is asked for.
+@dataclass(frozen=True)
+class _Place:
+    path: Path
+    key: str
+    shape: tuple[int, ...]
 
-    The file is opened anew for every weight: the library maps it into memory, and only closing it
+
+class SafetensorsWeights(StoredWeights):
+    """Weights of one safetensors file or of several, each read when it is asked for.
+
+    A file is opened anew for every weight: the library maps it into memory, and only closing it
     gives the pages back. That keeps a transfer from a 7 GB checkpoint in a few hundred MB; opening
     costs about a millisecond.
 
+    Args:
+        files: the file; or several, each with what its keys begin with here.
+
     Raises:
-        ProLoRAError: the file is missing, damaged, or no safetensors file.
+        ProLoRAError: a file is missing, damaged, or no safetensors file; or it is quantised in a
+            way that leaves no weights.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, files: Path | Mapping[Path, str]) -> None:
+        self._places: dict[str, _Place] = {}
+        self._marks: dict[str, torch.Tensor] = {}
+        for path, prefix in (files if isinstance(files, Mapping) else {files: ""}).items():
+            self._add(path, prefix)
+
+    def _add(self, path: Path, prefix: str) -> None:
         with open_safetensors(path) as handle:
-            self._shapes = {k: tuple(handle.get_slice(k).get_shape()) for k in handle.keys()}
+            keys = list(handle.keys())
+            refuse_files_without_weights(path.name, keys)
+            marks = {key: handle.get_tensor(key) for key in keys if key.endswith(f".{MARK}")}
+            for key in keys:
+                shape = tuple(handle.get_slice(key).get_shape())
+                self._places[prefix + key] = _Place(path, key, shape)
+            marks |= marks_in(handle.metadata() or {})
+        self._marks |= {prefix + key: mark for key, mark in marks.items()}
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._shapes)
+        return iter(self._places)
 
     def __contains__(self, key: object) -> bool:
-        return key in self._shapes
+        return key in self._places or key in self._marks
 
-    def shape(self, key: str) -> tuple[int, ...]:
-        return self._shapes[key]
+    def stored_shape(self, key: str) -> tuple[int, ...]:
+        return self._places[key].shape
 
-    def read(self, key: str) -> torch.Tensor:
-        _refuse_block_scales(self, key)
-        with open_safetensors(self._path) as handle:
-            tensor: torch.Tensor = handle.get_tensor(key)
+    def stored(self, key: str) -> torch.Tensor:
+        if key in self._marks:
+            return self._marks[key]
+        place = self._places[key]
+        with open_safetensors(place.path) as handle:
+            tensor: torch.Tensor = handle.get_tensor(place.key)
         return tensor
-
-
-def _refuse_block_scales(weights: Weights, key: str) -> None:
-    """One scale for a whole weight changes no subspace and may be left out; many would."""
-    for name in ("weight_scale", "scale_weight"):
-        scale = f"{key.removesuffix('weight')}{name}"
-        if scale in weights and torch.Size(weights.shape(scale)).numel() > 1:
-            raise ProLoRAError(
-                f"The weight {key} is quantised in blocks ({scale}), which ProLoRA cannot read "
-                "from a file. Use an fp16, bf16 or fp32 version of this model, or load it in the "
-                "graph and connect its MODEL."
-            )
 
 
 @dataclass(frozen=True)
@@ -134,12 +172,25 @@ class Model:
         architecture: its family, as "SDXL"; the host's name for it where there is a host.
         weights: its weights.
         key_map: from the module names that LoRA files use to the weight each one means.
+        hint: what to say of a LoRA none of whose names is in it.
     """
 
     name: str
     architecture: str
     weights: Weights
     key_map: Mapping[str, WeightRef]
+    hint: str = ""
+
+    def find(self, name: str) -> WeightRef | None:
+        """The weight that a LoRA's module means: by the key map, else by another spelling of it.
+
+        None for a name that is unknown or could mean two weights.
+        """
+        return self.key_map.get(name) or self._aliases.get(plain(name))
+
+    @cached_property
+    def _aliases(self) -> dict[str, WeightRef]:
+        return by_plain_name(self.key_map)
 
     def shape(self, ref: WeightRef) -> tuple[int, ...]:
         """The shape of a referenced weight (of its slice), without reading it."""
@@ -156,15 +207,15 @@ class Model:
                 or infinity.
         """
         weight = self.weights.read(ref.key)
-        if ref.part is not None:
-            weight = weight.narrow(ref.part.dim, ref.part.start, ref.part.length)
-        if ref.reorder is not None:
-            weight = ref.reorder(weight)
         if not weight.is_floating_point():
             raise ProLoRAError(
                 f"The weight {ref} of {self.name} is stored as {weight.dtype}: a quantised form "
                 "that ProLoRA cannot read. Use an fp16, bf16, fp32 or fp8 version of this model."
             )
+        if ref.part is not None:
+            weight = weight.narrow(ref.part.dim, ref.part.start, ref.part.length)
+        if ref.reorder is not None:
+            weight = ref.reorder(weight)
         weight = weight.to(device, dtype)
         if not torch.isfinite(weight).all():
             raise ProLoRAError(

@@ -1,16 +1,20 @@
 """Adapter files: keys in, adapters out, and back. One file a family."""
 
 from .adapter import Adapter
+from .difference import Difference
 from .file import AdapterFile, parse_adapter_file, read_adapter_file
 from .lora import LoraAdapter
+from .peft_config import read_peft_config
 from .writing import FILE_DTYPES, lora_state_dict
 
 __all__ = [
     "FILE_DTYPES",
     "Adapter",
     "AdapterFile",
+    "Difference",
     "LoraAdapter",
     "lora_state_dict",
     "parse_adapter_file",
     "read_adapter_file",
+    "read_peft_config",
 ]

@@ -1,22 +1,41 @@
 """A whole adapter file: its modules, sorted into what can be moved and what cannot."""
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, NoReturn
 
 import torch
 
+from ..accelerators import accelerator_of
 from ..errors import ProLoRAError
 from ..files import read_safetensors
+from ..tools import ADAPTERS, kind_of, tool_of
 from .adapter import Adapter, Make, Origin
+from .boft import make_boft
+from .difference import Difference, make_differences, make_full_difference, split_vectors
+from .dora import refuse_lone_magnitude, with_magnitude
+from .foura import make_foura
+from .glora import make_glora
+from .loha import make_loha
+from .lokr import make_lokr
 from .lora import make_lora
-from .naming import FAMILY_OF, ROLES, split_key
+from .naming import BUNDLED, FAMILY_OF, REASONS, ROLES, split_key
+from .oft import make_oft
+from .peft_config import peft_alphas, read_peft_config
 
 # What builds the adapter of a module. A family that naming.py knows and that has no row here is
 # left out by name.
 FAMILIES: dict[str, Make] = {
     "LoRA": make_lora,
+    "LoHa": make_loha,
+    "LoKr": make_lokr,
+    "GLoRA": make_glora,
+    "OFT": make_oft,
+    "BOFT": make_boft,
+    "FouRA": make_foura,
+    "full difference": make_full_difference,
 }
 
 
@@ -31,6 +50,8 @@ class AdapterFile:
         unknown: keys that belong to no family known here.
         metadata: the header's metadata.
         notes: what the user must know about how the file was read, a line each.
+        differences: what has no subspaces: norms, biases and weights that are set.
+        tool: what seems to have written it, or "".
     """
 
     name: str
@@ -39,6 +60,18 @@ class AdapterFile:
     unknown: tuple[str, ...]
     metadata: Mapping[str, str]
     notes: tuple[str, ...] = ()
+    differences: tuple[Difference, ...] = ()
+    tool: str = ""
+
+    @property
+    def accelerator(self) -> str:
+        """The kind of accelerator that it is, by its names, or ""."""
+        return accelerator_of(self.name, self.metadata)
+
+    @property
+    def contents(self) -> tuple[Adapter | Difference, ...]:
+        """What a file of the same holds; see lora_state_dict."""
+        return (*self.adapters, *self.differences)
 
     @property
     def families(self) -> tuple[str, ...]:
@@ -48,50 +81,105 @@ class AdapterFile:
 
     @property
     def module_names(self) -> tuple[str, ...]:
-        return (*(adapter.name for adapter in self.adapters), *self.left_out)
+        return tuple(dict.fromkeys((*(part.name for part in self.contents), *self.left_out)))
 
 
 def read_adapter_file(path: Path) -> AdapterFile:
-    """Reads a LoRA file.
+    """Reads a LoRA file, and PEFT's configuration beside it.
 
     Raises:
-        ProLoRAError: it is missing, damaged, no safetensors file, or holds no adapter.
+        ProLoRAError: it is missing, damaged, no safetensors file, or holds no adapter; or the
+            configuration is damaged or of another kind.
     """
     tensors, metadata = read_safetensors(path)
-    return parse_adapter_file(tensors, path.name, metadata)
+    return parse_adapter_file(tensors, path.name, metadata, read_peft_config(path))
 
 
 def parse_adapter_file(
-    tensors: Mapping[str, torch.Tensor], name: str, metadata: Mapping[str, str] | None = None
+    tensors: Mapping[str, torch.Tensor],
+    name: str,
+    metadata: Mapping[str, str] | None = None,
+    config: Mapping[str, Any] | None = None,
 ) -> AdapterFile:
     """Sorts the tensors of an adapter by module; see AdapterFile.
+
+    Args:
+        config: see read_peft_config.
 
     Raises:
         ProLoRAError: there is no adapter in it, or a module's tensors contradict each other.
     """
-    origin = Origin(name)
+    origin = Origin(name, config or {})
+    alphas = peft_alphas(origin, metadata or {})
+    notes: dict[str, None] = {}  # in their order, each once
+    bundled = [key for key in tensors if key.startswith(BUNDLED)]
+    if bundled:
+        notes[_bundled(bundled)] = None
+        tensors = {key: tensor for key, tensor in tensors.items() if key not in bundled}
     modules, unknown = _by_module(tensors, origin)
     adapters: list[Adapter] = []
     left_out: dict[str, str] = {}
-    for module, parts in modules.items():
+    differences: list[Difference] = []
+    for module, found in modules.items():
+        vectors, parts = split_vectors(found)
+        for role in REASONS.keys() & parts.keys():
+            left_out[module] = REASONS[role]
+            del parts[role]
         families = {FAMILY_OF[role] for role in parts if role in FAMILY_OF}
         if len(families) > 1:
             origin.refuse(module, f"has tensors of {' and '.join(sorted(families))}")
         if not families:  # an alpha alone says nothing
-            unknown += [f"{module}: {role}" for role in parts]
+            refuse_lone_magnitude(module, parts, origin)
+            differences += make_differences(module, vectors, parts, origin)
+            unknown += [f"{module}: {role}" for role in parts if not vectors]
             continue
+        alpha = None if "alpha" in parts else alphas.of(module, parts, origin)
+        if alpha is not None:
+            parts["alpha"] = torch.tensor(alpha, dtype=torch.float64)
+            notes[alphas.note] = None
+        differences += make_differences(module, vectors, parts, origin)
         family = families.pop()
         if family in FAMILIES:
-            adapters.append(FAMILIES[family](module, parts, origin))
+            direction = FAMILIES[family](module, parts, origin)
+            adapters.append(with_magnitude(direction, parts, origin))
         else:
             left_out[module] = f"{family} is not moved"
-    if not adapters and not left_out:
-        raise ProLoRAError(
-            f"{name} is no LoRA: none of its {len(tensors)} keys is one that a LoRA has"
-            + (f" (the first is {unknown[0]})" if unknown else "")
-            + ". Is it a checkpoint, a VAE or an embedding? Choose a LoRA file."
-        )
-    return AdapterFile(name, tuple(adapters), left_out, tuple(unknown), metadata or {})
+    tool = tool_of(tensors, metadata or {})
+    if 2 * len(unknown) > len(tensors) or kind_of(unknown, ADAPTERS) or not modules:
+        _refuse_unknown(name, tensors, unknown, tool)
+    return AdapterFile(
+        name,
+        tuple(adapters),
+        left_out,
+        tuple(unknown),
+        metadata or {},
+        tuple(notes),
+        tuple(differences),
+        tool,
+    )
+
+
+def _refuse_unknown(
+    name: str, keys: Collection[str], unknown: Sequence[str], tool: str
+) -> NoReturn:
+    """Raises the error for a file that is no LoRA, or one of a kind that nothing here reads."""
+    kind = kind_of(keys)
+    known = f"{len(keys) - len(unknown)} of its {len(keys)} keys"
+    example = f" (unknown is {unknown[0]})" if unknown else ""
+    if kind is not None:
+        guess = f"It seems to be {kind.name}. {kind.advice}"
+    else:
+        guess = f"It seems to come from {tool}. " if tool else ""
+        guess += "Choose a LoRA file, or export this one again as a LoRA."
+    raise ProLoRAError(f"{name} is no LoRA: ProLoRA knows {known}{example}. {guess}")
+
+
+def _bundled(keys: list[str]) -> str:
+    return (
+        f"{len(keys)} tensors are embeddings that OneTrainer bundled with the LoRA "
+        f"({BUNDLED}*) and are left out: they belong to the text encoder's words. Keep the "
+        "original file in ComfyUI's embeddings folder, where it is read as an embedding."
+    )
 
 
 def _by_module(
@@ -118,7 +206,7 @@ def _by_module(
 
 
 def _check(module: str, role: str, tensor: torch.Tensor, origin: Origin) -> None:
-    if role in ("alpha", "reshape_weight"):
+    if role in ("alpha", "reshape_weight", "foura_transform", "scaled_oft"):
         if role == "alpha" and tensor.numel() != 1:
             origin.refuse(module, f"has an alpha that is not one number but {list(tensor.shape)}")
     elif not tensor.is_floating_point():

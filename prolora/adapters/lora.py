@@ -1,7 +1,8 @@
 """LoRA and LoCon: a low-rank update of a linear or convolution weight."""
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -18,15 +19,22 @@ class LoraAdapter:
         up: m x r; for a convolution m x r x 1 x 1.
         down: r x n; for a convolution r x in x kh x kw.
         alpha: None when the file has none; the scale is 1 then, as every loader has it.
+        reshape: what the weight is padded to with zeros before the update is added; () for a weight
+            that stays as it is. Control LoRAs give a first layer more inputs so.
     """
 
     name: str
     up: torch.Tensor
     down: torch.Tensor
     alpha: float | None
+    reshape: tuple[int, ...] = ()
 
     family = "LoRA"
-    note = ""
+
+    @property
+    def note(self) -> str:
+        shape = " x ".join(map(str, self.reshape))
+        return f"the weight is padded with zeros to {shape}" if shape else ""
 
     @property
     def rank(self) -> int:
@@ -48,19 +56,28 @@ class LoraAdapter:
 
     def moved(self, update: Update, rank: int, source: torch.Tensor, target: torch.Tensor) -> Moved:
         """See Adapter. In the same layout; its alpha equals its rank."""
-        return moved_lora(self.name, update, rank or self.rank, self.down.shape[1:])
+        inputs = self.down.shape[1:]
+        return moved_lora(self.name, update, rank or self.rank, inputs, self.reshape)
 
     def tensors(self) -> dict[str, torch.Tensor]:
         alpha = float(self.rank) if self.alpha is None else self.alpha
-        return {"up": self.up, "down": self.down, "alpha": torch.tensor(alpha)}
+        tensors = {"up": self.up, "down": self.down, "alpha": torch.tensor(alpha)}
+        return tensors | ({"reshape_weight": torch.tensor(self.reshape)} if self.reshape else {})
 
 
-def moved_lora(name: str, update: Update, rank: int, inputs: tuple[int, ...]) -> Moved:
+def moved_lora(
+    name: str,
+    update: Update,
+    rank: int,
+    inputs: tuple[int, ...],
+    reshape: tuple[int, ...] = (),
+) -> Moved:
     """An update as a LoRA whose alpha equals its rank.
 
     Args:
         rank: see Update.cut.
         inputs: the weight's shape without its first side: (n,), or (in, kh, kw).
+        reshape: see LoraAdapter.
     """
     cut = update.cut(rank)
     factors = cut.factors.balanced()
@@ -70,6 +87,7 @@ def moved_lora(name: str, update: Update, rank: int, inputs: tuple[int, ...]) ->
         up=factors.up.cpu().reshape(-1, factors.rank, *kernel),
         down=factors.down.cpu().reshape(factors.rank, *inputs),
         alpha=float(factors.rank),
+        reshape=reshape,
     )
     return Moved(adapter, cut.factors.energy(), cut.dropped)
 
@@ -93,7 +111,22 @@ def make_lora(name: str, parts: Mapping[str, torch.Tensor], origin: Origin) -> L
             name,
             f"has a LoRA up {list(up.shape)} and down {list(down.shape)} that do not multiply",
         )
-    return LoraAdapter(name, up, down, alpha_of(parts))
+    adapter = LoraAdapter(name, up, down, alpha_of(parts))
+    return replace(adapter, reshape=_reshape(adapter, parts, origin))
+
+
+def _reshape(
+    adapter: LoraAdapter, parts: Mapping[str, torch.Tensor], origin: Origin
+) -> tuple[int, ...]:
+    if "reshape_weight" not in parts:
+        return ()
+    shape = tuple(int(side) for side in parts["reshape_weight"].flatten())
+    m, n = adapter.delta_shape
+    if len(shape) < 2 or (shape[0], math.prod(shape[1:])) != (m, n):
+        origin.refuse(
+            adapter.name, f"has a reshape_weight {list(shape)} but an update of {m} x {n}"
+        )
+    return shape
 
 
 def _with_core(name: str, mid: torch.Tensor, down: torch.Tensor, origin: Origin) -> torch.Tensor:

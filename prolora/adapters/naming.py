@@ -35,12 +35,21 @@ SUFFIXES: dict[str, dict[str, str]] = {
     "GLoRA": {f".{part}.weight": f"glora_{part}" for part in ("a1", "a2", "b1", "b2", "bm")},
     "OFT": {
         ".oft_blocks": "oft_blocks",
-        ".oft_diag": "oft_diag",
         ".oft_R.weight": "oft_R",
+        ".oft_R.scaled_oft": "scaled_oft",  # OneTrainer
         ".rescale": "rescale",
     },
+    # R itself in some versions of 2023, R - I in others: they cannot be told apart.
+    "the OFT of early LyCORIS": {".oft_diag": "oft_diag"},
     "BOFT": {".boft_R": "boft_R", ".boft_s": "boft_s"},
-    "FouRA": {},
+    # docs/foura.md
+    "FouRA": {
+        ".foura_up.weight": "foura_up",
+        ".foura_down.weight": "foura_down",
+        ".foura_gate": "foura_gate",
+        ".foura_transform": "foura_transform",
+    },
+    "full difference": {".diff": "diff"},
     "IA3": {".ia3_l": "ia3_l", ".on_input": "on_input"},
     "T-LoRA": {
         ".q_layer.weight": "q_layer",
@@ -56,7 +65,6 @@ MAGNITUDES = {
     ".magnitude": "magnitude",
 }
 DIFFERENCES = {
-    ".diff": "diff",
     ".diff_b": "diff_b",
     ".set_weight": "set_weight",
     ".w_norm": "w_norm",
@@ -65,12 +73,20 @@ DIFFERENCES = {
     ".lora_up.bias": "up_bias",
 }
 SHARED = {".alpha": "alpha", ".reshape_weight": "reshape_weight"}
+# Known, and not moved: suffix -> role -> why.
+NOT_MOVED = {".diff_m": "diff_m"}
+REASONS = {
+    "diff_m": "a modulation difference (diff_m, LightX2V's for Wan), which ComfyUI does not read",
+}
+# Keys that begin so belong to no module: OneTrainer's embeddings, bundle_emb.<word>.<encoder>.
+BUNDLED = "bundle_emb."
 
 ROLES = {
     **{suffix: role for suffixes in SUFFIXES.values() for suffix, role in suffixes.items()},
     **MAGNITUDES,
     **DIFFERENCES,
     **SHARED,
+    **NOT_MOVED,
 }
 FAMILY_OF = {role: family for family, table in SUFFIXES.items() for role in table.values()}
 

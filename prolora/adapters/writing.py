@@ -1,11 +1,11 @@
 """Adapters as the tensors of a file."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Protocol
 
 import torch
 
 from ..errors import ProLoRAError
-from .adapter import Adapter
 
 FILE_DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 
@@ -17,22 +17,66 @@ _SUFFIXES = {
     "dora_scale": ".dora_scale",
     "reshape_weight": ".reshape_weight",
     "diff": ".diff",
+    "diff_b": ".diff_b",
+    "w_norm": ".w_norm",
+    "b_norm": ".b_norm",
+    "set_weight": ".set_weight",
+}
+# As diffusers and PEFT have it. They keep alpha beside the tensors, so there is none here, and its
+# scale is in the up. For a DoRA `diffusers` has the suffix that ComfyUI reads, `peft` has PEFT's.
+_DIFFUSERS = {**_SUFFIXES, "up": ".lora_B.weight", "down": ".lora_A.weight"}
+STYLES = {
+    "kohya": _SUFFIXES,
+    "diffusers": _DIFFUSERS,
+    "peft": {**_DIFFUSERS, "dora_scale": ".lora_magnitude_vector"},
 }
 
 
+class Writable(Protocol):
+    """An adapter, or a difference without subspaces."""
+
+    @property
+    def name(self) -> str: ...
+
+    def tensors(self) -> dict[str, torch.Tensor]: ...
+
+
 def lora_state_dict(
-    adapters: Iterable[Adapter], dtype: torch.dtype = torch.float32
+    adapters: Iterable[Writable], dtype: torch.dtype = torch.float32, style: str = "kohya"
 ) -> dict[str, torch.Tensor]:
-    """The tensors of a LoRA file, under names that every loader reads; alpha is always there.
+    """The tensors of a LoRA file.
+
+    Args:
+        style: of the suffixes, a name in STYLES. kohya's is read by every loader, and alpha is
+            always there; in the others it is not.
 
     Raises:
         ProLoRAError: a value does not fit into `dtype` (fp16 ends at 65504).
     """
     return {
-        f"{adapter.name}{_SUFFIXES[role]}": _narrow(tensor, role, dtype, adapter.name)
+        f"{adapter.name}{suffix}": _narrow(tensor, role, dtype, adapter.name)
         for adapter in adapters
-        for role, tensor in adapter.tensors().items()
+        for role, suffix, tensor in _styled(adapter.tensors(), style)
     }
+
+
+def _styled(
+    tensors: Mapping[str, torch.Tensor], style: str
+) -> Iterator[tuple[str, str, torch.Tensor]]:
+    """Role, suffix, tensor."""
+    suffixes, parts = STYLES[style], dict(tensors)
+    if style != "kohya" and {"up", "down"} <= parts.keys():
+        rank = parts["down"].shape[0]
+        scale = float(parts.pop("alpha", rank)) / rank
+        parts["up"] = parts["up"] if scale == 1 else parts["up"].float() * scale
+    for role, tensor in parts.items():
+        suffix = suffixes[role]
+        if suffix == ".lora_magnitude_vector":
+            if tensor.shape[0] == 1 < tensor.numel():  # of the inputs, which PEFT does not have
+                suffix = _SUFFIXES[role]
+            else:  # out, or 1 x out x 1 x 1 for a convolution
+                tensor = tensor.flatten() if tensor.ndim <= 2 else tensor.transpose(0, 1)
+        yield role, suffix, tensor
 
 
 def _narrow(tensor: torch.Tensor, role: str, dtype: torch.dtype, module: str) -> torch.Tensor:

@@ -2,7 +2,7 @@
 
 import copy
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -70,16 +70,38 @@ def by_peft(folder: Path, config: PeftConfig, std: float = 1.0) -> Written:
     )
 
 
-def by_lycoris(folder: Path, std: float = 1.0, **choices: object) -> Written:
-    """The same for LyCORIS (kohya's layout)."""
+def by_lycoris(
+    folder: Path,
+    std: float = 1.0,
+    updates_of: Callable[[nn.Module], Mapping[str, np.ndarray]] | None = None,
+    **choices: object,
+) -> Written:
+    """The same for LyCORIS (kohya's layout); the updates are what it merges, or `updates_of`."""
     torch.manual_seed(0)
     options = {"linear_dim": 4, "linear_alpha": 1.5, "conv_dim": 2, "conv_alpha": 6, **choices}
-    network = lycoris.create_lycoris(Net(), **options)
+    network = _network(options)
     network.apply_to()
     randomise(network, std)
     path = folder / "lycoris.safetensors"
     network.save_weights(str(path), torch.float32, {})
-    return Written(path, lycoris_weights(network), lycoris_updates(network))
+    return Written(path, lycoris_weights(network), (updates_of or lycoris_updates)(network))
+
+
+_NETWORK_FIELDS = {
+    "linear_dim": "lora_dim",
+    "linear_alpha": "alpha",
+    "conv_dim": "conv_lora_dim",
+    "algo": "network_module",
+}
+
+
+def _network(options: Mapping[str, object]) -> nn.Module:
+    """Its `create_lycoris` drops `rs_lora`, which its entry point for kohya's trainer passes on."""
+    if "rs_lora" not in options:
+        return lycoris.create_lycoris(Net(), **options)
+    return lycoris.LycorisNetwork(
+        Net(), **{_NETWORK_FIELDS.get(name, name): value for name, value in options.items()}
+    )
 
 
 def lycoris_weights(network: nn.Module) -> dict[str, torch.Tensor]:
@@ -88,6 +110,21 @@ def lycoris_weights(network: nn.Module) -> dict[str, torch.Tensor]:
 
 def lycoris_updates(network: nn.Module) -> dict[str, np.ndarray]:
     return {m.lora_name: flat(m.get_merged_weight()[0] - m.org_weight) for m in _matrices(network)}
+
+
+@torch.no_grad()
+def lycoris_applied(network: nn.Module) -> dict[str, np.ndarray]:
+    """What its modules add to the outputs, one input at a time: what they are trained with.
+
+    For LoHa and LoKr, LyCORIS 4.1.3 merges something else: it multiplies by the scale twice.
+    """
+    updates = {}
+    for module in _matrices(network):
+        inputs = module.org_weight.shape[1:]
+        basis = torch.eye(inputs.numel()).reshape(-1, *inputs)
+        added = module.forward(basis) - module.org_forward(basis)
+        updates[module.lora_name] = flat(added).T
+    return updates
 
 
 def _matrices(network: nn.Module) -> list[nn.Module]:

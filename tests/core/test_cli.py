@@ -76,6 +76,7 @@ def test_inspect(folder, capsys):
     assert main(["inspect", str(folder / "style.safetensors")]) == 0
     assert capsys.readouterr().out.splitlines() == [
         "style.safetensors: LoRA, its names are those of SD3",
+        "  written by kohya's sd-scripts or a tool of the same naming, it seems",
         "  2 modules, rank 2",
         f"  ss_tag: {'x' * 97}...",
     ]

@@ -6,7 +6,6 @@ import torch
 from prolora.adapters import parse_adapter_file
 from prolora.errors import ProLoRAError
 from prolora.settings import TransferSettings
-from prolora.weights import StateDictWeights
 
 from .small_models import random_weight
 from .test_transfer import DRIFTED, WEIGHTS, run
@@ -70,12 +69,3 @@ def test_two_spellings_of_one_module():
     tensors = {"x.lora_up.weight": torch.ones(4, 2), "x.lora_B.weight": torch.zeros(4, 2)}
     with pytest.raises(ProLoRAError, match="two LoRA up tensors for the module x"):
         parse_adapter_file(tensors | {"x.lora_down.weight": torch.ones(2, 3)}, "style.safetensors")
-
-
-@pytest.mark.parametrize("name", ["weight_scale", "scale_weight"])
-def test_a_weight_quantised_in_blocks(name):
-    whole = {"linear.weight": WEIGHTS["linear"], f"linear.{name}": torch.ones(())}
-    assert StateDictWeights(whole).read("linear.weight") is WEIGHTS["linear"]
-    blocks = {**whole, f"linear.{name}": torch.ones(24, 1)}
-    with pytest.raises(ProLoRAError, match=rf"linear.weight is quantised in blocks .*{name}"):
-        StateDictWeights(blocks).read("linear.weight")

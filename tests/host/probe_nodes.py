@@ -4,6 +4,8 @@ import hashlib
 import json
 import sys
 
+import comfy.lora
+import comfy.utils
 import torch
 
 
@@ -90,8 +92,45 @@ class ProbeNames(Probe):
         return {"ui": {"text": [json.dumps(names)]}}
 
 
+class ProbePatches(Probe):
+    """How far two patched models differ, weight by weight, relative to what the first changes."""
+
+    RETURN_TYPES = ()
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        types = {"model": ("MODEL",), "other_model": ("MODEL",)}
+        return {"required": types, "optional": {"clip": ("CLIP",), "other_clip": ("CLIP",)}}
+
+    def probe(self, model, other_model, clip=None, other_clip=None):
+        result = self.compare(model, other_model)
+        if clip is not None:
+            result |= self.compare(clip.patcher, other_clip.patcher)
+        return {"ui": {"text": [json.dumps(result)]}}
+
+    @classmethod
+    def compare(cls, one, other):
+        result = {}
+        for key in one.patches.keys() | other.patches.keys():
+            base = comfy.utils.get_attr(one.model, key).float()
+            a, b = (cls.patched(patcher, key, base.clone()) for patcher in (one, other))
+            change = (a - base).norm()
+            result[key] = {
+                "change": float(change / base.norm()) if base.norm() > 0 else float(change),
+                "difference": float((a - b).norm() / change) if change > 0 else float("inf"),
+            }
+        return result
+
+    @staticmethod
+    def patched(patcher, key, weight):
+        # In June 2024 it was a method.
+        calculate = getattr(comfy.lora, "calculate_weight", None) or patcher.calculate_weight
+        return calculate(patcher.patches[key], weight, key) if key in patcher.patches else weight
+
+
 NODE_CLASS_MAPPINGS = {
     "ProbeFingerprint": ProbeFingerprint,
     "ProbeKeyMap": ProbeKeyMap,
     "ProbeNames": ProbeNames,
+    "ProbePatches": ProbePatches,
 }

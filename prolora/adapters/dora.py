@@ -1,0 +1,147 @@
+"""DoRA: any update as a direction, and a learned magnitude for every row or column of the weight.
+
+Liu et al., "DoRA: Weight-Decomposed Low-Rank Adaptation", ICML 2024, arXiv 2402.09353.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+
+from ..errors import ProLoRAError
+from ..projection import Update
+from .adapter import Adapter, Moved, Origin
+from .naming import MAGNITUDES
+
+_ROLES = tuple(dict.fromkeys(MAGNITUDES.values()))
+_SIDES = ("outputs", "inputs")  # what the axes of a weight are
+
+
+@dataclass(frozen=True)
+class DoraAdapter:
+    """A magnitude over another adapter: the weight becomes m * (W + delta) / ||W + delta||.
+
+    The norm is taken over all axes of the weight but one. That is the formula of PEFT, LyCORIS,
+    OneTrainer and ai-toolkit. ComfyUI differs: on the output axis, since 2025, it divides by the
+    norm of W without delta; before, it took the norm on the input axis whatever the file. Both
+    parts are moved apart, so the result is a DoRA again, and which formula it goes into stays the
+    reader's choice: m keeps its ratio to ||W||, which suits either.
+
+    Attributes:
+        direction: the adapter whose delta is added to W, of any family.
+        magnitude: m, in the shape that divides by the norms of a weight: out x 1 (x 1 x 1) for
+            axis 0, 1 x in (x 1 x 1) for axis 1.
+        axis: of the weight, 0 for a magnitude an output, 1 for one an input.
+    """
+
+    direction: Adapter
+    magnitude: torch.Tensor
+    axis: int
+
+    @property
+    def name(self) -> str:
+        return self.direction.name
+
+    @property
+    def family(self) -> str:
+        """The direction's family is named unless it is the usual one."""
+        family = self.direction.family
+        return "DoRA" if family == "LoRA" else f"DoRA over {family}"
+
+    @property
+    def rank(self) -> int:
+        return self.direction.rank
+
+    @property
+    def note(self) -> str:
+        return self.direction.note
+
+    @property
+    def delta_shape(self) -> tuple[int | None, int | None]:
+        return self.direction.delta_shape
+
+    def update(self, weight: torch.Tensor) -> Update:
+        """The direction's delta: what is moved, not the whole change of the weight."""
+        return self.direction.update(weight)
+
+    def moved(self, update: Update, rank: int, source: torch.Tensor, target: torch.Tensor) -> Moved:
+        """See Adapter. The direction moves by its own rule; m_t = m_s * ||W_t|| / ||W_s||.
+
+        Where ||W_s|| is 0 there is no ratio to keep, and m stays as it is.
+
+        Raises:
+            ProLoRAError: the magnitude has not as many values as the weights have outputs or
+                inputs.
+        """
+        moved = self.direction.moved(update, rank, source, target)
+        before, after = self._norms(source), self._norms(target)
+        ratio = torch.where(before == 0, 1.0, after / before)
+        magnitude = self.magnitude.to(ratio).reshape(before.shape) * ratio
+        adapter = DoraAdapter(moved.adapter, magnitude.to(target.dtype).cpu(), self.axis)
+        return Moved(adapter, moved.energy, moved.dropped)
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        return {**self.direction.tensors(), "dora_scale": self.magnitude}
+
+    def _norms(self, weight: torch.Tensor) -> torch.Tensor:
+        """||W|| along the axis, in float64, in the shape of a magnitude."""
+        length, wanted = self.magnitude.numel(), weight.shape[self.axis]
+        if length != wanted:
+            raise ProLoRAError(
+                f"The module {self.name} has a DoRA magnitude of {length} values, but its weight "
+                f"has {wanted} {_SIDES[self.axis]}. The LoRA does not fit this model: choose the "
+                "checkpoint that it was trained on."
+            )
+        others = [axis for axis in range(weight.ndim) if axis != self.axis]
+        norms: torch.Tensor = torch.linalg.vector_norm(
+            weight, dim=others, keepdim=True, dtype=torch.float64
+        )
+        return norms
+
+
+def with_magnitude(
+    direction: Adapter, parts: Mapping[str, torch.Tensor], origin: Origin
+) -> Adapter:
+    """The adapter itself, or a DoRA where the module's tensors hold a magnitude.
+
+    What tells the axis, also for a square weight: PEFT's lora_magnitude_vector, out or
+    1 x out x 1 x 1, and ai-toolkit's magnitude, out, are always an output's. The dora_scale of
+    LyCORIS, kohya's forks and OneTrainer tells by its shape: out x 1 (x 1 x 1), or
+    1 x in (x 1 x 1) (LyCORIS' wd_on_output=False); one without a second axis is an output's.
+    Zero and negative magnitudes are legal: they are trained values, which no reader bounds.
+
+    Raises:
+        ProLoRAError: there are two magnitudes, or the shape fits neither side of the update.
+    """
+    present = [role for role in _ROLES if role in parts]
+    if not present:
+        return direction
+    if len(present) > 1:
+        origin.refuse(direction.name, f"has two DoRA magnitudes, {' and '.join(present)}")
+    (role,) = present
+    magnitude = parts[role]
+    length, shape = magnitude.numel(), list(magnitude.shape)
+    if length == 0 or length != max(shape, default=1):
+        origin.refuse(direction.name, f"has a DoRA {role} {shape} that is not one row or column")
+    axis = 1 if role == "dora_scale" and shape[1:] and length == shape[1] != shape[0] else 0
+    size = direction.delta_shape[axis]
+    # A convolution's n is in * kh * kw; what of it is `in`, the weight will tell.
+    if size is not None and (size % length if axis else size != length):
+        origin.refuse(
+            direction.name,
+            f"has a DoRA {role} {shape} of {length} {_SIDES[axis]} but an update of {size}",
+        )
+    ones = (1,) * max(len(shape) - 2, 0)
+    column = magnitude.reshape(-1, 1, *ones)
+    return DoraAdapter(direction, column.transpose(0, 1) if axis else column, axis)
+
+
+def refuse_lone_magnitude(module: str, parts: Mapping[str, torch.Tensor], origin: Origin) -> None:
+    """Refuses a magnitude that has nothing to scale.
+
+    Raises:
+        ProLoRAError: there is one.
+    """
+    for role in _ROLES:
+        if role in parts:
+            origin.refuse(module, f"has a DoRA {role} but no LoRA or other update beside it")

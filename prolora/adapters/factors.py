@@ -1,0 +1,72 @@
+"""What LoHa, LoKr and GLoRA are built from: pairs of factors, and the scale beside them."""
+
+from collections.abc import Mapping
+
+import torch
+
+from ..projection import Factors
+from .adapter import Origin, alpha_of
+
+
+def pair_of(
+    name: str,
+    parts: Mapping[str, torch.Tensor],
+    origin: Origin,
+    roles: tuple[str, str],
+    core: str = "",
+) -> Factors:
+    """A pair of factors as matrices: up m x r, down r x n; a convolution is flattened.
+
+    Args:
+        roles: of the up and of the down.
+        core: the role of a Tucker core, r x r x kernel, that may be there. LyCORIS and PEFT keep
+            the pair as r x out and r x in then. The core goes into down.
+
+    Raises:
+        ProLoRAError: half of the pair is missing, or the tensors do not multiply.
+    """
+    missing = [role for role in roles if role not in parts]
+    if missing:
+        origin.refuse(name, f"has no {' and no '.join(missing)}")
+    up, down = (parts[role] for role in roles)
+    if core in parts:
+        up, down = _with_core(parts[core], up, down)
+    rank = down.shape[0] if down.ndim >= 2 else 0
+    if rank == 0 or up.ndim < 2 or up[0].numel() != rank:
+        present = [role for role in (core, *roles) if role in parts]
+        shapes = [f"{role} {list(parts[role].shape)}" for role in present]
+        origin.refuse(name, f"has {', '.join(shapes)} that do not multiply")
+    return Factors(up.flatten(start_dim=1), down.flatten(start_dim=1))
+
+
+def _with_core(
+    core: torch.Tensor, up: torch.Tensor, down: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The pair as out x r and r x in x kernel; nothing where the shapes do not fit."""
+    fits = core.ndim > 2 and up.ndim == down.ndim == 2
+    if not fits or not core.shape[0] == core.shape[1] == len(up) == len(down):
+        return up[:0], down[:0]
+    return up.T, fold(core, down)
+
+
+def fold(core: torch.Tensor, down: torch.Tensor) -> torch.Tensor:
+    """A Tucker core r x r x kernel with a down r x in: r x in x kernel."""
+    return torch.einsum("ij...,jn->in...", core.float(), down.flatten(start_dim=1).float())
+
+
+def product(pair: Factors, weight: torch.Tensor) -> torch.Tensor:
+    """Both multiplied, m x n, in the weight's dtype and on its device."""
+    return pair.up.to(weight) @ pair.down.to(weight)
+
+
+def scale_of(parts: Mapping[str, torch.Tensor], rank: float) -> float:
+    """The alpha over the rank; 1 where the file has no alpha, as ComfyUI has it."""
+    alpha = alpha_of(parts)
+    return 1.0 if alpha is None else alpha / rank
+
+
+def note_of(parts: Mapping[str, torch.Tensor]) -> str:
+    """What to tell of the scale."""
+    if alpha_of(parts) != 0:
+        return ""
+    return "its alpha is 0, so it changes nothing in ComfyUI (LyCORIS reads that as a scale of 1)"

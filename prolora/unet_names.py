@@ -1,0 +1,98 @@
+"""The two names of every module of a UNet of SD1.x, SD2.x or SDXL: ldm's and diffusers'.
+
+Checkpoints have ldm's, diffusers folders the other; LoRA files use both. The UNets have two
+residual blocks a level on the way down and three on the way up, and a sampler between levels.
+"""
+
+import re
+from collections.abc import Collection
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class _Row:
+    """Templates. n counts ldm's blocks: three a level, after conv_in on the way down.
+
+    The upsampler follows the attention of its block, where there is one: `sampler` is 2, else 1.
+    """
+
+    ldm: str
+    diffusers: str
+
+
+_ROWS = (
+    _Row("input_blocks.0.0", "conv_in"),
+    _Row("out.0", "conv_norm_out"),
+    _Row("out.2", "conv_out"),
+    _Row("time_embed.0", "time_embedding.linear_1"),
+    _Row("time_embed.2", "time_embedding.linear_2"),
+    _Row("label_emb.0.0", "add_embedding.linear_1"),
+    _Row("label_emb.0.2", "add_embedding.linear_2"),
+    _Row("input_blocks.{n}.0.op", "down_blocks.{level}.downsamplers.0.conv"),
+    _Row("input_blocks.{n}.0.{rest}", "down_blocks.{level}.resnets.{index}.{rest}"),
+    _Row("input_blocks.{n}.1.{rest}", "down_blocks.{level}.attentions.{index}.{rest}"),
+    _Row("middle_block.0.{rest}", "mid_block.resnets.0.{rest}"),
+    _Row("middle_block.1.{rest}", "mid_block.attentions.0.{rest}"),
+    _Row("middle_block.2.{rest}", "mid_block.resnets.1.{rest}"),
+    _Row("output_blocks.{n}.{sampler}.conv", "up_blocks.{level}.upsamplers.0.conv"),
+    _Row("output_blocks.{n}.0.{rest}", "up_blocks.{level}.resnets.{index}.{rest}"),
+    _Row("output_blocks.{n}.1.{rest}", "up_blocks.{level}.attentions.{index}.{rest}"),
+)
+_RESNET_TO_DIFFUSERS = {
+    "in_layers.0": "norm1",
+    "in_layers.2": "conv1",
+    "emb_layers.1": "time_emb_proj",
+    "out_layers.0": "norm2",
+    "out_layers.3": "conv2",
+    "skip_connection": "conv_shortcut",
+}
+_RESNET_TO_LDM = {theirs: ldm for ldm, theirs in _RESNET_TO_DIFFUSERS.items()}
+_FIELDS = {"n": r"\d+", "level": r"\d+", "index": r"\d+", "sampler": "[12]", "rest": ".+"}
+
+
+def _pattern(template: str) -> re.Pattern[str]:
+    fields = {name: f"(?P<{name}>{pattern})" for name, pattern in _FIELDS.items()}
+    return re.compile(template.replace(".", r"\.").format(**fields))
+
+
+_LDM = [(_pattern(row.ldm), row) for row in _ROWS]
+_DIFFUSERS = [(_pattern(row.diffusers), row) for row in _ROWS]
+
+
+def ldm_to_diffusers(module: str) -> str | None:
+    """The name in diffusers, None for one that these UNets do not have."""
+    for pattern, row in _LDM:
+        match = pattern.fullmatch(module)
+        if match is not None:
+            found = match.groupdict()
+            block = int(found.get("n", 0)) - row.diffusers.startswith("down_blocks")
+            level, index = divmod(block, 3)
+            rest = found.get("rest", "")
+            rest = _RESNET_TO_DIFFUSERS.get(rest, rest)
+            return row.diffusers.format(level=level, index=index, rest=rest)
+    return None
+
+
+def diffusers_to_ldm(module: str, attentive: Collection[int]) -> str | None:
+    """The name in ldm, None for one that these UNets do not have.
+
+    Args:
+        module: diffusers' name.
+        attentive: the levels on the way up that have attention (see attentive_levels).
+    """
+    for pattern, row in _DIFFUSERS:
+        match = pattern.fullmatch(module)
+        if match is not None:
+            found = match.groupdict()
+            level, index = int(found.get("level", 0)), int(found.get("index", 2))
+            n = 3 * level + index + row.diffusers.startswith("down_blocks")
+            rest = found.get("rest", "")
+            rest = _RESNET_TO_LDM.get(rest, rest)
+            return row.ldm.format(n=n, sampler=1 + (level in attentive), rest=rest)
+    return None
+
+
+def attentive_levels(names: Collection[str]) -> set[int]:
+    """The levels on the way up that have attention, from diffusers' names of the modules."""
+    matches = (re.match(r"up_blocks\.(\d+)\.attentions\.", name) for name in names)
+    return {int(match[1]) for match in matches if match is not None}

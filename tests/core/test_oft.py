@@ -1,0 +1,274 @@
+"""OFT, against the libraries that write it: what they merge is what we read and move."""
+
+import numpy as np
+import pytest
+import torch
+from peft import OFTConfig
+
+from prolora.adapters import parse_adapter_file, read_adapter_file
+from prolora.adapters.adapter import Origin
+from prolora.adapters.oft import make_oft
+from prolora.errors import ProLoRAError
+
+from .dense_reference import dense_project, dense_subspace
+from .libraries import (
+    MODULES,
+    assert_reads_as_written,
+    by_lycoris,
+    by_peft,
+    formed,
+    updates_in,
+)
+from .small_models import SHAPES, delta, drifted, matrix, move, random_weight
+from .strategies import relative_error
+
+
+def oft(name: str = "module", config: dict[str, object] | None = None, **parts: torch.Tensor):
+    return make_oft(name, parts, Origin("style.safetensors", config or {}))
+
+
+# --- LyCORIS
+
+
+@pytest.mark.parametrize("blocks", [2, 3, 4, 100])
+@pytest.mark.parametrize("rescaled", [False, True])
+@pytest.mark.parametrize("constraint", [0, 0.05, 0.3])
+def test_what_lycoris_merges(tmp_path, blocks, rescaled, constraint):
+    """With 0.05 the constraint binds for every module, with 0.3 for some."""
+    choices = {"linear_dim": blocks, "conv_dim": blocks, "constraint": constraint}
+    written = by_lycoris(tmp_path, 0.5, algo="diag-oft", rescaled=rescaled, **choices)
+    assert_reads_as_written(written)
+    file = read_adapter_file(written.path)
+    assert file.families == ("OFT",)
+    notes = {adapter.note for adapter in file.adapters}
+    assert all(("LyCORIS" in note) == bool(constraint) for note in notes)
+    assert all(("rescale" in note) == rescaled for note in notes)
+
+
+@pytest.mark.parametrize("name", ["lora_unet_mid", "diffusion_model.mid"])
+def test_whose_constraint_it_is(name):
+    """alpha * m of LyCORIS where the names are its own, alpha of ComfyUI where they are not."""
+    blocks, weight = 9 * random_weight((6, 4, 4), seed=3), random_weight((24, 16))
+    Q = blocks.double() - blocks.double().mT
+    allowed = 0.1 * (24 if name == "lora_unet_mid" else 1)
+    assert Q.norm() > 5 * allowed
+    got = oft(name, oft_blocks=blocks, alpha=torch.tensor(0.1))
+    inside = oft(name, oft_blocks=(blocks.double() * allowed / Q.norm()).float())
+    free = oft(name, oft_blocks=blocks)
+    want = formed(inside.update(weight))
+    assert relative_error(formed(free.update(weight)), want) > 0.5
+    assert relative_error(formed(got.update(weight)), want) < 1e-5
+    assert ("ComfyUI does;" in got.note) == (name != "lora_unet_mid")
+    assert inside.note == free.note == ""
+
+
+def test_a_small_rotation_is_not_lost_to_rounding():
+    blocks, weight = 1e-6 * random_weight((6, 4, 4)), random_weight((24, 16))
+    got = formed(oft(oft_blocks=blocks).update(weight))
+    Q = (blocks.double() - blocks.double().mT).numpy()
+    identity = np.eye(4)
+    R = (identity + Q) @ np.linalg.inv(identity - Q)
+    want = np.einsum("knm,kni->kmi", R - identity, matrix(weight).reshape(6, 4, 16)).reshape(24, 16)
+    assert relative_error(got, want) < 1e-6
+
+
+def test_what_early_lycoris_wrote_is_left_out_by_name():
+    file = parse_adapter_file({"lora_unet_mid.oft_diag": torch.eye(4).repeat(6, 1, 1)}, "file")
+    assert file.left_out == {"lora_unet_mid": "the OFT of early LyCORIS is not moved"}
+
+
+# --- PEFT and OneTrainer
+
+
+def peft_config(**choices: object) -> OFTConfig:
+    return OFTConfig(target_modules=list(MODULES), **choices)
+
+
+@pytest.mark.parametrize("size", [{"oft_block_size": 4}, {"r": 2, "oft_block_size": 0}])
+@pytest.mark.parametrize(
+    "choices",
+    [
+        {},
+        {"use_cayley_neumann": False},
+        *({"num_cayley_neumann_terms": terms} for terms in (1, 2, 3, 4, 6)),
+        {"block_share": True},
+        {"block_share": True, "use_cayley_neumann": False},
+        {"coft": True, "eps": 0.5},
+        {"coft": True, "eps": 0.5, "use_cayley_neumann": False},
+    ],
+)
+def test_what_peft_merges(tmp_path, size, choices):
+    written = by_peft(tmp_path, peft_config(**size, **choices), 0.2)
+    if choices.get("num_cayley_neumann_terms") == 1:  # R = I, whatever was trained
+        updates = updates_in(written.path, written.weights)
+        assert updates.keys() == written.updates.keys()
+        assert not any(update.any() for update in updates.values())
+    else:
+        assert_reads_as_written(written)
+    notes = {adapter.note for adapter in read_adapter_file(written.path).adapters}
+    assert notes == {""}
+
+
+@pytest.mark.parametrize("share", [False, True])
+def test_without_a_config_peft_s_defaults_are_assumed(tmp_path, share):
+    written = by_peft(tmp_path, peft_config(oft_block_size=4, block_share=share), 0.2)
+    (tmp_path / "adapter_config.json").unlink()
+    assert_reads_as_written(written)
+    adapters = read_adapter_file(written.path).adapters
+    assert all("adapter_config.json" in adapter.note for adapter in adapters)
+
+
+def test_the_series_of_peft_before_0_18():
+    """Its last term counts twice as the others do; its config does not name a version."""
+    triangles, weight = 0.2 * random_weight((4, 6)), random_weight((24, 16))
+    Q = torch.zeros(4, 4, 4, dtype=torch.float64)
+    Q[(slice(None), *torch.triu_indices(4, 4, 1))] = triangles.double()
+    Q = Q - Q.mT
+    series = 2 * (Q + Q @ Q + Q @ Q @ Q + Q @ Q @ Q @ Q)
+    want = matrix(weight) @ torch.block_diag(*series).mT.numpy()
+    config = {"use_cayley_neumann": True, "num_cayley_neumann_terms": 5}
+    old = formed(oft(config=config, oft_R=triangles).update(weight))
+    new = formed(oft(config={**config, "peft_version": "0.18.0"}, oft_R=triangles).update(weight))
+    assert relative_error(new, want) > 1e-2
+    assert relative_error(old, want) < 1e-5
+
+
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=list(SHAPES))
+@pytest.mark.parametrize("scaled", [False, True])
+def test_onetrainer_turns_a_convolution_the_other_way(shape, scaled):
+    """W R^T for a linear layer, W R for a convolution; scaled by the root of a block's numbers."""
+    weight = random_weight(shape)
+    n = weight[0].numel()
+    triangles = 0.1 * random_weight((n // 2, 1))
+    flag = {"scaled_oft": torch.tensor(1)} if scaled else {}
+    Q = torch.tensor([[0.0, 1.0], [-1.0, 0.0]]) * triangles.double().reshape(-1, 1, 1)
+    R = torch.block_diag(*(torch.eye(2) + 2 * Q + 2 * Q @ Q + 2 * Q @ Q @ Q + Q @ Q @ Q @ Q))
+    turn = (R if weight.ndim > 2 else R.mT).numpy() - np.eye(n)
+    want = matrix(weight) @ turn
+    assert relative_error(matrix(weight) @ turn.T, want) > 1
+    assert relative_error(formed(oft(oft_R=triangles, **flag).update(weight)), want) < 1e-5
+
+
+def test_onetrainer_s_scale_is_the_root_of_a_block_s_numbers():
+    triangles, weight = 0.2 * random_weight((4, 6)), random_weight((24, 16))
+    tensors = {"lora_unet_mid.oft_R.weight": triangles * 6**0.5}
+    tensors["lora_unet_mid.oft_R.scaled_oft"] = torch.tensor(1)
+    (got,) = parse_adapter_file(tensors, "file").adapters
+    want = formed(oft(oft_R=triangles).update(weight))
+    assert np.linalg.norm(want) > 0.1
+    assert relative_error(formed(got.update(weight)), want) < 1e-6
+
+
+# --- Moved
+
+MOVED = {
+    "LyCORIS": lambda m, n: oft(oft_blocks=random_weight((m // 4, 4, 4)), rescale=ones(m)),
+    "PEFT": lambda m, n: oft(
+        config={"use_cayley_neumann": False}, oft_R=random_weight((n // 2, 1))
+    ),
+    "PEFT, shared": lambda m, n: oft(oft_R=0.2 * random_weight((1, 1))),
+}
+
+
+def ones(m: int) -> torch.Tensor:
+    return 1 + 0.1 * random_weight((m,), seed=5)
+
+
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=list(SHAPES))
+@pytest.mark.parametrize("kind", MOVED)
+def test_moved_onto_the_same_weight(shape, kind):
+    weight = random_weight(shape)
+    m, n = weight.shape[0], weight[0].numel()
+    adapter = MOVED[kind](m, n)
+    want = formed(adapter.update(weight))
+    assert np.linalg.norm(want) > 1
+    choices = {"mode": "full", "rank": min(m, n), "copy_identical": False}
+    moved, row = move(adapter, weight, weight, **choices)
+    assert row.status == "moved"
+    assert relative_error(delta(moved), want) < 1e-5
+
+
+@pytest.mark.parametrize("mode", ["full", "prolora", "subspace"])
+@pytest.mark.parametrize("shape", SHAPES.values(), ids=list(SHAPES))
+def test_moved_between_drifted_weights(shape, mode):
+    source = random_weight(shape)
+    target = drifted(source)
+    m, n = source.shape[0], source[0].numel()
+    blocks = random_weight((m // 4, 4, 4), seed=3)
+    Q = (blocks - blocks.mT).double().numpy()
+    turns = np.linalg.inv(np.eye(4) + Q) @ (np.eye(4) - Q)
+    rotation = torch.block_diag(*torch.tensor(turns)).numpy()
+    update = (rotation - np.eye(m)) @ matrix(source)
+    pair = (dense_subspace(matrix(w), 0.8) for w in (source, target))
+    want = dense_project(update, *pair, mode)
+    assert relative_error(update, want) > 0.1
+    choices = {"mode": mode, "rank": min(m, n), "subspace_energy": 0.8}
+    moved, row = move(oft(oft_blocks=blocks), source, target, **choices)
+    assert row.status == "moved"
+    assert np.linalg.norm(delta(moved) - want) < 1e-5 * np.linalg.norm(update)
+
+
+UNTRAINED = {
+    "LyCORIS": {"oft_blocks": torch.zeros(6, 4, 4), "alpha": torch.tensor(0.1)},
+    "LyCORIS, BOFT": {"oft_blocks": torch.zeros(3, 4, 6, 6), "alpha": torch.tensor(0.1)},
+    "PEFT": {"oft_R": torch.zeros(8, 1)},
+    "PEFT, blocks of one": {"oft_R": torch.zeros(16, 0)},
+}
+
+
+@pytest.mark.parametrize("kind", UNTRAINED)
+def test_an_untrained_module_changes_nothing(kind):
+    weight = random_weight((24, 16))
+    adapter = oft(config={"coft": True}, **UNTRAINED[kind])
+    assert not formed(adapter.update(weight)).any()
+    moved, _ = move(adapter, weight, drifted(weight))
+    assert not delta(moved).any()
+
+
+# --- Refused
+
+SQUARE = torch.ones(6, 4, 4)
+BAD = {
+    "blocks not square": ({"oft_blocks": torch.ones(6, 4, 3)}, r"oft_blocks \[6, 4, 3\]"),
+    "no blocks": ({"oft_blocks": torch.ones(4, 4)}, r"oft_blocks \[4, 4\]"),
+    "empty blocks": ({"oft_blocks": torch.ones(0, 4, 4)}, r"oft_blocks \[0, 4, 4\]"),
+    "rescale too short": (
+        {"oft_blocks": SQUARE, "rescale": torch.ones(23, 1)},
+        r"a rescale \[23, 1\] for 24 outputs",
+    ),
+    "rescale alone": ({"rescale": torch.ones(24, 1)}, "has rescale: one of oft_blocks and oft_R"),
+    "two kinds": (
+        {"oft_blocks": SQUARE, "oft_R": torch.ones(4, 6)},
+        "has oft_R and oft_blocks: .* one only",
+    ),
+    "no triangle": ({"oft_R": torch.ones(4, 5)}, r"oft_R \[4, 5\]"),
+    "no rows": ({"oft_R": torch.ones(0, 6)}, r"oft_R \[0, 6\]"),
+    "a vector": ({"oft_R": torch.ones(6)}, r"oft_R \[6\]"),
+}
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_bad_modules(kind):
+    parts, words = BAD[kind]
+    with pytest.raises(ProLoRAError, match=rf"style\.safetensors: the module mid .*{words}.*again"):
+        oft("mid", **parts)
+
+
+OTHER = {
+    "outputs": ({"oft_blocks": SQUARE}, "outputs in 6 of blocks of 4"),
+    "inputs": ({"oft_R": torch.ones(4, 6)}, "inputs in 4 of blocks of 4"),
+    "shared": ({"oft_R": torch.ones(1, 6)}, "inputs in any number of blocks of 4"),
+}
+
+
+@pytest.mark.parametrize("kind", OTHER)
+def test_blocks_that_do_not_divide_the_weight(kind):
+    parts, words = OTHER[kind]
+    with pytest.raises(ProLoRAError, match=rf"OFT of the module mid .*{words}.*\[22, 18\]"):
+        oft("mid", **parts).update(random_weight((22, 18)))
+
+
+def test_the_sides_that_the_tensors_tell():
+    assert oft(oft_blocks=SQUARE).delta_shape == (24, None)
+    assert oft(oft_R=torch.ones(4, 6)).delta_shape == (None, 16)
+    assert oft(oft_R=torch.ones(1, 6)).delta_shape == (None, None)

@@ -1,0 +1,179 @@
+"""What wrote a file, what it is if it is no LoRA, and what is an accelerator."""
+
+import json
+
+import pytest
+import torch
+from peft import AdaLoraConfig, C3AConfig, FourierFTConfig, HRAConfig, VeraConfig
+from safetensors.torch import save_file
+
+from prolora.accelerators import ACCELERATORS, accelerator_of
+from prolora.adapters import lora_state_dict, parse_adapter_file, read_adapter_file
+from prolora.cli import main
+from prolora.errors import ProLoRAError
+from prolora.inspection import describe_adapter
+from prolora.settings import TransferSettings
+from prolora.tools import kind_of, tool_of
+from prolora.transfer import transfer
+
+from .libraries import by_peft
+from .small_models import drifted, model_of, random_lora, random_weight
+
+UNET = "lora_unet_input_blocks_4_1_proj_in"
+LORA = ("lora_up.weight", "lora_down.weight", "alpha")
+# A line of the header, a key; the tool.
+WRITTEN = [
+    ({"ss_network_module": "networks.lora"}, UNET, "kohya's sd-scripts"),
+    ({"ss_network_module": "networks.lora_flux"}, UNET, "kohya's sd-scripts"),
+    ({"ss_network_module": "lycoris.kohya"}, UNET, "LyCORIS"),
+    ({"ss_network_module": "networks.lora_wan"}, UNET, "musubi-tuner"),
+    ({"ss_network_module": "musubi_tuner.networks.lora_zimage"}, UNET, "musubi-tuner"),
+    ({"software": json.dumps({"name": "ai-toolkit"})}, "transformer.x_embedder", "ai-toolkit"),
+    ({"ss_base_model_version": "sdxl_", "ot_revision": "abc"}, UNET, "OneTrainer"),
+    ({"lora_adapter_metadata": "{}"}, "unet.conv_in", "diffusers"),
+    ({"prolora_version": "0.1.0", "ss_network_module": "networks.lora"}, UNET, "ProLoRA"),
+    ({}, "transformer.base_model.model.x_embedder", "SimpleTuner"),
+    ({}, "base_model.model.x_embedder", "PEFT"),
+    ({}, "lora_transformer_x_embedder", "OneTrainer"),
+    ({}, "lycoris_x_embedder", "LyCORIS"),
+    ({"format": "pt"}, UNET, "kohya's sd-scripts or a tool of the same naming"),
+    ({}, "diffusion_model.blocks.0.ffn.0", "ComfyUI, ai-toolkit or diffusion-pipe"),
+    ({}, "some.module", ""),
+]
+
+
+@pytest.mark.parametrize(("header", "module", "tool"), WRITTEN)
+def test_the_tool(header, module, tool):
+    assert tool_of([f"{module}.{part}" for part in LORA], header) == tool
+
+
+def test_the_tool_by_the_suffix():
+    assert tool_of(["blocks.0.ffn.0.lora_A.default.weight"], {}) == "DiffSynth"
+    assert tool_of(["transformer.x_embedder.lora_A.weight"], {}) == "diffusers"
+    old = "unet.mid_block.attentions.0.attn1.processor.to_q_lora.up.weight"
+    assert tool_of([old], {}) == "diffusers before 0.20"
+
+
+# What people put into the loras folder that is no LoRA.
+OTHERS = {
+    "a Control-LoRA": ("lora_controlnet", "input_blocks.0.0.up", "input_blocks.0.0.down"),
+    "a ControlNet-LLLite": ("lllite_unet_input_blocks_4_1_attn1_to_q.conditioning1.0.weight",),
+    "a ControlNet": ("zero_convs.0.0.weight", "input_blocks.0.0.weight"),
+    "an IP-Adapter": ("image_proj.proj.weight", "ip_adapter.1.to_k_ip.weight"),
+    "a T2I-Adapter": ("body.0.resnets.0.block1.weight", "conv_in.weight"),
+    "an embedding": ("clip_l", "clip_g"),
+    "a Flux LoRA of XLabs' trainer": ("double_blocks.0.processor.qkv_lora1.up.weight",),
+    "a VAE": ("decoder.conv_in.weight", "encoder.conv_in.weight"),
+    "a checkpoint": ("model.diffusion_model.out.2.weight", "first_stage_model.x"),
+}
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+def test_another_kind_of_file_is_named(tmp_path, kind, capsys):
+    path = tmp_path / "style.safetensors"
+    save_file({key: torch.ones(2, 2) for key in OTHERS[kind]}, path)
+    with pytest.raises(ProLoRAError, match=rf"^style\.safetensors is no LoRA: .*be {kind}\. \w+"):
+        read_adapter_file(path)
+    if kind != "a checkpoint":
+        assert main(["inspect", str(path)]) == 0
+        assert kind in capsys.readouterr().out
+
+
+PEFT_METHODS = {
+    "VeRA": VeraConfig(target_modules=["linear"], r=4),
+    "HRA": HRAConfig(target_modules=["linear"], r=4),
+    "C3A": C3AConfig(target_modules=["linear"], block_size=8),
+    "FourierFT": FourierFTConfig(target_modules=["linear"], n_frequency=10),
+    # Two of its three tensors have a LoRA's names, and would be read as one.
+    "AdaLoRA": AdaLoraConfig(target_modules=["linear"], init_r=4, target_r=2, total_step=10),
+}
+
+
+@pytest.mark.parametrize("method", PEFT_METHODS)
+def test_a_family_that_peft_writes_and_nothing_here_reads(tmp_path, method):
+    written = by_peft(tmp_path, PEFT_METHODS[method])
+    (tmp_path / "adapter_config.json").unlink()  # people download the weights alone
+    with pytest.raises(ProLoRAError, match=rf"be {method}, written by PEFT\. .*Merge it"):
+        read_adapter_file(written.path)
+
+
+def tensors_of(known: int, unknown: int) -> dict[str, torch.Tensor]:
+    lora = lora_state_dict([random_lora(f"{UNET}{i}", (8, 8)) for i in range(known)])
+    return lora | {f"strange.{i}": torch.ones(1) for i in range(unknown)}
+
+
+def test_unknown_keys_are_listed_until_they_are_more_than_half():
+    file = parse_adapter_file(tensors_of(2, 6), "style.safetensors")
+    assert len(file.unknown) == 6 and len(file.adapters) == 2
+    assert "unknown key: strange.0" in describe_adapter(file)
+    words = r"knows 6 of its 13 keys \(unknown is strange\.0\)\. It seems to come from kohya's"
+    with pytest.raises(ProLoRAError, match=words):
+        parse_adapter_file(tensors_of(2, 7), "style.safetensors", {"ss_network_module": "x"})
+
+
+def test_no_kind_for_a_lora():
+    assert kind_of(tensors_of(2, 0)) is None
+
+
+def test_the_description_says_what_wrote_it():
+    header = {"ss_network_module": "networks.lora"}
+    file = parse_adapter_file(tensors_of(1, 0), "style.safetensors", header)
+    assert "written by kohya's sd-scripts" in describe_adapter(file)
+
+
+# Published names of accelerators; and of LoRAs that are none.
+FAST = {
+    "pytorch_lora_weights_lcm-lora-sdxl.safetensors": "LCM",
+    "AnimateLCM_sd15_t2v_lora.safetensors": "LCM",
+    "sdxl_lightning_4step_lora.safetensors": "Lightning",
+    "Qwen-Image-Lightning-8steps-V1.0.safetensors": "Lightning",
+    "Hyper-SDXL-8steps-lora.safetensors": "Hyper-SD",
+    "Hyper-FLUX.1-dev-16steps-lora.safetensors": "Hyper-SD",
+    "TCD-SDXL-LoRA.safetensors": "TCD",
+    "dmd2_sdxl_4step_lora_fp16.safetensors": "DMD2",
+    "pcm_sd15_smallcfg_2step_converted.safetensors": "PCM",
+    "FLUX.1-Turbo-Alpha.safetensors": "Turbo",
+    "Wan21_CausVid_14B_T2V_lora_rank32.safetensors": "CausVid",
+    "Wan21_T2V_14B_lightx2v_cfg_step_distill_lora_rank32.safetensors": "LightX2V",
+    "FastWan_T2V_14B_480p_lora_rank_64.safetensors": "FastWan",
+    "Wan21_AccVid_T2V_14B_lora_rank32.safetensors": "AccVideo",
+    "self_forcing_dmd_lora.safetensors": "DMD2",
+    "Wan2.1_self-forcing_1.3B_lora.safetensors": "self-forcing",
+}
+NOT_FAST = (
+    *("style.safetensors", "my_style_z_image_turbo.safetensors", "portrait_sdxl-turbo.safetensors"),
+    *("DreamShaperXL_Lightning_style.safetensors", "hyperrealism.safetensors", "turbocharger_car"),
+    *("Hyper detailed.safetensors", "alcmene.safetensors", "sd3.5_large_turbo_style.safetensors"),
+)
+
+
+@pytest.mark.parametrize("name", FAST)
+def test_an_accelerator_by_its_name(name):
+    assert accelerator_of(name, {}) == FAST[name]
+
+
+@pytest.mark.parametrize("name", NOT_FAST)
+def test_a_style_is_no_accelerator(name):
+    assert accelerator_of(name, {}) == ""
+
+
+def test_an_accelerator_by_its_header():
+    assert accelerator_of("a.safetensors", {"modelspec.title": "LCM LoRA SDXL"}) == "LCM"
+    assert accelerator_of("a.safetensors", {"ss_output_name": "sdxl_lightning"}) == "Lightning"
+    assert accelerator_of("a.safetensors", {"ss_training_comment": "like LCM"}) == ""
+    assert {row.name for row in ACCELERATORS} > set(FAST.values()) - {"Turbo"}
+
+
+def test_the_mark_of_an_accelerator_survives_two_transfers():
+    weight = random_weight((24, 16))
+    source, target = model_of("a", {UNET: weight}), model_of("b", {UNET: drifted(weight)})
+    settings = TransferSettings(threshold=0)
+    header: dict[str, str] = {}
+    for name in ("lcm-lora.safetensors", "moved.safetensors"):
+        tensors = lora_state_dict([random_lora(UNET, (24, 16))])
+        result = transfer(parse_adapter_file(tensors, name, header), source, target, settings)
+        header = result.metadata()
+        assert header["prolora_accelerator"] == "LCM"
+        assert "an accelerator (LCM)" in result.report.summary()
+    style = parse_adapter_file(tensors, "style.safetensors")
+    assert "prolora_accelerator" not in transfer(style, source, target, settings).metadata()
