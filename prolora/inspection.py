@@ -40,7 +40,7 @@ def _adapter_lines(file: AdapterFile) -> Iterator[str]:
     if file.accelerator:
         yield f"  {accelerators.describe(file.accelerator)}"
     if file.adapters:
-        ranks = Counter(adapter.rank for adapter in file.adapters)
+        ranks = Counter(str(adapter.rank or "none of its own") for adapter in file.adapters)
         yield f"  {len(file.adapters)} modules, rank {_counted(ranks)}"
     for kind, count in Counter(part.kind for part in file.differences).items():
         yield f"  {count} of kind {kind}: carried over as they are, where the shapes agree"
@@ -51,7 +51,7 @@ def _adapter_lines(file: AdapterFile) -> Iterator[str]:
     yield from (f"  {note}" for note in file.notes)
 
 
-def _counted(counts: Counter[int] | Counter[str]) -> str:
+def _counted(counts: Counter[str]) -> str:
     if len(counts) == 1:
-        return str(next(iter(counts)))
+        return next(iter(counts))
     return ", ".join(f"{value} ({count})" for value, count in counts.most_common())

@@ -1,8 +1,11 @@
 """Which tool wrote a file, and what a file is that is no LoRA: guessed, for messages only."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NoReturn
+
+from .errors import ProLoRAError
 
 
 @dataclass(frozen=True)
@@ -122,6 +125,18 @@ def kind_of(
         if any(pattern.match(line) for line in lines):
             return kind
     return None
+
+
+def refuse_file(name: str, keys: Collection[str], unknown: Sequence[str], tool: str) -> NoReturn:
+    """Raises the error for a file that is no LoRA, or one of a kind that nothing here reads."""
+    kind = kind_of(keys)
+    known = f"{len(keys) - len(unknown)} of its {len(keys)} keys"
+    example = f" (unknown is {unknown[0]})" if unknown else ""
+    guess = f"It seems to come from {tool}. " if tool else ""
+    advice = "Choose a LoRA file, or export this one again as a LoRA."
+    if kind is not None:
+        guess, advice = f"It seems to be {kind.name}. ", kind.advice
+    raise ProLoRAError(f"{name} is no LoRA: ProLoRA knows {known}{example}. {guess}{advice}")
 
 
 def _first(lines: list[str], part: str) -> str:

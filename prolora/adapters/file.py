@@ -1,17 +1,17 @@
 """A whole adapter file: its modules, sorted into what can be moved and what cannot."""
 
 from collections import Counter, defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 
 from ..accelerators import accelerator_of
 from ..errors import ProLoRAError
 from ..files import read_safetensors
-from ..tools import ADAPTERS, kind_of, tool_of
+from ..tools import ADAPTERS, kind_of, refuse_file, tool_of
 from .adapter import Adapter, Make, Origin
 from .boft import make_boft
 from .difference import Difference, make_differences, make_full_difference, split_vectors
@@ -23,7 +23,7 @@ from .lokr import make_lokr
 from .lora import make_lora
 from .naming import BUNDLED, FAMILY_OF, REASONS, ROLES, split_key
 from .oft import make_oft
-from .peft_config import peft_alphas, read_peft_config
+from .peft_config import PeftAlphas, peft_alphas, read_peft_config
 
 # What builds the adapter of a module. A family that naming.py knows and that has no row here is
 # left out by name.
@@ -109,69 +109,70 @@ def parse_adapter_file(
     Raises:
         ProLoRAError: there is no adapter in it, or a module's tensors contradict each other.
     """
+    metadata = metadata or {}
     origin = Origin(name, config or {})
-    alphas = peft_alphas(origin, metadata or {})
-    notes: dict[str, None] = {}  # in their order, each once
+    alphas = peft_alphas(origin, metadata)
     bundled = [key for key in tensors if key.startswith(BUNDLED)]
-    if bundled:
-        notes[_bundled(bundled)] = None
-        tensors = {key: tensor for key, tensor in tensors.items() if key not in bundled}
-    modules, unknown = _by_module(tensors, origin)
-    adapters: list[Adapter] = []
-    left_out: dict[str, str] = {}
-    differences: list[Difference] = []
-    for module, found in modules.items():
-        vectors, parts = split_vectors(found)
-        for role in REASONS.keys() & parts.keys():
-            left_out[module] = REASONS[role]
-            del parts[role]
-        families = {FAMILY_OF[role] for role in parts if role in FAMILY_OF}
-        if len(families) > 1:
-            origin.refuse(module, f"has tensors of {' and '.join(sorted(families))}")
-        if not families:  # an alpha alone says nothing
-            refuse_lone_magnitude(module, parts, origin)
-            differences += make_differences(module, vectors, parts, origin)
-            unknown += [f"{module}: {role}" for role in parts if not vectors]
-            continue
-        alpha = None if "alpha" in parts else alphas.of(module, parts, origin)
-        if alpha is not None:
-            parts["alpha"] = torch.tensor(alpha, dtype=torch.float64)
-            notes[alphas.note] = None
-        differences += make_differences(module, vectors, parts, origin)
-        family = families.pop()
-        if family in FAMILIES:
-            direction = FAMILIES[family](module, parts, origin)
-            adapters.append(with_magnitude(direction, parts, origin))
-        else:
-            left_out[module] = f"{family} is not moved"
-    tool = tool_of(tensors, metadata or {})
-    if 2 * len(unknown) > len(tensors) or kind_of(unknown, ADAPTERS) or not modules:
-        _refuse_unknown(name, tensors, unknown, tool)
+    own = {key: tensor for key, tensor in tensors.items() if key not in bundled}
+    modules, unknown = _by_module(own, origin)
+    read = {module: _read(module, parts, alphas, origin) for module, parts in modules.items()}
+    unknown += [f"{module}: {role}" for module, found in read.items() for role in found.unknown]
+    tool = tool_of(own, metadata)
+    if 2 * len(unknown) > len(own) or kind_of(unknown, ADAPTERS) or not modules:
+        refuse_file(name, own, unknown, tool)
+    notes = [_bundled(bundled)] if bundled else []
+    notes += [alphas.note] if any(found.has_peft_alpha for found in read.values()) else []
     return AdapterFile(
-        name,
-        tuple(adapters),
-        left_out,
-        tuple(unknown),
-        metadata or {},
-        tuple(notes),
-        tuple(differences),
-        tool,
+        name=name,
+        adapters=tuple(found.adapter for found in read.values() if found.adapter is not None),
+        left_out={module: found.left_out for module, found in read.items() if found.left_out},
+        unknown=tuple(unknown),
+        metadata=metadata,
+        notes=tuple(notes),
+        differences=tuple(part for found in read.values() for part in found.differences),
+        tool=tool,
     )
 
 
-def _refuse_unknown(
-    name: str, keys: Collection[str], unknown: Sequence[str], tool: str
-) -> NoReturn:
-    """Raises the error for a file that is no LoRA, or one of a kind that nothing here reads."""
-    kind = kind_of(keys)
-    known = f"{len(keys) - len(unknown)} of its {len(keys)} keys"
-    example = f" (unknown is {unknown[0]})" if unknown else ""
-    if kind is not None:
-        guess = f"It seems to be {kind.name}. {kind.advice}"
-    else:
-        guess = f"It seems to come from {tool}. " if tool else ""
-        guess += "Choose a LoRA file, or export this one again as a LoRA."
-    raise ProLoRAError(f"{name} is no LoRA: ProLoRA knows {known}{example}. {guess}")
+@dataclass(frozen=True)
+class _Read:
+    """What one module's tensors are.
+
+    Attributes:
+        left_out: why something of it cannot be moved, or "".
+        unknown: roles that mean nothing alone.
+        has_peft_alpha: whether its scale comes from PEFT's configuration.
+    """
+
+    adapter: Adapter | None = None
+    differences: tuple[Difference, ...] = ()
+    left_out: str = ""
+    unknown: tuple[str, ...] = ()
+    has_peft_alpha: bool = False
+
+
+def _read(
+    module: str, tensors: Mapping[str, torch.Tensor], alphas: PeftAlphas, origin: Origin
+) -> _Read:
+    vectors, parts = split_vectors(tensors)
+    left_out = "; ".join(REASONS[role] for role in parts if role in REASONS)
+    parts = {role: tensor for role, tensor in parts.items() if role not in REASONS}
+    families = sorted({FAMILY_OF[role] for role in parts if role in FAMILY_OF})
+    if len(families) > 1:
+        origin.refuse(module, f"has tensors of {' and '.join(families)}")
+    if not families:
+        refuse_lone_magnitude(module, parts, origin)
+        differences = make_differences(module, vectors, parts, origin)
+        return _Read(None, tuple(differences), left_out, () if vectors else tuple(parts))
+    alpha = None if "alpha" in parts else alphas.of(module, parts, origin)
+    if alpha is not None:
+        parts["alpha"] = torch.tensor(alpha, dtype=torch.float64)
+    differences = make_differences(module, vectors, parts, origin)
+    make = FAMILIES.get(families[0])
+    if make is None:
+        return _Read(None, tuple(differences), f"{families[0]} is not moved")
+    adapter = with_magnitude(make(module, parts, origin), parts, origin)
+    return _Read(adapter, tuple(differences), left_out, has_peft_alpha=alpha is not None)
 
 
 def _bundled(keys: list[str]) -> str:
