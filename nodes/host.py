@@ -26,7 +26,7 @@ from ..prolora.adapters import AdapterFile, parse_adapter_file, read_peft_config
 from ..prolora.errors import ProLoRAError
 from ..prolora.files import open_safetensors, read_safetensors
 from ..prolora.ggml import from_ggml, is_ggml
-from ..prolora.quantised import marks_in
+from ..prolora.quantised import marks_in, refuse_files_without_weights
 from ..prolora.subspace import can_decompose
 from ..prolora.weights import Model, Slice, StateDictWeights, WeightRef
 
@@ -124,6 +124,7 @@ def model_from_file(path: Path) -> Model:
     """
     with open_safetensors(path) as file:  # refuses a damaged file with a message for artists
         metadata = file.metadata() or {}
+        refuse_files_without_weights(path.name, file.keys())
     state_dict = load_file(path) | marks_in(metadata)
     prefix = _diffusion_model_prefix(state_dict)
     config = _detect(state_dict, prefix, metadata)

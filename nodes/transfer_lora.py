@@ -71,7 +71,8 @@ class ProLoraTransfer:
                         "default": 0,
                         "min": 0,
                         "max": 16384,
-                        "tooltip": "Rank of the result; 0 keeps that of the source LoRA.",
+                        "tooltip": "Rank of the result; 0 keeps that of the source LoRA, and for "
+                        "a LoHa, LoKr or the like takes the smallest that keeps 99 % of it.",
                     },
                 ),
                 "mode": (

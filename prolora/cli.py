@@ -53,7 +53,7 @@ def _parser() -> argparse.ArgumentParser:
     move.add_argument("--mode", choices=MODES, default="full", help="what is moved (full)")
     move.add_argument("--threshold", type=float, default=0.8, help="least similarity (0.8)")
     move.add_argument("--energy", type=float, default=0.8, help="energy of the subspace (0.8)")
-    move.add_argument("--rank", type=int, default=0, help="rank of the result (the source's)")
+    move.add_argument("--rank", type=int, default=0, help="of the result (the source's)")
     move.add_argument("--dtype", choices=FILE_DTYPES, default="fp16", help="of the file (fp16)")
     move.add_argument("--naming", choices=CHOICES, default="auto", help="of the modules (auto)")
     move.add_argument("--device", type=_device, default="cpu", help="cpu, cuda, ... (cpu)")

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from operator import ge
 from typing import NoReturn
 
-from .adapters import Adapter, AdapterFile, LoraAdapter
+from .adapters import Adapter, AdapterFile
 from .architectures import UNKNOWN, guess_architecture
 from .errors import ProLoRAError
 from .module_names import is_text_encoder
@@ -164,8 +164,8 @@ def _fits(adapter: Adapter, matrix: tuple[int, int]) -> bool:
 
 
 def _padded(adapter: Adapter, shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The shape of a weight as the adapter sees it; see LoraAdapter.reshape."""
-    larger = adapter.reshape if isinstance(adapter, LoraAdapter) else ()
+    """The shape of a weight as the adapter sees it; see Adapter.reshape."""
+    larger = adapter.reshape
     holds = len(larger) == len(shape) and all(map(ge, larger, shape))
     return larger if holds else shape
 

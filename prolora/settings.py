@@ -17,7 +17,8 @@ class TransferSettings:
         mode: what is moved, a key of projection.MODES.
         threshold: least similarity (Eq. 1) of a module that is moved, in [0, 1].
         subspace_energy: share of a weight's energy that its subspace holds, in (0, 1).
-        rank: rank of the result, 0 for the source's; a module never gets more than it has.
+        rank: of the result; a module never gets more than it has. 0 for the source's, or for the
+            smallest that keeps 99 % of the energy, where the source's family has no rank.
         copy_identical: take the update as it is where both models have the same weight.
         device, dtype: where and in what the projection runs; float32 or float64.
 

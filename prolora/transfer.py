@@ -158,7 +158,7 @@ def _check_rank(pairs: tuple[Pair, ...], rank: int) -> None:
         raise ProLoRAError(
             f"The rank {rank} is larger than possible: the largest module of this LoRA, "
             f"{roomiest.adapter.name}, is {m} x {n}, which has rank {possible} at most. Choose a "
-            f"rank up to {possible}, or 0 to keep the source's."
+            f"rank up to {possible}, or 0 for the source's."
         )
 
 
@@ -167,5 +167,5 @@ def _describe(settings: TransferSettings) -> Mapping[str, str]:
         "mode": settings.mode,
         "threshold": f"{settings.threshold:g}",
         "energy": f"{settings.subspace_energy:g}",
-        "rank": str(settings.rank) if settings.rank else "as in the source",
+        "rank": str(settings.rank or "the source's, or what keeps 99 %"),
     }

@@ -210,7 +210,8 @@ class Model:
         if not weight.is_floating_point():
             raise ProLoRAError(
                 f"The weight {ref} of {self.name} is stored as {weight.dtype}: a quantised form "
-                "that ProLoRA cannot read. Use an fp16, bf16, fp32 or fp8 version of this model."
+                "that ProLoRA cannot read. Use an fp16, bf16, fp32 or fp8 version of this model, "
+                "or load it in the graph and connect its MODEL."
             )
         if ref.part is not None:
             weight = weight.narrow(ref.part.dim, ref.part.start, ref.part.length)

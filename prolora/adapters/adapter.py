@@ -30,6 +30,10 @@ class Adapter(Protocol):
         """What the user must know about how this module was read, or ""."""
 
     @property
+    def reshape(self) -> tuple[int, ...]:
+        """What the weight is padded to with zeros before the update is added; () for nothing."""
+
+    @property
     def delta_shape(self) -> tuple[int | None, int | None]:
         """m, n of the weight that it changes; None for a side that it leaves open."""
 

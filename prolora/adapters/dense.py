@@ -19,6 +19,7 @@ class DenseAdapter(ABC):
     family: ClassVar[str]
     rank = 0
     note = ""
+    reshape: tuple[int, ...] = ()
 
     @property
     @abstractmethod

@@ -57,6 +57,10 @@ class DoraAdapter:
         return self.direction.note
 
     @property
+    def reshape(self) -> tuple[int, ...]:
+        return self.direction.reshape
+
+    @property
     def delta_shape(self) -> tuple[int | None, int | None]:
         return self.direction.delta_shape
 

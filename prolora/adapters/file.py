@@ -172,7 +172,9 @@ def _read(
     if make is None:
         return _Read(None, tuple(differences), f"{families[0]} is not moved")
     adapter = with_magnitude(make(module, parts, origin), parts, origin)
-    return _Read(adapter, tuple(differences), left_out, has_peft_alpha=alpha is not None)
+    # ComfyUI pads a weight for a LoRA alone.
+    unknown = ("reshape_weight",) if "reshape_weight" in parts and not adapter.reshape else ()
+    return _Read(adapter, tuple(differences), left_out, unknown, alpha is not None)
 
 
 def _bundled(keys: list[str]) -> str:

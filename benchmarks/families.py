@@ -1,0 +1,132 @@
+"""What a dense family costs beside a LoRA: a LoKr and a LoRA of the same modules, side by side.
+
+    python -m benchmarks.families
+    python -m benchmarks.families --device cuda
+
+Run it in the repository's root. Both are moved between the same two weights in the same run, in
+turns. The LoRA stays factored; the LoKr's delta is formed, projected in blocks and cut to a LoRA.
+The last columns are that cut alone: by the Gram matrix, as it is done, and by torch's randomised
+SVD (`torch.svd_lowrank`, 2 iterations, 8 extra vectors), with what each misses of the delta beside
+the best cut of that rank.
+"""
+
+import argparse
+import time
+from collections.abc import Callable
+from statistics import median
+
+import torch
+
+from prolora.adapters import LoraAdapter
+from prolora.adapters.lokr import LokrAdapter
+from prolora.dense import Dense
+from prolora.matching import Pair
+from prolora.module_transfer import Module, transfer_module
+from prolora.projection import Factors
+from prolora.settings import TransferSettings
+from prolora.weights import WeightRef
+
+from .decomposition import make_weight
+
+SHAPES = ((640, 640), (1280, 1280), (10240, 1280), (1280, 5120), (640, 5760))
+RANK = 32
+DRIFT = 0.1  # of the target, relative to the source
+FACTOR = 8  # sides of the LoKr's first factor
+
+
+def main() -> None:
+    """Prints a row for each shape."""
+    options = _options()
+    device = torch.device(options.device)
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+    print(f"{name}, {torch.get_num_threads()} threads, torch {torch.__version__}, rank {RANK}\n")
+    print("| weight | LoRA | LoKr | ratio | cut, Gram | cut, randomised | Gram | randomised |")
+    print("| --- | --- | --- | --- | --- | --- | --- | --- |")
+    for shape in SHAPES:
+        print(_row(shape, device, options.repeats), flush=True)
+
+
+def _row(shape: tuple[int, int], device: torch.device, repeats: int) -> str:
+    source = make_weight(shape).to(device)
+    noise = torch.randn(shape, generator=torch.Generator().manual_seed(1)).to(device)
+    target = source + DRIFT * source.std() * noise
+    lora, lokr = _lora(shape), _lokr(shape)
+    settings = TransferSettings(rank=RANK, threshold=0, device=device)
+
+    def move(adapter: LoraAdapter | LokrAdapter) -> None:
+        ref = WeightRef("weight")
+        transfer_module(Module(Pair(adapter, ref, ref, shape, shape), source, target, settings))
+
+    delta = lokr.update(source).delta
+    jobs: list[Callable[[], object]] = [
+        lambda: move(lora),
+        lambda: move(lokr),
+        lambda: Dense(delta).cut(RANK),
+        lambda: torch.svd_lowrank(delta, q=RANK + 8),
+    ]
+    times: list[list[float]] = [[] for _ in jobs]
+    for repeat in range(repeats + 1):  # the first one warms up
+        for job, seconds in zip(jobs, times, strict=True):
+            elapsed = _seconds(job, device)
+            seconds.extend([elapsed] if repeat else [])
+    lora_time, lokr_time, gram, randomised = map(median, times)
+    cells = (
+        f"{shape[0]} x {shape[1]}",
+        *(f"{value * 1e3:.0f} ms" for value in (lora_time, lokr_time)),
+        f"{lokr_time / lora_time:.2f}",
+        *(f"{value * 1e3:.0f} ms" for value in (gram, randomised)),
+        *(f"{value:.4f}" for value in _misses(delta)),
+    )
+    return f"| {' | '.join(cells)} |"
+
+
+def _lora(shape: tuple[int, int]) -> LoraAdapter:
+    random = torch.Generator().manual_seed(2)
+    up, down = (torch.randn(s, generator=random) for s in ((shape[0], RANK), (RANK, shape[1])))
+    return LoraAdapter("lora", up, down, None)
+
+
+def _lokr(shape: tuple[int, int]) -> LokrAdapter:
+    """A small first factor that is whole, a second one of low rank."""
+    random = torch.Generator().manual_seed(3)
+    rows, columns = shape[0] // FACTOR, shape[1] // FACTOR
+    w1 = torch.randn(FACTOR, FACTOR, generator=random)
+    up = torch.randn(rows, RANK // 2, generator=random)
+    down = torch.randn(RANK // 2, columns, generator=random)
+    return LokrAdapter("lokr", w1, Factors(up, down), 1.0)
+
+
+def _misses(delta: torch.Tensor) -> tuple[float, float]:
+    """How much more than the best cut of RANK each of the two misses, relative to that."""
+    exact = torch.linalg.svdvals(delta.double())
+    best = float(exact[RANK:].norm())
+    factors = Dense(delta).cut(RANK).factors
+    U, S, V = torch.svd_lowrank(delta, q=RANK + 8)
+    ours = factors.up @ factors.down
+    other = (U[:, :RANK] * S[:RANK]) @ V[:, :RANK].T
+    return tuple(float((delta - cut).double().norm()) / best - 1 for cut in (ours, other))
+
+
+def _seconds(job: Callable[[], object], device: torch.device) -> float:
+    _wait(device)
+    start = time.perf_counter()
+    job()
+    _wait(device)
+    return time.perf_counter() - start
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="A dense family beside a LoRA: time")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, ... (cpu)")
+    parser.add_argument("--repeats", type=int, default=3, help="timed runs of each (3)")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    torch.set_grad_enabled(False)
+    main()
