@@ -17,7 +17,7 @@ from .small_sd15 import write_small_sd15
 
 NODES = {
     "emoji": PACK_ROOT / "demo" / "emoji",
-    "probe_nodes.py": Path(__file__).parent / "probe_nodes.py",
+    **{path.name: path for path in Path(__file__).parent.glob("probe_*.py")},
 }
 
 

@@ -76,6 +76,53 @@ class ProbeKeyMap(Probe):
         return torch.equal(a.weights.read(one.key).float(), b.weights.read(other.key).float())
 
 
+class ProbeWeights(Probe):
+    """How far the weights of a file or MODEL, as a transfer reads them, are from another's."""
+
+    RETURN_TYPES = ()
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        names = ("file_name", "reference_file")
+        models = ("model", "reference_model")
+        files = {name: ("STRING", {}) for name in names}
+        return {"required": {}, "optional": files | dict.fromkeys(models, ("MODEL",))}
+
+    def probe(self, file_name="", model=None, reference_file="", reference_model=None):
+        read, true = self.weights(file_name, model), self.weights(reference_file, reference_model)
+        differences = {}
+        for key in true:
+            if key.endswith(".weight"):
+                want, got = true.read(key).float(), read.read(key).float()
+                differences[key] = float((got - want).norm() / want.norm())
+        return {"ui": {"text": [json.dumps(differences)]}}
+
+    @staticmethod
+    def weights(file_name, model):
+        host = pack_host()
+        if model is None:
+            return host.model_from_file(host.model_path(file_name)).weights
+        return host.model_from_graph(model, None, "loaded").weights
+
+
+class ProbeForms(Probe):
+    """The quantised forms that the host loads, as JSON."""
+
+    RETURN_TYPES = ()
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {}}
+
+    def probe(self):
+        forms = []
+        if hasattr(comfy.utils, "detect_layer_quantization"):  # else there is a table, and no use
+            from comfy.quant_ops import QUANT_ALGOS
+
+            forms = list(QUANT_ALGOS)
+        return {"ui": {"text": [json.dumps(forms)]}}
+
+
 class ProbeNames(Probe):
     """The key map of a checkpoint that is not loaded, as JSON."""
 
@@ -114,6 +161,7 @@ class ProbePatches(Probe):
         for key in one.patches.keys() | other.patches.keys():
             base = comfy.utils.get_attr(one.model, key).float()
             a, b = (cls.patched(patcher, key, base.clone()) for patcher in (one, other))
+            base = cls.padded(base, a.shape)
             change = (a - base).norm()
             result[key] = {
                 "change": float(change / base.norm()) if base.norm() > 0 else float(change),
@@ -122,15 +170,38 @@ class ProbePatches(Probe):
         return result
 
     @staticmethod
+    def padded(base, shape):
+        """With zeros where a patch has made the weight larger."""
+        larger = base.new_zeros(shape)
+        larger[tuple(slice(side) for side in base.shape)] = base
+        return larger
+
+    @staticmethod
     def patched(patcher, key, weight):
         # In June 2024 it was a method.
         calculate = getattr(comfy.lora, "calculate_weight", None) or patcher.calculate_weight
         return calculate(patcher.patches[key], weight, key) if key in patcher.patches else weight
 
 
+class ProbeLoraModel(Probe):
+    """A LORA_MODEL that another pack's node made: a state dict and nothing else."""
+
+    RETURN_TYPES = ("LORA_MODEL",)
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {"lora": ("LORA_MODEL",)}}
+
+    def probe(self, lora):
+        return (dict(lora),)
+
+
 NODE_CLASS_MAPPINGS = {
     "ProbeFingerprint": ProbeFingerprint,
+    "ProbeForms": ProbeForms,
     "ProbeKeyMap": ProbeKeyMap,
+    "ProbeLoraModel": ProbeLoraModel,
     "ProbeNames": ProbeNames,
     "ProbePatches": ProbePatches,
+    "ProbeWeights": ProbeWeights,
 }

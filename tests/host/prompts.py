@@ -32,8 +32,9 @@ class PromptBuilder:
         strengths = {"strength_model": strength, "strength_clip": strength}
         return self.node("ProLoRAApply", model=model, lora=lora, **(strengths | inputs))
 
-    def save(self, lora: list, prefix: str, dtype: str = "fp32") -> list:
-        return self.node("ProLoRASave", lora=lora, filename_prefix=prefix, dtype=dtype)
+    def save(self, lora: list, prefix: str, dtype: str = "fp32", naming: str | None = None) -> list:
+        inputs = {"filename_prefix": prefix, "dtype": dtype, "naming": naming}
+        return self.node("ProLoRASave", lora=lora, **inputs)
 
     def core_lora(self, model: list, name: str, strength: float = 1.0) -> list:
         return self.node(

@@ -28,7 +28,24 @@ BAD_LORAS = [
     (bad_files.nan, ["NaN or infinity"]),
     (bad_files.other_architecture, ["is for Flux", "is SD3", "Choose the checkpoint"]),
     (bad_files.other_width, ["does not fit", "96 x 32", "Choose the checkpoint"]),
+    (bad_files.ip_adapter, ["is no LoRA", "2 of its 11 keys", "an IP-Adapter"]),
+    (bad_files.of_a_known_tool, ["is no LoRA", "mystery_0", "seems to come from ai-toolkit"]),
 ]
+# One of each family; the core has the full tables.
+BAD_MODULES = [
+    (bad_files.unequal_ranks, ["[576, 4]", "[3, 192]", "do not multiply"]),
+    (bad_files.loha_without_a_factor, ["hada_w2_b"]),
+    (bad_files.lokr_without_a_factor, ["has no lokr_w2_b"]),
+    (bad_files.glora_without_a_factor, ["no b2"]),
+    (bad_files.oft_of_no_squares, ["[72, 8, 7]", "not square"]),
+    (bad_files.dora_of_another_width, ["[100, 1]", "an update of 576"]),
+    (bad_files.magnitude_alone, ["dora_scale but no LoRA"]),
+    (bad_files.foura_without_a_factor, ["foura_down"]),
+    (bad_files.two_families, ["LoHa and LoRA"]),
+]
+AGAIN = ["joint_blocks_0_x_block_attn_qkv", "damaged", "Download or export it again"]
+BAD_LORAS += [(make, [*fragments, *AGAIN]) for make, fragments in BAD_MODULES]
+BAD_LORAS += [(bad_files.oft_of_another_width, ["changes a weight of 400 x any", "576 x 192"])]
 
 
 @pytest.fixture
