@@ -22,7 +22,7 @@ import folder_paths
 import torch
 from safetensors.torch import load_file
 
-from ..prolora.adapters import AdapterFile, parse_adapter_file, read_peft_config
+from ..prolora.adapters import AdapterFile, name_of, parse_adapter_file, read_peft_config
 from ..prolora.errors import ProLoRAError
 from ..prolora.files import open_safetensors, read_safetensors
 from ..prolora.ggml import from_ggml, is_ggml
@@ -109,7 +109,7 @@ def read_lora(path: Path) -> AdapterFile:
         from comfy.lora_convert import convert_lora
 
         tensors = convert_lora(tensors)
-    return parse_adapter_file(tensors, path.name, metadata, read_peft_config(path))
+    return parse_adapter_file(tensors, name_of(path), metadata, read_peft_config(path))
 
 
 def model_from_file(path: Path) -> Model:

@@ -13,16 +13,18 @@ class Accelerator:
     pattern: str
 
 
+# What is a word like others needs a model or a number of steps beside it.
+_MODEL = r"\b(sd|sdxl|sd15|sd3|flux|qwen|wan|hunyuan|ltx|chroma)\w*\b"
 # The first row that matches wins.
 ACCELERATORS = (
     Accelerator("LCM", r"\b(animate)?lcm\b|latent consistency"),
     Accelerator("TCD", r"\btcd\b|trajectory consistency"),
     Accelerator("PCM", r"\bpcm\b|phased consistency"),
     Accelerator("TDD", r"\btdd\b"),
-    Accelerator("Hyper-SD", r"\bhyper ?(sd|flux|sdxl|sd15|sd3)\w*\b|\bhyper\b.*\bsteps?\b"),
-    Accelerator("DMD2", r"\bdmd ?2?\b"),
+    Accelerator("Hyper-SD", r"\bhyper ?(sd|flux|sdxl|sd15|sd3)\w*\b"),
+    Accelerator("DMD2", r"\bdmd ?2\b|\bdmd\b.*\b\d+ ?steps?\b"),
     Accelerator("LightX2V", r"lightx2v|step distill"),
-    Accelerator("Lightning", r"lightning"),
+    Accelerator("Lightning", rf"{_MODEL}.*\blightning\b|\blightning\b.*\b\d+ ?steps?\b"),
     Accelerator("self-forcing", r"self ?forcing"),
     Accelerator("CausVid", r"causvid"),
     Accelerator("AccVideo", r"\bacc ?vid(eo)?\b"),
@@ -30,7 +32,7 @@ ACCELERATORS = (
     Accelerator("rCM", r"\brcm\b"),
     Accelerator("PeRFlow", r"perflow"),
     Accelerator("Flash", r"\bflash ?(sd|pixart|diffusion)\w*"),
-    Accelerator("Turbo", r"\bturbo\b"),
+    Accelerator("Turbo", rf"{_MODEL}.*\bturbo\b|\bturbo\b.*\b(alpha|\d+ ?steps?)\b"),
 )
 # Base models that have such a word in their names: a LoRA for one of them is no accelerator.
 _BASES = (
@@ -38,7 +40,7 @@ _BASES = (
     r"(juggernaut|dreamshaper|realvis\w*)( ?xl)?( v?\d+)* ?(turbo|lightning)"
 )
 # Where a header says what a LoRA is called.
-_TITLES = ("modelspec.title", "modelspec.tags", "ss_output_name", "name", "title")
+_TITLES = ("modelspec.title", "ss_output_name", "name", "title")
 MARK = "prolora_accelerator"
 
 

@@ -18,7 +18,7 @@ from .key_map import load_checkpoint
 from .output_names import CHOICES, Renamed, rename
 from .projection import MODES
 from .settings import TransferSettings
-from .tools import ADAPTERS, OTHER_FILES, kind_of
+from .tools import OTHER_FILES, UNREADABLE, kind_of
 from .transfer import TransferResult, transfer
 
 
@@ -110,6 +110,8 @@ def _write(result: TransferResult, named: Renamed, options: argparse.Namespace) 
 
 
 def _refuse_to_overwrite(out: Path, others: Sequence[Path]) -> None:
+    if out.is_dir():
+        raise ProLoRAError(f"{out} is a folder. Name a file in it.")
     for path in others:
         same = out.exists() and path.exists() and out.samefile(path)
         inside = out.exists() and path.resolve() in (out.parent.resolve() / out.name).parents
@@ -129,13 +131,14 @@ def _device(name: str) -> torch.device:
 
 def _inspect(options: argparse.Namespace) -> None:
     keys, metadata = _header(options.file)
-    if sum(split_key(key) is not None for key in keys) > len(keys) / 2:
+    is_adapter = bool(keys) and 2 * sum(split_key(key) is not None for key in keys) >= len(keys)
+    kind = kind_of(keys, UNREADABLE if is_adapter else UNREADABLE + OTHER_FILES)
+    if kind is not None:
+        print(f"{options.file.name}: {kind.name}. {kind.advice}")
+        return
+    if is_adapter:
         print(describe_adapter(read_adapter_file(options.file)))
     else:
-        kind = kind_of(keys, ADAPTERS + OTHER_FILES)
-        if kind is not None:
-            print(f"{options.file.name}: {kind.name}. {kind.advice}")
-            return
         model = load_checkpoint(options.file)
         tensors = sum(1 for _ in model.weights)
         print(f"{model.name}: a checkpoint, architecture {model.architecture}, {tensors} tensors")

@@ -1,9 +1,9 @@
 """Norms, biases and set weights: carried over where both models have a tensor of their shape."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from .adapters import Difference
+from .adapters import AdapterFile, Difference
+from .matching import identity, replaced_parts
 from .report import ModuleReport
 from .weights import Model, WeightRef
 
@@ -16,21 +16,24 @@ class CarriedDifferences:
     rows: tuple[ModuleReport, ...]
 
 
-def carry_differences(
-    differences: Sequence[Difference], source: Model, target: Model
-) -> CarriedDifferences:
+def carry_differences(file: AdapterFile, source: Model, target: Model) -> CarriedDifferences:
     """Takes each difference as it is, or leaves it out with a reason. Reads no weight."""
-    rows = tuple(_row(difference, source, target) for difference in differences)
-    pairs = zip(differences, rows, strict=True)
+    replaced = replaced_parts(file, source)
+    rows = tuple(
+        _row(difference, source, target, replaced.get(identity(difference), ""))
+        for difference in file.differences
+    )
+    pairs = zip(file.differences, rows, strict=True)
     return CarriedDifferences(tuple(d for d, row in pairs if row.status == "copied"), rows)
 
 
-def _row(difference: Difference, source: Model, target: Model) -> ModuleReport:
+def _row(difference: Difference, source: Model, target: Model, replaced: str) -> ModuleReport:
     source_ref, target_ref = _changed(difference, source), _changed(difference, target)
     row = ModuleReport(
         name=f"{difference.name}.{difference.role}",
         status="skipped",
-        reason=_misfit(difference, source_ref, source, "source")
+        reason=replaced
+        or _misfit(difference, source_ref, source, "source")
         or _misfit(difference, target_ref, target, "target"),
         family=difference.kind,
         source_key=str(source_ref or ""),

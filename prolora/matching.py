@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from operator import ge
 from typing import NoReturn
 
-from .adapters import Adapter, AdapterFile
+from .adapters import Adapter, AdapterFile, Difference
 from .architectures import UNKNOWN, guess_architecture
 from .errors import ProLoRAError
 from .module_names import is_text_encoder
@@ -61,9 +61,9 @@ def check_belongs(file: AdapterFile, source: Model) -> None:
         )
     for adapter in file.adapters:
         place = source.find(adapter.name)
-        if place is None:
+        shape = _padded(adapter, source.shape(place)) if place is not None else ()
+        if len(shape) < 2:
             continue
-        shape = _padded(adapter, source.shape(place))
         if not _fits(adapter, as_matrix(shape)):
             raise ProLoRAError(
                 f"The LoRA {file.name} does not fit the source checkpoint {source.name} "
@@ -82,10 +82,10 @@ def pair_by_name(file: AdapterFile, source: Model, target: Model) -> Pairing:
     check_belongs(file, source)
     pairs: list[Pair] = []
     unpaired = [Unpaired(name, reason) for name, reason in file.left_out.items()]
-    replaced = _replaced(file, source)
+    replaced = replaced_parts(file, source)
     for adapter in file.adapters:
-        if adapter.name in replaced:
-            unpaired.append(Unpaired(adapter.name, replaced[adapter.name]))
+        if identity(adapter) in replaced:
+            unpaired.append(Unpaired(adapter.name, replaced[identity(adapter)]))
             continue
         found = _pair(adapter, source, target)
         if isinstance(found, Pair):
@@ -95,23 +95,28 @@ def pair_by_name(file: AdapterFile, source: Model, target: Model) -> Pairing:
     return Pairing(tuple(pairs), tuple(unpaired))
 
 
-def _replaced(file: AdapterFile, source: Model) -> dict[str, str]:
-    """Modules whose weight another module of the file means too, and why they stay behind.
+def identity(part: Adapter | Difference) -> tuple[str, str]:
+    """What no other part of a file shares: the module's name, and a difference's role."""
+    return part.name, part.role if isinstance(part, Difference) else ""
+
+
+def replaced_parts(file: AdapterFile, source: Model) -> dict[tuple[str, str], str]:
+    """What changes a weight or bias that another part of the file changes too, and the reason.
 
     ComfyUI goes through its key map and keeps the last of them; a name that is not in it, it does
     not load at all. Parts of one weight that overlap are different places: it adds both.
     """
     order = {name: position for position, name in enumerate(source.key_map)}
-    names: dict[WeightRef, list[str]] = defaultdict(list)
-    for adapter in file.adapters:
-        place = source.find(adapter.name)
+    places: dict[tuple[WeightRef, bool], list[Adapter | Difference]] = defaultdict(list)
+    for part in file.contents:
+        place = source.find(part.name)
         if place is not None:
-            names[place].append(adapter.name)
-    reasons: dict[str, str] = {}
-    for same in names.values():
-        last = max(same, key=lambda name: order.get(name, -1))
-        reason = f"means the same weight as {last}, which ComfyUI loads in its place"
-        reasons |= {name: reason for name in same if name != last}
+            places[place, isinstance(part, Difference) and part.of_bias].append(part)
+    reasons: dict[tuple[str, str], str] = {}
+    for same in places.values():
+        last = max(same, key=lambda part: order.get(part.name, -1))
+        reason = f"means the same weight as {last.name}, which ComfyUI loads in its place"
+        reasons |= {identity(part): reason for part in same if part is not last}
     return reasons
 
 
@@ -120,6 +125,8 @@ def _pair(adapter: Adapter, source: Model, target: Model) -> Pair | Unpaired:
     if source_ref is None:
         return Unpaired(adapter.name, f"not in the source {source.name}")
     source_shape = _padded(adapter, source.shape(source_ref))
+    if len(source_shape) < 2:
+        return Unpaired(adapter.name, "its weight is a vector, which has no subspaces", source_ref)
     if target_ref is None:
         reason = f"not in the target {target.name}"
         if is_text_encoder(adapter.name):

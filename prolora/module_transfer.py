@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 
 from .adapters import Adapter
+from .errors import ProLoRAError
 from .matching import Pair
 from .projection import Update
 from .report import Measures, ModuleReport
@@ -39,9 +40,19 @@ class Module:
 
 
 def transfer_module(module: Module) -> MovedModule:
-    """Moves one module's update from the source weight to the target weight."""
+    """Moves one module's update from the source weight to the target weight.
+
+    Raises:
+        ProLoRAError: the update is not finite, or does not fit the weights after all.
+    """
     settings = module.settings
-    update = module.pair.adapter.update(module.source)
+    adapter = module.pair.adapter
+    update = adapter.update(module.source)
+    if not update.energy() < torch.finfo(torch.float32).max:
+        raise ProLoRAError(
+            f"The {adapter.family} of the module {adapter.name} makes an update beyond all bounds "
+            "(infinite, or not a number). Its training broke down: use an earlier epoch of it."
+        )
     if settings.mode == "copy":
         return _finish(module, update, "copied", "mode copy", Measures())
     source, target = module.source.flatten(start_dim=1), module.target.flatten(start_dim=1)

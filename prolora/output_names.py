@@ -158,6 +158,12 @@ def rename(
     if choice == "auto":  # what ComfyUI loads: no name of our own spelling, its suffix for a DoRA
         style = "diffusers" if naming.style == "peft" else naming.style
         return Renamed(plan.adapters, style, tuple(notes))
+    if choice in ("peft", "diffusers"):
+        own = sum(not {"up", "down"} <= adapter.tensors().keys() for adapter in plan.adapters)
+        if own:
+            notes.append(f"{own} differences go by ComfyUI's keys, which {choice} does not read")
+    if choice == "peft":
+        notes.append("PEFT wants an adapter_config.json beside it: r of the ranks, lora_alpha = r")
     if choice == "peft" and any(is_text_encoder(adapter.name) for adapter in plan.adapters):
         notes.append("PEFT loads one model from a file: its text encoder modules lie apart there")
     named = tuple(_called(adapter, _respell(adapter.name, naming)) for adapter in plan.adapters)

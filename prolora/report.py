@@ -167,6 +167,9 @@ class Report:
         )
 
     def _energy_lines(self) -> Iterator[str]:
+        ranks = [row.rank_out for row in self.rows if row.rank_out]
+        if any(row.rank_out and row.rank_in == 0 for row in self.rows):
+            yield f"  rank of the result: median {median(ranks):g}, up to {max(ranks)}"
         moved = [row for row in self.rows if row.status == "moved"]
         kept = [row.energy_kept for row in moved if row.energy_kept is not None]
         if kept:

@@ -85,13 +85,22 @@ ADAPTERS = tuple(
     )
     for start, method in _PEFT_METHODS.items()
 )
+# Refused although some of its keys are those of a LoRA.
+UNREADABLE = (
+    *ADAPTERS,
+    Kind(
+        "a control LoRA of Flux",
+        r".*\.norm\.(key|query)_norm\.scale$",
+        "ComfyUI renames its keys first: use the nodes in ComfyUI.",
+    ),
+    Kind(
+        "a Flux LoRA of XLabs' trainer or USO",
+        r".*\.processor\.(qkv|proj)_lora[12]\.",
+        "Convert it to kohya's naming first; for USO, use the nodes in ComfyUI.",
+    ),
+)
 _AS_LORA = "Choose a LoRA file; this one goes into a loader of its own."
 OTHER_FILES = (
-    Kind(
-        "a Flux LoRA of XLabs' trainer",
-        r".*\.processor\.(qkv|proj)_lora[12]\.",
-        "Convert it to kohya's naming first.",
-    ),
     Kind("a Control-LoRA", r"lora_controlnet", _AS_LORA),
     Kind("a ControlNet-LLLite", r"lllite_", _AS_LORA),
     Kind("a ControlNet", r"(control_model\.)?zero_convs\.|control_model\.|controlnet_", _AS_LORA),
@@ -116,7 +125,7 @@ def tool_of(keys: Iterable[str], metadata: Mapping[str, str]) -> str:
 
 
 def kind_of(
-    keys: Iterable[str], kinds: tuple[Kind, ...] = (*ADAPTERS, *OTHER_FILES, CHECKPOINT)
+    keys: Iterable[str], kinds: tuple[Kind, ...] = (*UNREADABLE, *OTHER_FILES, CHECKPOINT)
 ) -> Kind | None:
     """What a file is that ProLoRA does not read; None for one that no row fits."""
     lines = list(keys)

@@ -74,7 +74,7 @@ def transfer(
         Exception: whatever `progress` raises.
     """
     pairing = pair_by_name(file, source, target)
-    carried = carry_differences(file.differences, source, target)
+    carried = carry_differences(file, source, target)
     if not pairing.pairs and not carried.differences:
         reasons = [f"{module.name}: {module.reason}" for module in pairing.unpaired]
         reasons += [f"{row.name}: {row.reason}" for row in carried.rows]
@@ -103,13 +103,24 @@ def transfer(
         settings=_describe(settings),
         rows=(*(module.row for module in moved), *carried.rows, *skipped),
         unknown_keys=file.unknown,
-        notes=(*_accelerates(file), *file.notes, *_only_differences(moved, adapters, carried)),
+        notes=(
+            *_accelerates(file),
+            *file.notes,
+            *_unknown_names(file, source),
+            *_only_differences(moved, adapters, carried),
+        ),
     )
     return TransferResult(adapters, report, carried.differences, file.accelerator)
 
 
 def _accelerates(file: AdapterFile) -> tuple[str, ...]:
     return (accelerators.describe(file.accelerator),) if file.accelerator else ()
+
+
+def _unknown_names(file: AdapterFile, source: Model) -> tuple[str, ...]:
+    """Without a host fewer names are known, which must be told where some are not."""
+    missing = any(source.find(name) is None for name in file.module_names)
+    return (source.hint,) if source.hint and missing else ()
 
 
 @torch.no_grad()

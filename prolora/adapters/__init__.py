@@ -2,7 +2,7 @@
 
 from .adapter import Adapter
 from .difference import Difference
-from .file import AdapterFile, parse_adapter_file, read_adapter_file
+from .file import AdapterFile, name_of, parse_adapter_file, read_adapter_file
 from .lora import LoraAdapter
 from .peft_config import read_peft_config
 from .writing import FILE_DTYPES, lora_state_dict
@@ -14,6 +14,7 @@ __all__ = [
     "Difference",
     "LoraAdapter",
     "lora_state_dict",
+    "name_of",
     "parse_adapter_file",
     "read_adapter_file",
     "read_peft_config",

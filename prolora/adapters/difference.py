@@ -65,11 +65,9 @@ def make_full_difference(
     """Builds an adapter from the diff of a weight.
 
     Raises:
-        ProLoRAError: it is empty, or a DoRA magnitude lies beside it, which no loader can read.
+        ProLoRAError: a DoRA magnitude lies beside it, which no loader can read.
     """
     diff = parts["diff"]
-    if diff.numel() == 0:
-        origin.refuse(name, f"has an empty diff {list(diff.shape)}")
     if any(role in parts for role in MAGNITUDES.values()):
         origin.refuse(name, "has a DoRA magnitude over a full difference, which nothing reads")
     return FullDifference(name, diff)

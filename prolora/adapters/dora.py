@@ -15,6 +15,10 @@ from .naming import MAGNITUDES
 
 _ROLES = tuple(dict.fromkeys(MAGNITUDES.values()))
 _SIDES = ("outputs", "inputs")  # what the axes of a weight are
+_IN_COMFYUI = (
+    "ComfyUI divides a DoRA by other norms than its trainer does, so it looks a little different "
+    "there, moved or not"
+)
 
 
 @dataclass(frozen=True)
@@ -54,7 +58,7 @@ class DoraAdapter:
 
     @property
     def note(self) -> str:
-        return self.direction.note
+        return "; ".join(filter(None, (self.direction.note, "" if self.axis else _IN_COMFYUI)))
 
     @property
     def reshape(self) -> tuple[int, ...]:

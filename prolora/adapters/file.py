@@ -11,7 +11,7 @@ import torch
 from ..accelerators import accelerator_of
 from ..errors import ProLoRAError
 from ..files import read_safetensors
-from ..tools import ADAPTERS, kind_of, refuse_file, tool_of
+from ..tools import UNREADABLE, kind_of, refuse_file, tool_of
 from .adapter import Adapter, Make, Origin
 from .boft import make_boft
 from .difference import Difference, make_differences, make_full_difference, split_vectors
@@ -23,7 +23,7 @@ from .lokr import make_lokr
 from .lora import make_lora
 from .naming import BUNDLED, FAMILY_OF, REASONS, ROLES, split_key
 from .oft import make_oft
-from .peft_config import PeftAlphas, peft_alphas, read_peft_config
+from .peft_config import WEIGHTS_NAME, PeftAlphas, peft_alphas, read_peft_config
 
 # What builds the adapter of a module. A family that naming.py knows and that has no row here is
 # left out by name.
@@ -37,6 +37,15 @@ FAMILIES: dict[str, Make] = {
     "FouRA": make_foura,
     "full difference": make_full_difference,
 }
+
+# What PEFT and diffusers call every adapter.
+_LIBRARY_NAMES = (WEIGHTS_NAME, "pytorch_lora_weights.safetensors")
+# Roles whose tensors are numbers or marks of any type, not factors.
+_NUMBERS = ("alpha", "reshape_weight", "foura_transform", "scaled_oft", "on_input")
+_DTYPES = (
+    *(torch.float64, torch.float32, torch.float16, torch.bfloat16),
+    *(torch.float8_e4m3fn, torch.float8_e5m2),
+)
 
 
 @dataclass(frozen=True)
@@ -92,7 +101,12 @@ def read_adapter_file(path: Path) -> AdapterFile:
             configuration is damaged or of another kind.
     """
     tensors, metadata = read_safetensors(path)
-    return parse_adapter_file(tensors, path.name, metadata, read_peft_config(path))
+    return parse_adapter_file(tensors, name_of(path), metadata, read_peft_config(path))
+
+
+def name_of(path: Path) -> str:
+    """What to call a file: by its folder as well, where a library gives all of them one name."""
+    return f"{path.parent.name}/{path.name}" if path.name in _LIBRARY_NAMES else path.name
 
 
 def parse_adapter_file(
@@ -118,7 +132,7 @@ def parse_adapter_file(
     read = {module: _read(module, parts, alphas, origin) for module, parts in modules.items()}
     unknown += [f"{module}: {role}" for module, found in read.items() for role in found.unknown]
     tool = tool_of(own, metadata)
-    if 2 * len(unknown) > len(own) or kind_of(unknown, ADAPTERS) or not modules:
+    if 2 * len(unknown) > len(own) or kind_of(unknown, UNREADABLE) or not modules:
         refuse_file(name, own, unknown, tool)
     notes = [_bundled(bundled)] if bundled else []
     notes += [alphas.note] if any(found.has_peft_alpha for found in read.values()) else []
@@ -209,14 +223,20 @@ def _by_module(
 
 
 def _check(module: str, role: str, tensor: torch.Tensor, origin: Origin) -> None:
-    if role in ("alpha", "reshape_weight", "foura_transform", "scaled_oft"):
-        if role == "alpha" and tensor.numel() != 1:
-            origin.refuse(module, f"has an alpha that is not one number but {list(tensor.shape)}")
-    elif not tensor.is_floating_point():
+    if role == "alpha" and tensor.numel() != 1:
+        origin.refuse(module, f"has an alpha that is not one number but {list(tensor.shape)}")
+    if role in _NUMBERS:
+        if tensor.dtype.is_complex:
+            origin.refuse(module, f"has a LoRA {role} stored as {tensor.dtype}")
+    elif tensor.dtype not in _DTYPES:
         raise ProLoRAError(
             f"{origin.file}: the LoRA {role} of the module {module} is stored as {tensor.dtype}. "
             "Use an fp16, bf16 or fp32 version of this LoRA."
         )
+    elif tensor.ndim == 0:
+        origin.refuse(module, f"has a {role} that is a single number")
+    elif tensor.numel() == 0:
+        origin.refuse(module, f"has an empty {role} {list(tensor.shape)}")
     if not torch.isfinite(tensor.float()).all():
         raise ProLoRAError(
             f"{origin.file}: the LoRA {role} of the module {module}, shape {list(tensor.shape)}, "

@@ -33,6 +33,8 @@ class LoraAdapter:
 
     @property
     def note(self) -> str:
+        if self.alpha == 0:
+            return "its alpha is 0, so it changes nothing"
         shape = " x ".join(map(str, self.reshape))
         return f"the weight is padded with zeros to {shape}" if shape else ""
 

@@ -16,8 +16,10 @@ from collections.abc import Mapping
 
 import torch
 
+from ..errors import ProLoRAError
 from .adapter import Origin, alpha_of
 from .boft import BoftAdapter, butterfly
+from .peft_config import number_in
 from .rotation import Rotation, RotationAdapter, cayley, limited, neumann, skew
 
 _NO_CONFIG = (
@@ -27,6 +29,7 @@ _NO_CONFIG = (
 _AS_LYCORIS = "turned as far as LyCORIS does, which is further than ComfyUI's own loader goes"
 _AS_COMFYUI = "turned as far as ComfyUI does; LyCORIS would go further"
 _PEFT_PREFIX = "base_model.model."
+_MAX_TERMS = 100
 
 
 class OftAdapter(RotationAdapter):
@@ -110,7 +113,7 @@ def _from_triangles(name: str, parts: Mapping[str, torch.Tensor], origin: Origin
     upper[:, rows, columns] = triangles.double().cpu()
     Q = skew(upper)
     if origin.config.get("coft", False):
-        eps = origin.config.get("eps", 6e-5)
+        eps = number_in(origin.config, "eps", 6e-5, origin)
         Q = limited(Q, eps / math.sqrt(count), dims=(1, 2))
     if "scaled_oft" in parts and elements:
         Q = Q / math.sqrt(elements)
@@ -130,7 +133,12 @@ def _peft_rotation(Q: torch.Tensor, origin: Origin) -> torch.Tensor:
     config = origin.config
     if not config.get("use_cayley_neumann", True):
         return cayley(-Q)
-    terms = int(config.get("num_cayley_neumann_terms", 5))
+    terms = int(number_in(config, "num_cayley_neumann_terms", 5, origin))
+    if not 1 <= terms <= _MAX_TERMS:
+        raise ProLoRAError(
+            f"{origin.file}: PEFT's configuration asks for {terms} Cayley-Neumann terms; "
+            f"1 to {_MAX_TERMS} make sense. Copy or download it again."
+        )
     if config and "peft_version" not in config:  # before PEFT 0.18
         return neumann(Q, [2.0] * (terms - 1))
     return neumann(Q, [2.0] * max(terms - 2, 2) + [1.0] if terms > 2 else [2.0] * (terms - 1))

@@ -137,6 +137,15 @@ def rank_in(config: Mapping[str, Any], module: str, origin: Origin) -> float:
     return _number(_chosen(config, "rank_pattern", "r", module, origin), "r", origin)
 
 
+def number_in(config: Mapping[str, Any], field: str, default: float, origin: Origin) -> float:
+    """A field of a configuration, or its default.
+
+    Raises:
+        ProLoRAError: it is no number.
+    """
+    return _number(config.get(field, default), field, origin)
+
+
 def _parsed(text: str, what: str) -> dict[str, Any]:
     try:
         config = json.loads(text)

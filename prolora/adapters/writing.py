@@ -51,13 +51,20 @@ def lora_state_dict(
             always there; in the others it is not.
 
     Raises:
-        ProLoRAError: a value does not fit into `dtype` (fp16 ends at 65504).
+        ProLoRAError: a value does not fit into `dtype` (fp16 ends at 65504), or two modules have
+            one name.
     """
-    return {
-        f"{adapter.name}{suffix}": _narrow(tensor, role, dtype, adapter.name)
-        for adapter in adapters
-        for role, suffix, tensor in _styled(adapter.tensors(), style)
-    }
+    tensors: dict[str, torch.Tensor] = {}
+    for adapter in adapters:
+        for role, suffix, tensor in _styled(adapter.tensors(), style):
+            key = f"{adapter.name}{suffix}"
+            if key in tensors:
+                raise ProLoRAError(
+                    f"Two modules of this LoRA would be called {adapter.name} in the file. Choose "
+                    "another naming."
+                )
+            tensors[key] = _narrow(tensor, role, dtype, adapter.name)
+    return tensors
 
 
 def _styled(

@@ -150,6 +150,7 @@ def test_the_report_is_no_second_name_of_the_lora(folder, capsys):
         (("--energy", "1"), "subspace energy is 1.0"),
         (("--rank", "9"), "Choose a rank up to 8"),
         (("--source", "absent.safetensors"), "absent.safetensors does not exist"),
+        (("--out", "."), ". is a folder. Name a file in it"),
     ],
 )
 def test_errors_that_a_user_can_act_on(folder, capsys, more, words):

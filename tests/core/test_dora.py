@@ -303,7 +303,7 @@ BROKEN = {
         r"magnitude \[16\] of 16 outputs but an update of 24",
     ),
     "a matrix": ({**PAIR, "dora_scale": torch.ones(24, 16)}, "not one row or column"),
-    "empty": ({**PAIR, "dora_scale": torch.ones(0, 1)}, "not one row or column"),
+    "empty": ({**PAIR, "dora_scale": torch.ones(0, 1)}, "an empty dora_scale"),
     "two": (
         {**PAIR, "dora_scale": torch.ones(24, 1), "magnitude": torch.ones(24)},
         "two DoRA magnitudes, dora_scale and magnitude",
@@ -359,3 +359,12 @@ def test_over_foura():
         "alpha",
         "dora_scale",
     }
+
+
+@pytest.mark.parametrize(("shape", "told"), [((24, 1), True), ((1, 16), False)])
+def test_what_comfyui_makes_of_it_is_told(shape, told):
+    file = parse_adapter_file(
+        {f"m.{key}": tensor for key, tensor in {**PAIR, "dora_scale": torch.ones(shape)}.items()},
+        "style",
+    )
+    assert ("ComfyUI divides a DoRA by other norms" in file.adapters[0].note) is told

@@ -127,7 +127,18 @@ BROKEN = {
         {"lora_up.weight": UP, "lora_down.weight": DOWN[:3]},
         r"\[24, 4\] .*\[3, 16\].*again",
     ),
-    "rank 0": ({"lora_up.weight": UP[:, :0], "lora_down.weight": DOWN[:0]}, "do not multiply"),
+    "rank 0": ({"lora_up.weight": UP[:, :0], "lora_down.weight": DOWN[:0]}, "an empty up"),
+    "a single number": (
+        {"lora_up.weight": torch.tensor(1.0), "lora_down.weight": DOWN},
+        "has a up that is a single number",
+    ),
+    "fp4": (
+        {
+            "lora_up.weight": UP.to(torch.uint8).view(torch.float4_e2m1fn_x2),
+            "lora_down.weight": DOWN,
+        },
+        "up of the module m is stored as torch.float4",
+    ),
     "vectors": ({"lora_up.weight": UP[0], "lora_down.weight": DOWN}, "do not multiply"),
     "kernel in up": (
         {"lora_up.weight": torch.ones(24, 4, 3, 3), "lora_down.weight": DOWN},

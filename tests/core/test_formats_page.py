@@ -26,7 +26,7 @@ from prolora.module_names import is_text_encoder, plain
 from prolora.output_names import CHOICES, NAMINGS
 from prolora.output_names import FAMILIES as ARCHITECTURES
 from prolora.quantised import FORMS, UNMARKED, WITHOUT_WEIGHTS
-from prolora.tools import ADAPTERS, CHECKPOINT, OTHER_FILES, TOOLS
+from prolora.tools import CHECKPOINT, OTHER_FILES, TOOLS, UNREADABLE
 from prolora.weights import Model, StateDictWeights
 
 from .small_models import random_lora
@@ -200,7 +200,7 @@ def test_files_that_are_told_by_name():
     names = of_peft["file"].removeprefix("written by PEFT: ").split(", ")
     listed = [(f"{name}, written by PEFT", of_peft["advice"]) for name in names]
     listed += [(name, row["advice"]) for row in others for name in row["file"].split(", ")]
-    known = [(kind.name, kind.advice) for kind in (*ADAPTERS, *OTHER_FILES, CHECKPOINT)]
+    known = [(kind.name, kind.advice) for kind in (*UNREADABLE, *OTHER_FILES, CHECKPOINT)]
     assert sorted(listed) == sorted(known)
 
 

@@ -144,7 +144,7 @@ BROKEN = {
         {**GOOD, "b2.weight": torch.ones(3, 16)},
         "a1 [16, 4], a2 [4, 16], b1 [24, 4], b2 [3, 16] that do not multiply",
     ),
-    "rank 0": (module(16, 24, 0, old=False), "that do not multiply"),
+    "rank 0": (module(16, 24, 0, old=False), "has an empty glora_a1 [16, 0]"),
     "inputs": ({**GOOD, "b2.weight": torch.ones(4, 15)}, "b2 [4, 15] that do not multiply"),
     "vectors": ({**GOOD, "b1.weight": torch.ones(24)}, "b1 [24], b2 [4, 16] that do not"),
     "core": ({**GOOD, "bm.weight": torch.ones(3, 3, 3, 3)}, "bm [3, 3, 3, 3] that do not"),

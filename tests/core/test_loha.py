@@ -98,7 +98,7 @@ def test_a_missing_half(role):
 
 BROKEN = {
     "ranks": ({**GOOD, "hada_w2_b": B[:3]}, "hada_w2_a [24, 4], hada_w2_b [3, 16] that do not"),
-    "rank 0": ({**GOOD, "hada_w1_a": A[:, :0], "hada_w1_b": B[:0]}, "[24, 0], hada_w1_b [0, 16]"),
+    "rank 0": ({**GOOD, "hada_w1_a": A[:, :0], "hada_w1_b": B[:0]}, "an empty hada_w1_a [24, 0]"),
     "vectors": ({**GOOD, "hada_w1_b": B[0]}, "hada_w1_b [16] that do not multiply"),
     "unequal products": ({**GOOD, "hada_w2_a": A[:20]}, "hada_w1 of 24 x 16 but a hada_w2 of 20"),
     "one core": ({**GOOD, "hada_t1": CORE}, "has a hada_t1 but no hada_t2"),

@@ -171,7 +171,7 @@ BROKEN = {
         {**WHOLE, "lokr_w1": torch.ones(2, 2, 3, 3)},
         "a lokr_w1 [2, 2, 3, 3] that is no matrix",
     ),
-    "empty": ({**WHOLE, "lokr_w1": W1[:0]}, "a lokr_w1 [0, 4] that is no matrix"),
+    "empty": ({**WHOLE, "lokr_w1": W1[:0]}, "an empty lokr_w1 [0, 4]"),
     "a core that nobody writes": ({**WHOLE, "lokr_t1": W1}, "has a lokr_t1"),
 }
 

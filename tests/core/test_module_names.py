@@ -1,9 +1,17 @@
 """Spellings of a module's name that no key map lists."""
 
-import pytest
+from dataclasses import replace
 
+import pytest
+import torch
+
+from prolora.adapters import Difference, lora_state_dict
+from prolora.errors import ProLoRAError
 from prolora.matching import pair_by_name
 from prolora.module_names import is_text_encoder
+from prolora.output_names import rename
+from prolora.settings import TransferSettings
+from prolora.transfer import transfer
 from prolora.weights import Model, StateDictWeights, WeightRef
 
 from . import host_names
@@ -178,6 +186,48 @@ def test_of_two_names_for_one_weight_the_host_keeps_the_last_of_its_map():
     assert [pair.adapter.name for pair in pairing.pairs] == [last]
     assert {module.name for module in pairing.unpaired} == {first, alias}
     assert all(last in module.reason for module in pairing.unpaired)
+
+
+def test_differences_and_updates_of_one_weight_in_two_spellings():
+    """A weight gets one change, its bias another; the last name of the host's map wins."""
+    names = host_names.flux()
+    source = with_weights(names, "a")
+    last, first = "transformer.x_embedder", "diffusion_model.img_in"
+    bias = replace(source, weights=WithBias(source.weights))
+    file = replace(
+        file_of(random_lora(last, (16, 8))),
+        differences=(
+            Difference(first, "set_weight", torch.ones(16, 8)),
+            Difference(first, "diff_b", torch.ones(16)),
+            Difference("base_model.model.x_embedder", "diff_b", torch.ones(16)),
+        ),
+    )
+    result = transfer(file, bias, bias, TransferSettings())
+    kept = [(part.name, getattr(part, "role", "")) for part in result.contents]
+    assert kept == [(last, ""), (first, "diff_b")]
+    skipped = [row for row in result.report.rows if row.status == "skipped"]
+    assert [row.name for row in skipped] == [
+        f"{first}.set_weight",
+        "base_model.model.x_embedder.diff_b",
+    ]
+    assert all("means the same weight as" in row.reason for row in skipped)
+    named = rename(result.contents, names, "Flux")
+    assert len(lora_state_dict(named.adapters, style=named.style)) == 3
+
+
+class WithBias(StateDictWeights):
+    """The weights, and a bias for each."""
+
+    def __init__(self, weights: StateDictWeights) -> None:
+        tensors = {key: weights.read(key) for key in weights}
+        biases = {f"{k.removesuffix('weight')}bias": t[:, 0] for k, t in tensors.items()}
+        super().__init__(tensors | biases)
+
+
+def test_two_modules_of_one_name_are_no_file():
+    twice = [random_lora("layer", (16, 8)), random_lora("layer", (16, 8))]
+    with pytest.raises(ProLoRAError, match="Two modules of this LoRA would be called layer"):
+        lora_state_dict(twice)
 
 
 def test_parts_that_overlap_are_both_kept():

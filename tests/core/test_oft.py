@@ -272,3 +272,16 @@ def test_the_sides_that_the_tensors_tell():
     assert oft(oft_blocks=SQUARE).delta_shape == (24, None)
     assert oft(oft_R=torch.ones(4, 6)).delta_shape == (None, 16)
     assert oft(oft_R=torch.ones(1, 6)).delta_shape == (None, None)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        *({"num_cayley_neumann_terms": terms} for terms in (None, "a", 0, 1e30, [5])),
+        *({"coft": True, "eps": eps} for eps in (None, "a", {}, float("nan"))),
+    ],
+    ids=str,
+)
+def test_a_configuration_of_nonsense(config):
+    with pytest.raises(ProLoRAError, match="PEFT's configuration"):
+        oft(config=config, oft_R=random_weight((4, 6)))

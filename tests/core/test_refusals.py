@@ -3,12 +3,12 @@
 import pytest
 import torch
 
-from prolora.adapters import parse_adapter_file
+from prolora.adapters import LoraAdapter, parse_adapter_file
 from prolora.errors import ProLoRAError
 from prolora.settings import TransferSettings
 
-from .small_models import random_weight
-from .test_transfer import DRIFTED, WEIGHTS, run
+from .small_models import file_of, random_lora, random_weight
+from .test_transfer import DRIFTED, FILE, WEIGHTS, run
 
 
 def test_no_module_has_its_shape_in_the_target():
@@ -42,6 +42,19 @@ def test_a_quantised_weight(dtype):
     quantised = {**WEIGHTS, "linear": WEIGHTS["linear"].to(dtype)}
     with pytest.raises(ProLoRAError, match=f"linear.weight of A is stored as {dtype}: a quantised"):
         run(source=quantised)
+
+
+def test_an_update_beyond_all_bounds():
+    huge = LoraAdapter("linear", torch.full((24, 2), 1e30), torch.full((2, 16), 1e30), None)
+    with pytest.raises(ProLoRAError, match="LoRA of the module linear makes an update beyond all"):
+        run(file_of(huge, *FILE.adapters[1:]))
+
+
+def test_a_module_whose_weight_is_a_vector():
+    weights = {**WEIGHTS, "linear": torch.ones(24)}
+    file = file_of(random_lora("linear", (24, 1)), *FILE.adapters[1:])
+    (row,) = [r for r in run(file, weights, weights).report.rows if r.name == "linear"]
+    assert (row.status, row.reason) == ("skipped", "its weight is a vector, which has no subspaces")
 
 
 @pytest.mark.parametrize(

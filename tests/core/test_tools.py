@@ -62,7 +62,16 @@ OTHERS = {
     "an IP-Adapter": ("image_proj.proj.weight", "ip_adapter.1.to_k_ip.weight"),
     "a T2I-Adapter": ("body.0.resnets.0.block1.weight", "conv_in.weight"),
     "an embedding": ("clip_l", "clip_g"),
-    "a Flux LoRA of XLabs' trainer": ("double_blocks.0.processor.qkv_lora1.up.weight",),
+    "a Flux LoRA of XLabs' trainer or USO": (
+        "double_blocks.0.processor.qkv_lora1.up.weight",
+        "single_blocks.0.processor.qkv_lora.up.weight",  # ends as a LoRA's
+        "single_blocks.0.processor.qkv_lora.down.weight",
+    ),
+    "a control LoRA of Flux": (
+        "img_in.lora_A.weight",
+        "img_in.lora_B.weight",
+        "single_blocks.0.norm.key_norm.scale",
+    ),
     "a VAE": ("decoder.conv_in.weight", "encoder.conv_in.weight"),
     "a checkpoint": ("model.diffusion_model.out.2.weight", "first_stage_model.x"),
 }
@@ -137,13 +146,20 @@ FAST = {
     "Wan21_T2V_14B_lightx2v_cfg_step_distill_lora_rank32.safetensors": "LightX2V",
     "FastWan_T2V_14B_480p_lora_rank_64.safetensors": "FastWan",
     "Wan21_AccVid_T2V_14B_lora_rank32.safetensors": "AccVideo",
-    "self_forcing_dmd_lora.safetensors": "DMD2",
+    "self_forcing_dmd_lora_4steps.safetensors": "DMD2",
+    "lcm-lora-sdv1-5/pytorch_lora_weights.safetensors": "LCM",
     "Wan2.1_self-forcing_1.3B_lora.safetensors": "self-forcing",
 }
 NOT_FAST = (
     *("style.safetensors", "my_style_z_image_turbo.safetensors", "portrait_sdxl-turbo.safetensors"),
     *("DreamShaperXL_Lightning_style.safetensors", "hyperrealism.safetensors", "turbocharger_car"),
-    *("Hyper detailed.safetensors", "alcmene.safetensors", "sd3.5_large_turbo_style.safetensors"),
+    *("lightning_bolt_style.safetensors", "my_turbo_engine.safetensors", "dmd_portrait"),
+    *(
+        "hyper realistic 3 steps.safetensors",
+        "Hyper detailed.safetensors",
+        "alcmene.safetensors",
+        "sd3.5_large_turbo_style.safetensors",
+    ),
 )
 
 
