@@ -56,7 +56,7 @@ def check_belongs(file: AdapterFile, source: Model) -> None:
         raise ProLoRAError(
             f"The LoRA {file.name} {_made_for(file)}, but the source checkpoint {source.name} is "
             f"{source.architecture}: none of the LoRA's {len(file.module_names)} modules is in it "
-            f"(the first is {file.module_names[0]}). Choose the checkpoint it was trained on."
+            f"(the first is {file.module_names[0]}). {_advice(file, source)}"
             f"{source.hint and f' {source.hint}'}"
         )
     for adapter in file.adapters:
@@ -153,6 +153,16 @@ def refuse_empty(file: AdapterFile, source: Model, target: Model, reasons: list[
         f"{len(reasons)} modules were looked at; the first: {reasons[0]}. Choose a target of the "
         "source's architecture and size."
     )
+
+
+def _advice(file: AdapterFile, source: Model) -> str:
+    guess = guess_architecture(file.module_names)
+    if guess == source.architecture != UNKNOWN:
+        return (
+            "These names are not known here: update ComfyUI, or use a copy of this LoRA in "
+            "kohya's naming."
+        )
+    return "Choose the checkpoint it was trained on."
 
 
 def _made_for(file: AdapterFile) -> str:

@@ -20,6 +20,10 @@ def test_no_module_has_its_shape_in_the_target():
 def test_a_lora_of_another_source():
     with pytest.raises(ProLoRAError, match="none of the LoRA's 3 modules is in it"):
         run(source={"other": random_weight((24, 16))})
+    names = "input_blocks.4.1.transformer_blocks.1.attn1.to_q"  # of SDXL, as the source is
+    for name, advice in ((names, "update ComfyUI"), ("other", "Choose the checkpoint it was")):
+        with pytest.raises(ProLoRAError, match=advice):
+            run(file_of(random_lora(name, (24, 16))))
     wider = {**WEIGHTS, "linear": random_weight((24, 32))}
     with pytest.raises(ProLoRAError, match=r"does not fit .* linear .* 24 x 16, .* is 24 x 32"):
         run(source=wider)
