@@ -97,14 +97,14 @@ def _lokr(shape: tuple[int, int]) -> LokrAdapter:
 
 
 def _misses(delta: torch.Tensor) -> tuple[float, float]:
-    """How much more than the best cut of RANK each of the two misses, relative to that."""
+    """How much more than the best cut of RANK each of the two misses, relative to what that does."""
     exact = torch.linalg.svdvals(delta.double())
     best = float(exact[RANK:].norm())
     factors = Dense(delta).cut(RANK).factors
     U, S, V = torch.svd_lowrank(delta, q=RANK + 8)
     ours = factors.up @ factors.down
     other = (U[:, :RANK] * S[:RANK]) @ V[:, :RANK].T
-    return tuple(float((delta - cut).double().norm()) / best - 1 for cut in (ours, other))
+    return tuple(max(float((delta - cut).double().norm()) / best - 1, 0.0) for cut in (ours, other))
 
 
 def _seconds(job: Callable[[], object], device: torch.device) -> float:
