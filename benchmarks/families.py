@@ -97,7 +97,7 @@ def _lokr(shape: tuple[int, int]) -> LokrAdapter:
 
 
 def _misses(delta: torch.Tensor) -> tuple[float, float]:
-    """How much more than the best cut of RANK each of the two misses, relative to what that does."""
+    """How much more than the best cut of RANK each of the two misses, as a share."""
     exact = torch.linalg.svdvals(delta.double())
     best = float(exact[RANK:].norm())
     factors = Dense(delta).cut(RANK).factors
