@@ -100,7 +100,7 @@ def transfer(
         lora=file.name,
         source=f"{source.name} ({source.architecture})",
         target=f"{target.name} ({target.architecture})",
-        settings=_describe(settings),
+        settings=_describe(settings, file),
         rows=(*(module.row for module in moved), *carried.rows, *skipped),
         unknown_keys=file.unknown,
         notes=(
@@ -173,10 +173,13 @@ def _check_rank(pairs: tuple[Pair, ...], rank: int) -> None:
         )
 
 
-def _describe(settings: TransferSettings) -> Mapping[str, str]:
+def _describe(settings: TransferSettings, file: AdapterFile) -> Mapping[str, str]:
+    unranked = [adapter.rank == 0 for adapter in file.adapters]
+    ranks = ["as in the source"] if not all(unranked) else []
+    ranks += ["what keeps 99 %"] if any(unranked) else []
     return {
         "mode": settings.mode,
         "threshold": f"{settings.threshold:g}",
         "energy": f"{settings.subspace_energy:g}",
-        "rank": str(settings.rank or "the source's, or what keeps 99 %"),
+        "rank": str(settings.rank or " or ".join(ranks) or "none"),
     }

@@ -103,6 +103,7 @@ def test_an_alpha_in_the_file_wins(tmp_path):
     assert alphas == {f"base_model.model.{n}": a for n, a in zip(MODULES, (2, 6, 6), strict=True)}
 
 
+@pytest.mark.filterwarnings("ignore::peft.utils.save_and_load.PeftWarning")  # of the biases' shape
 def test_the_bias_of_a_lora(tmp_path):
     """lora_bias=True: the bias of PEFT's merged module less the one before."""
     torch.manual_seed(0)
