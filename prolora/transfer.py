@@ -8,7 +8,7 @@ import torch
 from . import accelerators
 from ._version import __version__
 from .accelerators import MARK
-from .adapters import Adapter, AdapterFile, Difference
+from .adapters import Adapter, AdapterFile, Difference, FullDifference
 from .difference_transfer import CarriedDifferences, carry_differences
 from .errors import ProLoRAError
 from .matching import Pair, as_matrix, pair_by_name, refuse_empty
@@ -173,10 +173,15 @@ def _check_rank(pairs: tuple[Pair, ...], rank: int) -> None:
         )
 
 
+def _unchosen_rank(adapter: Adapter) -> str:
+    """What rank 0 gives, for people."""
+    if isinstance(adapter, FullDifference):
+        return "whole"
+    return "as in the source" if adapter.rank else "what keeps 99 %"
+
+
 def _describe(settings: TransferSettings, file: AdapterFile) -> Mapping[str, str]:
-    unranked = [adapter.rank == 0 for adapter in file.adapters]
-    ranks = ["as in the source"] if not all(unranked) else []
-    ranks += ["what keeps 99 %"] if any(unranked) else []
+    ranks = sorted({_unchosen_rank(adapter) for adapter in file.adapters})
     return {
         "mode": settings.mode,
         "threshold": f"{settings.threshold:g}",

@@ -1,7 +1,7 @@
 """Adapter files: keys in, adapters out, and back. One file a family."""
 
 from .adapter import Adapter
-from .difference import Difference
+from .difference import Difference, FullDifference
 from .file import AdapterFile, name_of, parse_adapter_file, read_adapter_file
 from .lora import LoraAdapter
 from .peft_config import read_peft_config
@@ -12,6 +12,7 @@ __all__ = [
     "Adapter",
     "AdapterFile",
     "Difference",
+    "FullDifference",
     "LoraAdapter",
     "lora_state_dict",
     "name_of",

@@ -8,6 +8,8 @@ import pytest
 import torch
 
 from prolora import __version__
+from prolora.adapters import Difference, FullDifference
+from prolora.adapters.lokr import LokrAdapter
 from prolora.settings import TransferSettings
 from prolora.transfer import transfer
 from prolora.weights import Model, Slice, StateDictWeights, WeightRef
@@ -28,6 +30,7 @@ WEIGHTS = {kind: random_weight(shape, seed) for seed, (kind, shape) in enumerate
 DRIFTED = {kind: drifted(weight) for kind, weight in WEIGHTS.items()}
 FILE = file_of(*(random_lora(kind, shape) for kind, shape in SHAPES.items()))
 LOW = TransferSettings(threshold=0.1)
+BIAS = {"linear.bias": torch.zeros(24)}
 
 FIELDS = {
     *("name", "status", "reason", "family", "source_key", "target_key"),
@@ -124,6 +127,23 @@ def test_summary():
         "1 keys of the file are of no known kind:",
     ):
         assert line in summary
+
+
+@pytest.mark.parametrize(
+    ("families", "rank"),
+    [("ld", "as in the source or whole"), ("d", "whole"), ("k", "what keeps 99 %"), ("", "none")],
+)
+def test_what_rank_0_means(families, rank):
+    adapters = {
+        "l": FILE.adapters[0],
+        "d": FullDifference("conv 1x1", random_weight(SHAPES["conv 1x1"])),
+        "k": LokrAdapter("linear", random_weight((4, 4)), random_weight((6, 4)), 1.0),
+    }
+    bias = Difference("linear", "diff_b", torch.zeros(24))
+    file = replace(file_of(*(adapters[family] for family in families)), differences=(bias,))
+    tensors = {f"{kind}.weight": weight for kind, weight in WEIGHTS.items()}
+    model = replace(model_of("A", WEIGHTS), weights=StateDictWeights(tensors | BIAS))
+    assert transfer(file, model, model, LOW).report.settings["rank"] == rank
 
 
 def test_metadata():
