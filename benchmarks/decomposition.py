@@ -101,14 +101,15 @@ def _row(weight: torch.Tensor, repeats: int) -> str:
 
 
 def _timed(decompose: Callable[[torch.Tensor], Subspace], weight: torch.Tensor) -> Timed:
-    _wait(weight.device)
+    wait(weight.device)
     start = time.perf_counter()
     subspace = decompose(weight)
-    _wait(weight.device)
+    wait(weight.device)
     return Timed(time.perf_counter() - start, subspace)
 
 
-def _wait(device: torch.device) -> None:
+def wait(device: torch.device) -> None:
+    """Until a GPU has done what it was given."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 

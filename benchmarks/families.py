@@ -26,7 +26,7 @@ from prolora.projection import Factors
 from prolora.settings import TransferSettings
 from prolora.weights import WeightRef
 
-from .decomposition import make_weight
+from .decomposition import make_weight, wait
 
 SHAPES = ((640, 640), (1280, 1280), (10240, 1280), (1280, 5120), (640, 5760))
 RANK = 32
@@ -108,16 +108,11 @@ def _misses(delta: torch.Tensor) -> tuple[float, float]:
 
 
 def _seconds(job: Callable[[], object], device: torch.device) -> float:
-    _wait(device)
+    wait(device)
     start = time.perf_counter()
     job()
-    _wait(device)
+    wait(device)
     return time.perf_counter() - start
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def _options() -> argparse.Namespace:

@@ -1,9 +1,10 @@
 """Norms, biases and set weights: carried over where both models have a tensor of their shape."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from .adapters import AdapterFile, Difference
-from .matching import identity, replaced_parts
+from .adapters import Difference
+from .matching import identity
 from .report import ModuleReport
 from .weights import Model, WeightRef
 
@@ -16,14 +17,22 @@ class CarriedDifferences:
     rows: tuple[ModuleReport, ...]
 
 
-def carry_differences(file: AdapterFile, source: Model, target: Model) -> CarriedDifferences:
-    """Takes each difference as it is, or leaves it out with a reason. Reads no weight."""
-    replaced = replaced_parts(file, source)
+def carry_differences(
+    differences: Sequence[Difference],
+    source: Model,
+    target: Model,
+    replaced: Mapping[tuple[str, str], str],
+) -> CarriedDifferences:
+    """Takes each difference as it is, or leaves it out with a reason. Reads no weight.
+
+    Args:
+        replaced: see matching.replaced_parts.
+    """
     rows = tuple(
         _row(difference, source, target, replaced.get(identity(difference), ""))
-        for difference in file.differences
+        for difference in differences
     )
-    pairs = zip(file.differences, rows, strict=True)
+    pairs = zip(differences, rows, strict=True)
     return CarriedDifferences(tuple(d for d, row in pairs if row.status == "copied"), rows)
 
 

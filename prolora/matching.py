@@ -2,6 +2,7 @@
 
 import math
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass
 from operator import ge
 from typing import NoReturn
@@ -42,8 +43,15 @@ class Unpaired:
 
 @dataclass(frozen=True)
 class Pairing:
+    """What is moved where.
+
+    Attributes:
+        replaced: see replaced_parts.
+    """
+
     pairs: tuple[Pair, ...]
     unpaired: tuple[Unpaired, ...]
+    replaced: Mapping[tuple[str, str], str]
 
 
 def check_belongs(file: AdapterFile, source: Model) -> None:
@@ -92,7 +100,7 @@ def pair_by_name(file: AdapterFile, source: Model, target: Model) -> Pairing:
             pairs.append(found)
         else:
             unpaired.append(found)
-    return Pairing(tuple(pairs), tuple(unpaired))
+    return Pairing(tuple(pairs), tuple(unpaired), replaced)
 
 
 def identity(part: Adapter | Difference) -> tuple[str, str]:

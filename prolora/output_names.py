@@ -7,7 +7,7 @@ the other.
 
 import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -223,8 +223,9 @@ class _Group:
         return len(changes) == len(self.parts)
 
 
-def _by_weight(adapters: Iterable[Part], names: Mapping[str, WeightRef]) -> list[_Group]:
-    aliases = by_plain_name(names)
+def _by_weight(adapters: Collection[Part], names: Mapping[str, WeightRef]) -> list[_Group]:
+    all_known = all(adapter.name in names for adapter in adapters)
+    aliases = {} if all_known else by_plain_name(names)
     known: dict[str, dict[str, WeightRef]] = defaultdict(dict)
     for name, place in names.items():
         known[place.key][name] = place

@@ -93,7 +93,7 @@ class Update(Protocol):
         """||delta||_F^2, in float64."""
 
     def cut(self, rank: int) -> "Cut":
-        """The best update of at most `rank` (Eckart-Young); computed in float64."""
+        """The best update of at most `rank` (Eckart-Young), its factors balanced; in float64."""
 
 
 @dataclass(frozen=True)
@@ -131,7 +131,7 @@ class Factors:
     def cut(self, rank: int) -> "Cut":
         """See Update. QR of both factors, SVD of the small core; both sides share the values."""
         if self.rank <= rank:
-            return Cut(self, dropped=0.0)
+            return Cut(self.balanced(), dropped=0.0)
         Q_up, R_up = torch.linalg.qr(self.up.double())
         Q_down, R_down = torch.linalg.qr(self.down.T.double())
         U, S, Vh = torch.linalg.svd(R_up @ R_down.T, full_matrices=False)

@@ -74,7 +74,7 @@ def transfer(
         Exception: whatever `progress` raises.
     """
     pairing = pair_by_name(file, source, target)
-    carried = carry_differences(file, source, target)
+    carried = carry_differences(file.differences, source, target, pairing.replaced)
     if not pairing.pairs and not carried.differences:
         reasons = [f"{module.name}: {module.reason}" for module in pairing.unpaired]
         reasons += [f"{row.name}: {row.reason}" for row in carried.rows]

@@ -11,8 +11,9 @@ import torch
 
 from ..dense import Dense
 from ..projection import Update
-from .adapter import Moved, Origin, alpha_of
+from .adapter import Moved, Origin
 from .dense import DenseAdapter
+from .factors import scale_of
 from .naming import FAMILY_OF, MAGNITUDES
 
 # Role -> what it is. ComfyUI's loader adds `diff` and `w_norm` to a module's weight, `diff_b` and
@@ -141,8 +142,7 @@ def make_differences(
     if "up_bias" in tensors:
         if "down" not in parts:
             origin.refuse(name, "has the bias of a LoRA up but no LoRA down")
-        alpha = alpha_of(parts)
-        scale = 1.0 if alpha is None else alpha / parts["down"].shape[0]
+        scale = scale_of(parts, parts["down"].shape[0])
         tensors["diff_b"] = tensors.pop("up_bias").float() * scale
     if "b_norm" in tensors and "w_norm" not in tensors:
         tensors["diff_b"] = tensors.pop("b_norm")

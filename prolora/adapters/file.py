@@ -127,7 +127,7 @@ def parse_adapter_file(
     origin = Origin(name, config or {})
     alphas = peft_alphas(origin, metadata)
     bundled = [key for key in tensors if key.startswith(BUNDLED)]
-    own = {key: tensor for key, tensor in tensors.items() if key not in bundled}
+    own = {key: tensor for key, tensor in tensors.items() if not key.startswith(BUNDLED)}
     modules, unknown = _by_module(own, origin)
     read = {module: _read(module, parts, alphas, origin) for module, parts in modules.items()}
     unknown += [f"{module}: {role}" for module, found in read.items() for role in found.unknown]

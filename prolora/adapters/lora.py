@@ -8,6 +8,7 @@ import torch
 
 from ..projection import Factors, Update
 from .adapter import Moved, Origin, alpha_of
+from .factors import fold
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ def moved_lora(
         reshape: see LoraAdapter.
     """
     cut = update.cut(rank)
-    factors = cut.factors.balanced()
+    factors = cut.factors
     kernel = (1 for _ in inputs[1:])
     adapter = LoraAdapter(
         name=name,
@@ -91,7 +92,7 @@ def moved_lora(
         alpha=float(factors.rank),
         reshape=reshape,
     )
-    return Moved(adapter, cut.factors.energy(), cut.dropped)
+    return Moved(adapter, factors.energy(), cut.dropped)
 
 
 def make_lora(name: str, parts: Mapping[str, torch.Tensor], origin: Origin) -> LoraAdapter:
@@ -138,4 +139,4 @@ def _with_core(name: str, mid: torch.Tensor, down: torch.Tensor, origin: Origin)
             name,
             f"has a LoRA mid {list(mid.shape)} and down {list(down.shape)} that do not multiply",
         )
-    return torch.einsum("ab...,bi->ai...", mid.float(), down.flatten(start_dim=1).float())
+    return fold(mid, down)

@@ -13,9 +13,11 @@ from prolora.adapters import Adapter, lora_state_dict, parse_adapter_file, read_
 from prolora.errors import ProLoRAError
 from prolora.files import write_safetensors
 
-from .libraries import Net, Written, assert_same_updates, by_lycoris, lycoris_applied
+from .dense_reference import dense_project, dense_subspace
+from .libraries import Net, Written, assert_same_updates, by_lycoris, formed, lycoris_applied
 from .libraries import lycoris_updates as merged_by_lycoris
-from .small_models import delta, move
+from .small_models import delta, matrix, move
+from .strategies import relative_error
 
 
 def written_by_lycoris(folder: Path, **choices: object) -> Written:
@@ -44,6 +46,29 @@ def assert_nothing_is_lost_at_full_rank(written: Written) -> None:
     assert_same_updates(got, written.updates)
     assert {row.status for row in reports.values()} == {"moved"}
     assert max(row.energy_dropped for row in reports.values()) < 1e-9
+
+
+def assert_the_same_weight_gives_it_back(adapter: Adapter, weight: torch.Tensor) -> None:
+    """At full rank, through the projection."""
+    want = formed(adapter.update(weight))
+    assert np.linalg.norm(want) > 1
+    rank = min(weight.shape[0], weight[0].numel())
+    moved, row = move(adapter, weight, weight, mode="full", rank=rank, copy_identical=False)
+    assert row.status == "moved"
+    assert relative_error(delta(moved), want) < 1e-5
+
+
+def assert_moved_as_the_reference(
+    adapter: Adapter, update: np.ndarray, source: torch.Tensor, target: torch.Tensor, mode: str
+) -> None:
+    """At full rank; `update` is what the adapter adds to the source, m x n."""
+    pair = (dense_subspace(matrix(w), 0.8) for w in (source, target))
+    want = dense_project(update, *pair, mode)
+    assert relative_error(update, want) > 0.1
+    choices = {"mode": mode, "rank": min(update.shape), "subspace_energy": 0.8}
+    moved, row = move(adapter, source, target, **choices)
+    assert row.status == "moved"
+    assert np.linalg.norm(delta(moved) - want) < 1e-5 * np.linalg.norm(update)
 
 
 def assert_rank_0_keeps_99_percent(written: Written) -> None:

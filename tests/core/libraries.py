@@ -17,7 +17,7 @@ from prolora.adapters import read_adapter_file
 from prolora.dense import Dense
 from prolora.projection import Factors, Update
 
-from .strategies import relative_error
+from .strategies import dense, relative_error
 
 logging.getLogger("LyCORIS").setLevel(logging.ERROR)
 
@@ -145,7 +145,7 @@ def updates_in(path: Path, weights: Mapping[str, torch.Tensor]) -> dict[str, np.
 
 def formed(update: Update) -> np.ndarray:
     if isinstance(update, Factors):
-        return (update.up.double() @ update.down.double()).numpy()
+        return dense(update)
     assert isinstance(update, Dense)
     return update.delta.double().numpy()
 

@@ -14,7 +14,7 @@ from prolora.adapters.boft import make_boft
 from prolora.adapters.oft import make_oft
 from prolora.errors import ProLoRAError
 
-from .dense_reference import dense_project, dense_subspace
+from .dense_families import assert_moved_as_the_reference, assert_the_same_weight_gives_it_back
 from .libraries import assert_reads_as_written, by_lycoris, by_peft, formed
 from .small_models import SHAPES, delta, drifted, matrix, move, random_weight
 from .strategies import relative_error
@@ -119,12 +119,7 @@ def test_moved_onto_the_same_weight(shape, layout):
     weight = random_weight(shape)
     m, n = weight.shape[0], weight[0].numel()
     adapter = LAYOUTS[layout](m, n)
-    want = formed(adapter.update(weight))
-    assert np.linalg.norm(want) > 1
-    choices = {"mode": "full", "rank": min(m, n), "copy_identical": False}
-    moved, row = move(adapter, weight, weight, **choices)
-    assert row.status == "moved"
-    assert relative_error(delta(moved), want) < 1e-5
+    assert_the_same_weight_gives_it_back(adapter, weight)
 
 
 @pytest.mark.parametrize("mode", ["full", "prolora", "subspace"])
@@ -139,14 +134,8 @@ def test_moved_between_drifted_weights(shape, mode):
     turns = (np.eye(n // 2) - Q) @ np.linalg.inv(np.eye(n // 2) + Q)
     R = torch.block_diag(*torch.tensor(turns)).numpy()
     update = scale.double().numpy() * (matrix(source) @ R.T) - matrix(source)
-    pair = (dense_subspace(matrix(w), 0.8) for w in (source, target))
-    want = dense_project(update, *pair, mode)
-    assert relative_error(update, want) > 0.1
     adapter = make_boft("module", {"boft_R": blocks, "boft_s": scale}, ORIGIN)
-    choices = {"mode": mode, "rank": min(m, n), "subspace_energy": 0.8}
-    moved, row = move(adapter, source, target, **choices)
-    assert row.status == "moved"
-    assert np.linalg.norm(delta(moved) - want) < 1e-5 * np.linalg.norm(update)
+    assert_moved_as_the_reference(adapter, update, source, target, mode)
 
 
 def test_small_rotations_are_not_lost_to_rounding():

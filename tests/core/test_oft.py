@@ -10,7 +10,7 @@ from prolora.adapters.adapter import Origin
 from prolora.adapters.oft import make_oft
 from prolora.errors import ProLoRAError
 
-from .dense_reference import dense_project, dense_subspace
+from .dense_families import assert_moved_as_the_reference, assert_the_same_weight_gives_it_back
 from .libraries import (
     MODULES,
     assert_reads_as_written,
@@ -179,13 +179,7 @@ def ones(m: int) -> torch.Tensor:
 def test_moved_onto_the_same_weight(shape, kind):
     weight = random_weight(shape)
     m, n = weight.shape[0], weight[0].numel()
-    adapter = MOVED[kind](m, n)
-    want = formed(adapter.update(weight))
-    assert np.linalg.norm(want) > 1
-    choices = {"mode": "full", "rank": min(m, n), "copy_identical": False}
-    moved, row = move(adapter, weight, weight, **choices)
-    assert row.status == "moved"
-    assert relative_error(delta(moved), want) < 1e-5
+    assert_the_same_weight_gives_it_back(MOVED[kind](m, n), weight)
 
 
 @pytest.mark.parametrize("mode", ["full", "prolora", "subspace"])
@@ -193,19 +187,13 @@ def test_moved_onto_the_same_weight(shape, kind):
 def test_moved_between_drifted_weights(shape, mode):
     source = random_weight(shape)
     target = drifted(source)
-    m, n = source.shape[0], source[0].numel()
+    m = source.shape[0]
     blocks = random_weight((m // 4, 4, 4), seed=3)
     Q = (blocks - blocks.mT).double().numpy()
     turns = np.linalg.inv(np.eye(4) + Q) @ (np.eye(4) - Q)
     rotation = torch.block_diag(*torch.tensor(turns)).numpy()
     update = (rotation - np.eye(m)) @ matrix(source)
-    pair = (dense_subspace(matrix(w), 0.8) for w in (source, target))
-    want = dense_project(update, *pair, mode)
-    assert relative_error(update, want) > 0.1
-    choices = {"mode": mode, "rank": min(m, n), "subspace_energy": 0.8}
-    moved, row = move(oft(oft_blocks=blocks), source, target, **choices)
-    assert row.status == "moved"
-    assert np.linalg.norm(delta(moved) - want) < 1e-5 * np.linalg.norm(update)
+    assert_moved_as_the_reference(oft(oft_blocks=blocks), update, source, target, mode)
 
 
 UNTRAINED = {

@@ -5,14 +5,14 @@ them with those libraries. Here the host reads the same file.
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 
-from comfy_harness.stable_diffusion import Shapes, small_sd15_checkpoint
+from comfy_harness.stable_diffusion import small_sd15_checkpoint
 
-from .small_sd15 import LORA_MODULES
+from .small_sd15 import lora_shapes
 
 RANK, ALPHA = 4, 2.0
 Tensors = dict[str, torch.Tensor]
@@ -185,12 +185,6 @@ def family_file(family: str) -> Tensors:
     values = Values()
     return {
         f"{name}.{part}": tensor.contiguous()
-        for name, shape in _modules(small_sd15_checkpoint())
-        for part, tensor in FAMILIES[family](shape, values).items()
+        for name, (out, into, *kernel) in lora_shapes(small_sd15_checkpoint()).items()
+        for part, tensor in FAMILIES[family](Shape(out, into, tuple(kernel)), values).items()
     }
-
-
-def _modules(shapes: Shapes) -> Iterator[tuple[str, Shape]]:
-    for name, module in LORA_MODULES.items():
-        out, into, *kernel = next(s for k, s in shapes.items() if k.endswith(f"{module}.weight"))
-        yield name, Shape(out, into, tuple(kernel))

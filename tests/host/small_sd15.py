@@ -57,10 +57,17 @@ def _drifted(weight: torch.Tensor, random: torch.Generator) -> torch.Tensor:
     return (weight.float() + 0.1 * noise).half()
 
 
+def lora_shapes(shapes: Shapes) -> Shapes:
+    """The weight that each of LORA_MODULES changes: out x in, and a kernel."""
+    return {
+        name: next(shape for key, shape in shapes.items() if key.endswith(f"{module}.weight"))
+        for name, module in LORA_MODULES.items()
+    }
+
+
 def _lora(shapes: Shapes, random: torch.Generator) -> dict[str, torch.Tensor]:
     tensors = {}
-    for name, module in LORA_MODULES.items():
-        out, into, *kernel = next(s for k, s in shapes.items() if k.endswith(f"{module}.weight"))
+    for name, (out, into, *kernel) in lora_shapes(shapes).items():
         up = torch.randn(out, RANK, *(1 for _ in kernel), generator=random)
         down = torch.randn(RANK, into, *kernel, generator=random)
         tensors[f"{name}.lora_up.weight"] = (up / RANK).half()
