@@ -72,7 +72,7 @@ def by_svd(weight: torch.Tensor) -> Subspace:
     """The same subspace from an SVD in the weight's own dtype."""
     U, S, Vh = torch.linalg.svd(weight, full_matrices=False)
     k = effective_rank(S.double().square(), ENERGY)
-    return Subspace(U[:, :k], Vh[:k].T)
+    return Subspace(U[:, :k], Vh[:k].T, S[:k].square() / S.square().sum())
 
 
 def by_gram(weight: torch.Tensor) -> Subspace:

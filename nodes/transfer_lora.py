@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 
 from ..prolora.adapters import lora_state_dict
+from ..prolora.block_pairs import parse_pairs
 from ..prolora.output_names import rename
-from ..prolora.projection import MODES
-from ..prolora.settings import TransferSettings
+from ..prolora.settings import MODES, TransferSettings
 from ..prolora.transfer import transfer
 from ..prolora.weights import Model, WeightRef
 from . import host
@@ -82,6 +82,7 @@ class ProLoraTransfer:
                         "advanced": True,
                         "tooltip": "full: all of the LoRA, each part to its counterpart. prolora: "
                         "the paper's, without the mixed parts. subspace: the leading part only. "
+                        "align: full, also between widths (experimental). casa: CASA's way. "
                         "copy: as it is, to compare.",
                     },
                 ),
@@ -112,6 +113,17 @@ class ProLoraTransfer:
                         "module as it is, which is exact and faster.",
                     },
                 ),
+                "pairs": (
+                    "STRING",
+                    {
+                        "default": "",
+                        "multiline": True,
+                        "advanced": True,
+                        "tooltip": "Which block of this model takes which of the source, where "
+                        'they do not line up, as JSON: {"blocks.2": "blocks.3"}. Empty: found by '
+                        "similarity.",
+                    },
+                ),
             },
             "hidden": {"unique_id": "UNIQUE_ID", "prompt": "PROMPT"},
         }
@@ -126,6 +138,7 @@ class ProLoraTransfer:
         subspace_energy,
         clip=None,
         copy_identical=True,
+        pairs="",
         unique_id="",
         prompt=None,
     ):
@@ -136,6 +149,7 @@ class ProLoraTransfer:
             rank=rank,
             copy_identical=copy_identical,
             device=host.device(),
+            pairs=parse_pairs(pairs),
         )
         name = host.file_behind(prompt or {}, unique_id, "model") or "the MODEL of the graph"
         target = host.model_from_graph(model, clip, name)

@@ -11,13 +11,13 @@ from tqdm import tqdm
 from ._version import __version__
 from .adapters import FILE_DTYPES, lora_state_dict, read_adapter_file
 from .adapters.naming import split_key
+from .block_pairs import read_pairs
 from .errors import ProLoRAError
 from .files import open_safetensors, write_safetensors
 from .inspection import describe_adapter
 from .key_map import load_checkpoint
 from .output_names import CHOICES, Renamed, rename
-from .projection import MODES
-from .settings import TransferSettings
+from .settings import MODES, TransferSettings
 from .tools import OTHER_FILES, UNREADABLE, kind_of
 from .transfer import TransferResult, transfer
 
@@ -57,6 +57,7 @@ def _parser() -> argparse.ArgumentParser:
     move.add_argument("--dtype", choices=FILE_DTYPES, default="fp16", help="of the file (fp16)")
     move.add_argument("--naming", choices=CHOICES, default="auto", help="of the modules (auto)")
     move.add_argument("--device", type=_device, default="cpu", help="cpu, cuda, ... (cpu)")
+    move.add_argument("--pairs", type=Path, metavar="JSON", help="blocks to pair, by hand")
     move.add_argument("--report", type=Path, metavar="JSON", help="write every module's row there")
 
     look = commands.add_parser("inspect", help="say what a LoRA or a checkpoint is")
@@ -76,6 +77,7 @@ def _transfer(options: argparse.Namespace) -> None:
         subspace_energy=options.energy,
         rank=options.rank,
         device=options.device,
+        pairs=read_pairs(options.pairs) if options.pairs is not None else {},
     )
     file = read_adapter_file(options.lora)
     source, target = load_checkpoint(options.source), load_checkpoint(options.target)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from .projection import MODES, Carrier, Cut, Factors, Quadrants
+from .projection import CARRIERS, Carrier, Cut, Factors, Quadrants
 from .subspace import Subspace, smallest_rank
 
 _KEPT = 0.99  # of the energy, where no rank was chosen
@@ -24,11 +24,15 @@ class Dense:
     delta: torch.Tensor
 
     def project(self, source: Subspace, target: Subspace, mode: str) -> "Dense":
-        moved = torch.zeros_like(self.delta)
-        for carry in MODES[mode]:
+        shape = target.U.shape[0], target.V.shape[0]
+        moved = torch.zeros(shape, dtype=self.delta.dtype, device=self.delta.device)
+        for carry in CARRIERS[mode]:
             left = _carried(self.delta, carry, source.U, target.U)
             moved += _carried(left.T, carry, source.V, target.V).T
         return Dense(moved)
+
+    def rows(self, start: int, length: int) -> "Dense":
+        return Dense(self.delta.narrow(0, start, length))
 
     def quadrants(self, source: Subspace) -> Quadrants:
         left_in = (source.U.T @ self.delta).double()  # in the basis: k x n, of the same energy

@@ -3,7 +3,9 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from .adapters import Difference
+from .adapters import Difference, called
+from .correspondence import Correspondence
+from .counterparts import Counterpart, counterparts
 from .matching import identity
 from .report import ModuleReport
 from .weights import Model, WeightRef
@@ -21,6 +23,7 @@ def carry_differences(
     differences: Sequence[Difference],
     source: Model,
     target: Model,
+    correspondence: Correspondence,
     replaced: Mapping[tuple[str, str], str],
 ) -> CarriedDifferences:
     """Takes each difference as it is, or leaves it out with a reason. Reads no weight.
@@ -28,48 +31,63 @@ def carry_differences(
     Args:
         replaced: see matching.replaced_parts.
     """
-    rows = tuple(
-        _row(difference, source, target, replaced.get(identity(difference), ""))
-        for difference in differences
-    )
-    pairs = zip(differences, rows, strict=True)
-    return CarriedDifferences(tuple(d for d, row in pairs if row.status == "copied"), rows)
+    carried: list[Difference] = []
+    rows: list[ModuleReport] = []
+    for difference in differences:
+        reason = replaced.get(identity(difference), "")
+        places = counterparts(difference.name, source, target, correspondence)
+        for place in places or [None]:
+            row = _row(difference, source, target, place, reason)
+            rows.append(row)
+            if row.status == "copied" and place is not None:
+                carried.append(called(difference, place.name))
+    return CarriedDifferences(tuple(carried), tuple(rows))
 
 
-def _row(difference: Difference, source: Model, target: Model, replaced: str) -> ModuleReport:
-    source_ref, target_ref = _changed(difference, source), _changed(difference, target)
+def _row(
+    difference: Difference,
+    source: Model,
+    target: Model,
+    place: Counterpart | None,
+    replaced: str,
+) -> ModuleReport:
+    ref = source.find(difference.name)
+    ours = _changed(difference, ref, source)
+    theirs = _changed(difference, place.place if place is not None else None, target)
     row = ModuleReport(
         name=f"{difference.name}.{difference.role}",
         status="skipped",
         reason=replaced
-        or _misfit(difference, source_ref, source, "source")
-        or _misfit(difference, target_ref, target, "target"),
+        or _misfit(difference, ours, source, "source", ref is not None)
+        or _misfit(difference, theirs, target, "target", place is not None),
         family=difference.kind,
-        source_key=str(source_ref or ""),
-        target_key=str(target_ref or ""),
-        source_shape=source.shape(source_ref) if source_ref else (),
-        target_shape=target.shape(target_ref) if target_ref else (),
+        source_key=str(ours or ""),
+        target_key=str(theirs or ""),
+        source_shape=source.shape(ours) if ours else (),
+        target_shape=target.shape(theirs) if theirs else (),
     )
+    if place is not None and not row.reason and (place.rows is not None or not place.name):
+        row = replace(row, reason="one model keeps fused what the other has apart")
     if row.reason:
         return row
     reason = f"a {difference.kind} has no subspaces to project"
-    if difference.of_bias and target_ref is not None and target_ref.part is not None:
+    if difference.of_bias and theirs is not None and theirs.part is not None:
         reason += "; ComfyUI reads none for a part of a weight that it keeps fused"
     return replace(row, status="copied", reason=reason)
 
 
-def _misfit(difference: Difference, ref: WeightRef | None, model: Model, place: str) -> str:
+def _misfit(
+    difference: Difference, ref: WeightRef | None, model: Model, side: str, has_module: bool
+) -> str:
     if ref is None:
-        what = "no bias" if model.find(difference.name) else "not"
-        return f"{what} in the {place} {model.name}"
+        return f"{'no bias' if has_module else 'not'} in the {side} {model.name}"
     if model.shape(ref) != tuple(difference.tensor.shape):
-        return f"a {difference.kind} of another shape than in the {place} {model.name}"
+        return f"a {difference.kind} of another shape than in the {side} {model.name}"
     return ""
 
 
-def _changed(difference: Difference, model: Model) -> WeightRef | None:
+def _changed(difference: Difference, ref: WeightRef | None, model: Model) -> WeightRef | None:
     """What of a model a difference changes: the module's weight, or its bias."""
-    ref = model.find(difference.name)
     if ref is None or not difference.of_bias:
         return ref
     if not ref.key.endswith("weight"):  # the name is that of a lone parameter

@@ -13,12 +13,9 @@ from pathlib import Path
 from .architectures import guess_architecture
 from .diffusers_folder import open_folder
 from .ggml import GGUFWeights
+from .module_tree import UNET_PREFIXES
 from .unet_names import attentive_levels, diffusers_to_ldm, ldm_to_diffusers
 from .weights import Model, SafetensorsWeights, Slice, WeightRef, Weights
-
-# Where the diffusion model lies in a checkpoint: ldm and most since, some audio and video models,
-# a folder of diffusers (see diffusers_folder.py). A diffusion model alone has none of them.
-UNET_PREFIXES = ("model.diffusion_model.", "diffusion_model.", "unet/", "transformer/")
 
 # How tools spell a module of the diffusion model, `{dotted}` and `{flat}` (dots as underscores).
 DIRECT_NAMES = (

@@ -1,4 +1,4 @@
-"""Which source module serves which target module: by name, for models of one architecture."""
+"""Which modules of a LoRA are moved to which weights of the target, and which stay behind."""
 
 import math
 from collections import defaultdict
@@ -9,9 +9,11 @@ from typing import NoReturn
 
 from .adapters import Adapter, AdapterFile, Difference
 from .architectures import UNKNOWN, guess_architecture
+from .correspondence import Correspondence, as_linear
+from .counterparts import Counterpart, counterparts
 from .errors import ProLoRAError
 from .module_names import is_text_encoder
-from .weights import Model, WeightRef
+from .weights import Model, Slice, WeightRef
 
 
 @dataclass(frozen=True)
@@ -19,7 +21,11 @@ class Pair:
     """One module of a LoRA: the weight that it was trained on, and the one it is moved to.
 
     Attributes:
+        source: where the adapter's weight lies.
         source_shape, target_shape: of the weights, padded where the adapter pads them.
+        name: of the target's module; "" for a part of a weight that its LoRAs cannot name.
+        rows: of the source's weight and of its update, where the target has nothing but those; None
+            for all.
     """
 
     adapter: Adapter
@@ -27,6 +33,8 @@ class Pair:
     target: WeightRef
     source_shape: tuple[int, ...]
     target_shape: tuple[int, ...]
+    name: str
+    rows: Slice | None = None
 
 
 @dataclass(frozen=True)
@@ -81,8 +89,17 @@ def check_belongs(file: AdapterFile, source: Model) -> None:
             )
 
 
-def pair_by_name(file: AdapterFile, source: Model, target: Model) -> Pairing:
-    """Pairs each module of a LoRA with the target's module of the same name.
+def pair_modules(
+    file: AdapterFile,
+    source: Model,
+    target: Model,
+    correspondence: Correspondence,
+    across_widths: bool = False,
+) -> Pairing:
+    """Pairs each module of a LoRA with what corresponds to it in the target.
+
+    Args:
+        across_widths: also where the two weights have other widths.
 
     Raises:
         ProLoRAError: the LoRA does not belong to the source; see check_belongs.
@@ -95,11 +112,11 @@ def pair_by_name(file: AdapterFile, source: Model, target: Model) -> Pairing:
         if identity(adapter) in replaced:
             unpaired.append(Unpaired(adapter.name, replaced[identity(adapter)]))
             continue
-        found = _pair(adapter, source, target)
-        if isinstance(found, Pair):
-            pairs.append(found)
-        else:
-            unpaired.append(found)
+        for found in _places(adapter, source, target, correspondence, across_widths):
+            if isinstance(found, Pair):
+                pairs.append(found)
+            else:
+                unpaired.append(found)
     return Pairing(tuple(pairs), tuple(unpaired), replaced)
 
 
@@ -128,36 +145,111 @@ def replaced_parts(file: AdapterFile, source: Model) -> dict[tuple[str, str], st
     return reasons
 
 
-def _pair(adapter: Adapter, source: Model, target: Model) -> Pair | Unpaired:
-    source_ref, target_ref = source.find(adapter.name), target.find(adapter.name)
-    if source_ref is None:
-        return Unpaired(adapter.name, f"not in the source {source.name}")
-    source_shape = _padded(adapter, source.shape(source_ref))
-    if len(source_shape) < 2:
-        return Unpaired(adapter.name, "its weight is a vector, which has no subspaces", source_ref)
-    if target_ref is None:
-        reason = f"not in the target {target.name}"
-        if is_text_encoder(adapter.name):
-            reason += " (connect a CLIP to move text encoder modules)"
-        return Unpaired(adapter.name, reason, source_ref, None, source_shape)
-    target_shape = _padded(adapter, target.shape(target_ref))
-    if _as_linear(source_shape) != _as_linear(target_shape):
-        reason = (
-            f"shapes differ: {_by(source_shape)} in the source, {_by(target_shape)} in the target"
+def _places(
+    adapter: Adapter,
+    source: Model,
+    target: Model,
+    correspondence: Correspondence,
+    across_widths: bool,
+) -> list[Pair | Unpaired]:
+    ref = source.find(adapter.name)
+    if ref is None:
+        return [Unpaired(adapter.name, f"not in the source {source.name}")]
+    shape = _padded(adapter, source.shape(ref))
+    if len(shape) < 2:
+        return [Unpaired(adapter.name, "its weight is a vector, which has no subspaces", ref)]
+    found = counterparts(adapter.name, source, target, correspondence)
+    if not found:
+        return [_without(adapter.name, ref, shape, target, correspondence)]
+    return [_pair(adapter, ref, shape, place, target, across_widths) for place in found]
+
+
+def _pair(
+    adapter: Adapter,
+    ref: WeightRef,
+    shape: tuple[int, ...],
+    found: Counterpart,
+    target: Model,
+    across_widths: bool,
+) -> Pair | Unpaired:
+    place, rows = found.place, found.rows
+    there = _padded(adapter, target.shape(place))
+    ours = (rows.length, *shape[1:]) if rows is not None else shape
+    reason = ""
+    if not _same_widths(ours, there):
+        reason = _misfit(adapter, ours, there, across_widths)
+    if (rows is not None or not found.name) and not adapter.is_divisible:
+        reason = reason or (
+            f"the target has {place} for it, one is a fused weight and the other a part of one, "
+            f"and a {adapter.family} cannot be divided or joined"
         )
-        return Unpaired(adapter.name, reason, source_ref, target_ref, source_shape, target_shape)
-    return Pair(adapter, source_ref, target_ref, source_shape, target_shape)
+    if reason:
+        return Unpaired(adapter.name, reason, ref, place, shape, there)
+    return Pair(adapter, ref, place, shape, there, found.name, rows)
 
 
-def refuse_empty(file: AdapterFile, source: Model, target: Model, reasons: list[str]) -> NoReturn:
+def _misfit(
+    adapter: Adapter, ours: tuple[int, ...], theirs: tuple[int, ...], across_widths: bool
+) -> str:
+    """Why a module cannot go to a weight of other widths; "" if it can."""
+    reason = f"shapes differ: {_by(ours)} in the source, {_by(theirs)} in the target"
+    if as_linear(ours)[2:] != as_linear(theirs)[2:] or len(theirs) < 2:
+        return reason
+    if not across_widths:
+        return reason
+    if adapter.reshape or not adapter.is_divisible:
+        return f"{reason}, and a {adapter.family} cannot change its width"
+    return ""
+
+
+def _without(
+    name: str,
+    ref: WeightRef,
+    shape: tuple[int, ...],
+    target: Model,
+    correspondence: Correspondence,
+) -> Unpaired:
+    """A module for which the target has nothing."""
+    block, same_name = correspondence.alone.get(ref.key), target.find(name)
+    if same_name is not None and not _same_widths(shape, there := target.shape(same_name)):
+        reason = f"shapes differ: {_by(shape)} in the source, {_by(there)} in the target"
+        return Unpaired(name, reason, ref, same_name, shape, there)
+    if block is not None:
+        reason = f"no block of the target {target.name} is like the source's {block}"
+    else:
+        reason = f"not in the target {target.name}"
+        if is_text_encoder(name):
+            reason += " (connect a CLIP to move text encoder modules)"
+    return Unpaired(name, reason, ref, None, shape)
+
+
+def refuse_empty(
+    file: AdapterFile,
+    source: Model,
+    target: Model,
+    correspondence: Correspondence,
+    reasons: list[str],
+) -> NoReturn:
     """Raises the error for a LoRA of which nothing can be moved.
 
     Args:
         reasons: a line for each module; one at least.
     """
+    between = f"from {source.name} ({source.architecture}) to {target.name} ({target.architecture})"
+    widths = next((reason for reason in reasons if "shapes differ" in reason), None)
+    shared = correspondence.links or correspondence.blocks
+    if not shared and not any(map(is_text_encoder, file.module_names)):
+        raise ProLoRAError(
+            f"The LoRA {file.name} cannot be moved {between}: they have no module in common."
+        )
+    if widths is not None:
+        raise ProLoRAError(
+            f"Nothing of the LoRA {file.name} can be moved {between}: their widths differ "
+            f"({widths}). Choose a target of the source's width, or mode align, which is "
+            "experimental."
+        )
     raise ProLoRAError(
-        f"Nothing of the LoRA {file.name} can be moved from {source.name} "
-        f"({source.architecture}) to {target.name} ({target.architecture}). "
+        f"Nothing of the LoRA {file.name} can be moved {between}. "
         f"{len(reasons)} modules were looked at; the first: {reasons[0]}. Choose a target of the "
         "source's architecture and size."
     )
@@ -195,9 +287,8 @@ def _padded(adapter: Adapter, shape: tuple[int, ...]) -> tuple[int, ...]:
     return larger if holds else shape
 
 
-def _as_linear(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """A 1x1 convolution is a linear layer: SD1.x has the one where SD2.x has the other."""
-    return shape[:2] if set(shape[2:]) == {1} else shape
+def _same_widths(ours: tuple[int, ...], theirs: tuple[int, ...]) -> bool:
+    return as_linear(ours) == as_linear(theirs)
 
 
 def _by(shape: tuple[int | None, ...]) -> str:

@@ -1,16 +1,19 @@
 """One module: two weights and an update in, the moved update and a row of the report out."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
 from .adapters import Adapter
+from .casa import arbitrate
+from .dense import Dense
 from .errors import ProLoRAError
 from .matching import Pair
 from .projection import Update
 from .report import Measures, ModuleReport
 from .settings import TransferSettings
 from .subspace import leading_subspace, similarity
+from .widths import similarity_across, with_signs
 
 # Equal subspaces miss a similarity of 1 by this much in float32; a threshold of 1 lets them pass.
 _ROUNDING = 1e-6
@@ -53,22 +56,42 @@ def transfer_module(module: Module) -> MovedModule:
             f"The {adapter.family} of the module {adapter.name} makes an update beyond all bounds "
             "(infinite, or not a number). Its training broke down: use an earlier epoch of it."
         )
+    if module.pair.rows is not None:
+        part = module.pair.rows
+        update = update.rows(part.start, part.length)
+        module = replace(module, source=module.source.narrow(0, part.start, part.length))
     if settings.mode == "copy":
         return _finish(module, update, "copied", "mode copy", Measures())
     source, target = module.source.flatten(start_dim=1), module.target.flatten(start_dim=1)
     if settings.copy_identical and torch.equal(source, target):
         return _finish(module, update, "copied", "the weights are identical", Measures())
+    return _project(module, update, source, target)
 
+
+def _project(
+    module: Module, update: Update, source: torch.Tensor, target: torch.Tensor
+) -> MovedModule:
+    """Between the weights as matrices, m x n."""
+    settings = module.settings
     source_subspace = leading_subspace(source, settings.subspace_energy)
     target_subspace = leading_subspace(target, settings.subspace_energy)
-    alike = similarity(source_subspace, target_subspace)
+    reason = ""
+    if source.shape == target.shape:
+        alike = similarity(source_subspace, target_subspace)
+    else:
+        source_subspace, target_subspace = with_signs(source_subspace, target_subspace)
+        alike = similarity_across(source_subspace, target_subspace)
+        reason = "to another width, which is experimental"
     parts = update.quadrants(source_subspace)
     measures = Measures(source_subspace.rank, target_subspace.rank, alike, parts)
     if alike.score < settings.threshold - _ROUNDING:
         reason = f"similarity below the threshold {settings.threshold:g}"
         return MovedModule(None, _row(module, "skipped", reason, measures))
-    projected = update.project(source_subspace, target_subspace, settings.mode)
-    return _finish(module, projected, "moved", "", measures, before=update.energy())
+    if settings.mode == "casa":
+        projected: Update = Dense(arbitrate(update.delta, source, target))
+    else:
+        projected = update.project(source_subspace, target_subspace, settings.mode)
+    return _finish(module, projected, "moved", reason, measures, before=update.energy())
 
 
 def _finish(

@@ -9,16 +9,11 @@ import re
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
-from .adapters import Adapter, Difference, LoraAdapter
-from .adapters.dora import DoraAdapter
+from .adapters import LoraAdapter, Part, called
 from .fused import Piece, regroup
 from .module_names import by_plain_name, is_text_encoder, plain
 from .weights import WeightRef
-
-# What a file holds for one module.
-Part = Adapter | Difference
 
 
 @dataclass(frozen=True)
@@ -166,7 +161,7 @@ def rename(
         notes.append("PEFT wants an adapter_config.json beside it: r of the ranks, lora_alpha = r")
     if choice == "peft" and any(is_text_encoder(adapter.name) for adapter in plan.adapters):
         notes.append("PEFT loads one model from a file: its text encoder modules lie apart there")
-    named = tuple(_called(adapter, _respell(adapter.name, naming)) for adapter in plan.adapters)
+    named = tuple(called(adapter, _respell(adapter.name, naming)) for adapter in plan.adapters)
     return Renamed(named, naming.style, tuple(notes))
 
 
@@ -243,14 +238,14 @@ def _plan(groups: Iterable[_Group], naming: Naming, foreign: str) -> _Plan:
     for group in groups:
         wanted = _wanted(group.known, naming, foreign)
         if group.apart and all(place in wanted for _, place in group.parts):
-            made += [_called(adapter, wanted[place]) for adapter, place in group.parts]
+            made += [called(adapter, wanted[place]) for adapter, place in group.parts]
             continue
         pieces = _regrouped(group, wanted) if group.apart else None
         if pieces is None:
             kept += [adapter.name for adapter, _ in group.parts]
-            made += [_called(a, _any_name(a.name, at, group.known)) for a, at in group.parts]
+            made += [called(a, _any_name(a.name, at, group.known)) for a, at in group.parts]
             continue
-        made += [_called(piece.adapter, wanted[piece.place]) for piece in pieces]
+        made += [called(piece.adapter, wanted[piece.place]) for piece in pieces]
         joined += len(pieces) < len(group.parts)
         split += len(pieces) > len(group.parts)
     return _Plan(naming, tuple(made), tuple(kept), joined, split)
@@ -292,12 +287,6 @@ def _any_name(own: str, place: WeightRef | None, known: Mapping[str, WeightRef])
         return own
     there = [name for name, other in known.items() if other == place]
     return min(there, key=lambda name: not name.startswith(("diffusion_model.", "lora_")))
-
-
-def _called(adapter: Part, name: str) -> Any:
-    if isinstance(adapter, DoraAdapter):
-        return replace(adapter, direction=_called(adapter.direction, name))
-    return adapter if adapter.name == name else replace(adapter, name=name)  # type: ignore[type-var]
 
 
 def _respell(name: str, naming: Naming) -> str:

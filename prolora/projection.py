@@ -48,13 +48,27 @@ def carry_both(factor: torch.Tensor, source: torch.Tensor, target: torch.Tensor)
     return carry_subspace(factor, source, target) + carry_null_space(factor, source, target)
 
 
-# The paper's Eq. 3 is `prolora`; `full` also moves the two mixed quadrants that Eq. 2 drops.
-# `copy`, the baseline, moves nothing: it needs no subspaces, and never reaches `project`.
-MODES: dict[str, tuple[Carrier, ...]] = {
+def carry_across(factor: torch.Tensor, source: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """carry_both where the side has one width in both models, else U_t U_s^T of the leading ones.
+
+    Of all linear maps from d_s to d_t, U_t U_s^+ = U_t U_s^T is the one of least norm that comes
+    nearest to taking U_s to U_t in the Frobenius norm: LoRA-X (arXiv 2501.16559, sec. 4.2.2) and
+    Cross-LoRA (arXiv 2508.05232) go from one width to another so. The i-th singular vector goes to
+    the i-th (see widths.py for their signs), and what lies outside the leading ones is dropped.
+    """
+    if source.shape[0] == target.shape[0]:
+        return carry_both(factor, source, target)
+    k = min(source.shape[1], target.shape[1])
+    return target[:, :k] @ (source[:, :k].T @ factor)
+
+
+# Mode -> its carriers, for the modes that project. The paper's Eq. 3 is `prolora`; `full` also
+# moves the two mixed quadrants that Eq. 2 drops. `align` is `full` that may change the width.
+CARRIERS: dict[str, tuple[Carrier, ...]] = {
     "full": (carry_both,),
     "prolora": (carry_subspace, carry_null_space),
     "subspace": (carry_subspace,),
-    "copy": (),
+    "align": (carry_across,),
 }
 
 
@@ -83,8 +97,15 @@ class Update(Protocol):
 
         Args:
             source, target: in the dtype and on the device of the update.
-            mode: a key of MODES other than "copy".
+            mode: a key of CARRIERS.
         """
+
+    @property
+    def delta(self) -> torch.Tensor:
+        """The m x n matrix."""
+
+    def rows(self, start: int, length: int) -> "Update":
+        """Some of its rows: the update of a part of a fused weight."""
 
     def quadrants(self, source: Subspace) -> Quadrants:
         """Splits its energy by the source's subspaces (Eq. 2 and what it leaves out)."""
@@ -109,10 +130,17 @@ class Factors:
 
     def project(self, source: Subspace, target: Subspace, mode: str) -> "Factors":
         """See Update. Of rank r for each carrier of the mode: r, or 2r for `prolora`."""
-        carriers = MODES[mode]
+        carriers = CARRIERS[mode]
         ups = [carry(self.up, source.U, target.U) for carry in carriers]
         downs = [carry(self.down.T, source.V, target.V).T for carry in carriers]
         return Factors(torch.cat(ups, dim=1), torch.cat(downs, dim=0))
+
+    @property
+    def delta(self) -> torch.Tensor:
+        return self.up @ self.down
+
+    def rows(self, start: int, length: int) -> "Factors":
+        return Factors(self.up.narrow(0, start, length), self.down)
 
     def quadrants(self, source: Subspace) -> Quadrants:
         up, down_T = self.up.double(), self.down.T.double()

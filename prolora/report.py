@@ -3,7 +3,7 @@
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, field, fields
 from statistics import median
 
 from .listing import first
@@ -41,7 +41,8 @@ class ModuleReport:
         source_shape, target_shape: of the weights; () where there is none.
         rank_in, rank_out: of the update, before and after; 0 where nothing came out.
         family: of the adapter; "" if unknown.
-        energy_kept: energy of the result over that of the update, in [0, 1]; None if not projected.
+        energy_kept: energy of the result over that of the update; None if not projected. In
+            [0, 1] but for mode casa, which may add to it.
         energy_dropped: share of the projected energy that the cut to `rank_out` dropped.
     """
 
@@ -79,7 +80,8 @@ class Report:
     Attributes:
         settings: the choices, as text.
         unknown_keys: keys of the LoRA file that belong to no known family.
-        notes: what the user must know about how the file was read.
+        notes: what the user must know about how the file was read and its blocks were paired.
+        pairs: target block -> source block, as a user may give them; see block_pairs.py.
     """
 
     lora: str
@@ -89,6 +91,7 @@ class Report:
     rows: tuple[ModuleReport, ...]
     unknown_keys: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    pairs: Mapping[str, str | None] = field(default_factory=dict)
 
     def count(self, *statuses: str) -> int:
         return sum(row.status in statuses for row in self.rows)
@@ -118,8 +121,9 @@ class Report:
 
     def to_json(self) -> str:
         """Everything, for programs."""
-        head = {k: v for k, v in asdict(self).items() if k not in ("rows", "settings")}
-        head |= {"settings": dict(self.settings), "rows": [row.as_dict() for row in self.rows]}
+        head = {k: v for k, v in vars(self).items() if k not in ("rows", "settings", "pairs")}
+        head |= {"settings": dict(self.settings), "pairs": dict(self.pairs)}
+        head |= {"rows": [row.as_dict() for row in self.rows]}
         return json.dumps(head, indent=1, allow_nan=False)
 
     def _measured(self) -> Iterator[tuple[Similarity, str]]:

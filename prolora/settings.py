@@ -1,12 +1,17 @@
 """What a user chooses for a transfer."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
 
 from .errors import ProLoRAError
-from .projection import MODES
+from .projection import CARRIERS
 from .subspace import can_decompose
+
+# The modes that project (see projection.py); another project's way (casa.py); nothing at all, the
+# baseline.
+MODES = (*CARRIERS, "casa", "copy")
 
 
 @dataclass(frozen=True)
@@ -14,12 +19,13 @@ class TransferSettings:
     """The choices of a transfer, with the defaults that design.md argues for.
 
     Attributes:
-        mode: what is moved, a key of projection.MODES.
+        mode: what is moved, one of MODES.
         threshold: least similarity (Eq. 1) of a module that is moved, in [0, 1].
         subspace_energy: share of a weight's energy that its subspace holds, in (0, 1).
         rank: of the result; a module never gets more than it has. 0 for the source's, or for the
             smallest that keeps 99 % of the energy, where the source's family has no rank.
         copy_identical: take the update as it is where both models have the same weight.
+        pairs: target block -> source block, for those that are not to be found; see block_pairs.py.
         device, dtype: where and in what the projection runs; float32 or float64.
 
     Raises:
@@ -31,6 +37,7 @@ class TransferSettings:
     subspace_energy: float = 0.8
     rank: int = 0
     copy_identical: bool = True
+    pairs: Mapping[str, str | None] = field(default_factory=dict)
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     dtype: torch.dtype = torch.float32
 

@@ -1,6 +1,7 @@
 """The job: module by module, with progress, cancellation and a report."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -8,13 +9,18 @@ import torch
 from . import accelerators
 from ._version import __version__
 from .accelerators import MARK
-from .adapters import Adapter, AdapterFile, Difference, FullDifference
+from .adapters import Adapter, AdapterFile, Difference, FullDifference, LoraAdapter, called
+from .correspondence import Correspondence, correspond
 from .difference_transfer import CarriedDifferences, carry_differences
 from .errors import ProLoRAError
-from .matching import Pair, as_matrix, pair_by_name, refuse_empty
+from .fused import Piece, regroup
+from .likeness import SketchedLikeness
+from .matching import Pair, Pairing, as_matrix, pair_modules, refuse_empty
 from .module_transfer import Module, MovedModule, transfer_module
+from .module_tree import module_tree
 from .report import ModuleReport, Report
 from .settings import TransferSettings
+from .stages import stage_lines
 from .weights import Model
 
 # Called before each module with (modules done, modules in all, name of the next), and once at the
@@ -73,12 +79,13 @@ def transfer(
             larger than any module has room for.
         Exception: whatever `progress` raises.
     """
-    pairing = pair_by_name(file, source, target)
-    carried = carry_differences(file.differences, source, target, pairing.replaced)
+    correspondence = _correspondence(file, source, target, settings, progress)
+    pairing = pair_modules(file, source, target, correspondence, settings.mode == "align")
+    carried = carry_differences(file.differences, source, target, correspondence, pairing.replaced)
     if not pairing.pairs and not carried.differences:
         reasons = [f"{module.name}: {module.reason}" for module in pairing.unpaired]
         reasons += [f"{row.name}: {row.reason}" for row in carried.rows]
-        refuse_empty(file, source, target, reasons)
+        refuse_empty(file, source, target, correspondence, reasons)
     _check_rank(pairing.pairs, settings.rank)
     ranks = {adapter.name: adapter.rank for adapter in file.adapters}
     skipped = [
@@ -95,7 +102,7 @@ def transfer(
         for module in pairing.unpaired
     ]
     moved = list(_move_all(pairing.pairs, source, target, settings, progress))
-    adapters = tuple(module.adapter for module in moved if module.adapter is not None)
+    adapters = _adapters(pairing.pairs, moved, target)
     report = Report(
         lora=file.name,
         source=f"{source.name} ({source.architecture})",
@@ -103,18 +110,73 @@ def transfer(
         settings=_describe(settings, file),
         rows=(*(module.row for module in moved), *carried.rows, *skipped),
         unknown_keys=file.unknown,
+        pairs=correspondence.pairs,
         notes=(
             *_accelerates(file),
             *file.notes,
             *_unknown_names(file, source),
+            *stage_lines(correspondence.blocks),
+            *_other_widths(pairing, settings),
             *_only_differences(moved, adapters, carried),
         ),
     )
     return TransferResult(adapters, report, carried.differences, file.accelerator)
 
 
+def _correspondence(
+    file: AdapterFile,
+    source: Model,
+    target: Model,
+    settings: TransferSettings,
+    progress: Progress,
+) -> Correspondence:
+    """Of what the LoRA changes; of two models that line up, no weight is read for it."""
+
+    def watch(name: str) -> None:
+        progress(0, 1, name)
+
+    places = (source.find(name) for name in file.module_names)
+    return correspond(
+        module_tree(source),
+        module_tree(target),
+        SketchedLikeness(source, target, settings.device, watch),
+        settings.pairs,
+        {place.key for place in places if place is not None},
+    )
+
+
+def _adapters(
+    pairs: tuple[Pair, ...], moved: Sequence[MovedModule], target: Model
+) -> tuple[Adapter, ...]:
+    """Under the target's names; parts that it cannot name are joined to the weight they are of."""
+    named: list[Adapter] = []
+    pieces: dict[str, list[Piece]] = defaultdict(list)
+    for pair, module in zip(pairs, moved, strict=True):
+        if module.adapter is None:
+            continue
+        if pair.name:
+            named.append(called(module.adapter, pair.name))
+        elif isinstance(module.adapter, LoraAdapter):
+            pieces[pair.target.key].append(Piece(module.adapter, pair.target))
+    for key, parts in pieces.items():
+        names = {place: name for name, place in target.names_of(key)}
+        joined = regroup(parts, names, target.weights.shape(key)[0]) or ()
+        named += [called(piece.adapter, names[piece.place]) for piece in joined]
+    return tuple(named)
+
+
 def _accelerates(file: AdapterFile) -> tuple[str, ...]:
     return (accelerators.describe(file.accelerator),) if file.accelerator else ()
+
+
+def _other_widths(pairing: Pairing, settings: TransferSettings) -> tuple[str, ...]:
+    wider = sum("shapes differ" in module.reason for module in pairing.unpaired)
+    if not wider or settings.mode == "align":
+        return ()
+    return (
+        f"{wider} modules have another width in the target. Mode align (experimental) goes "
+        "from one width to another.",
+    )
 
 
 def _unknown_names(file: AdapterFile, source: Model) -> tuple[str, ...]:

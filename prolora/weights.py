@@ -6,8 +6,9 @@ that are already in memory (a state dict; a ComfyUI MODEL, which `nodes/host.py`
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Protocol
@@ -173,6 +174,8 @@ class Model:
         weights: its weights.
         key_map: from the module names that LoRA files use to the weight each one means.
         hint: what to say of a LoRA none of whose names is in it.
+        paths: weight -> its module, for weights whose own keys are not the architecture's usual
+            ones (see module_tree.py).
     """
 
     name: str
@@ -180,6 +183,7 @@ class Model:
     weights: Weights
     key_map: Mapping[str, WeightRef]
     hint: str = ""
+    paths: Mapping[str, str] = field(default_factory=dict)
 
     def find(self, name: str) -> WeightRef | None:
         """The weight that a LoRA's module means: by the key map, else by another spelling of it.
@@ -187,6 +191,17 @@ class Model:
         None for a name that is unknown or could mean two weights.
         """
         return self.key_map.get(name) or self._aliases.get(plain(name))
+
+    def names_of(self, key: str) -> Sequence[tuple[str, WeightRef]]:
+        """The names in the key map for a weight and for parts of it, with what each means."""
+        return self._names.get(key, ())
+
+    @cached_property
+    def _names(self) -> dict[str, list[tuple[str, WeightRef]]]:
+        names: dict[str, list[tuple[str, WeightRef]]] = defaultdict(list)
+        for name, ref in self.key_map.items():
+            names[ref.key].append((name, ref))
+        return dict(names)
 
     @cached_property
     def _aliases(self) -> dict[str, WeightRef]:

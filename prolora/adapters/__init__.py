@@ -4,6 +4,7 @@ from .adapter import Adapter
 from .difference import Difference, FullDifference
 from .file import AdapterFile, name_of, parse_adapter_file, read_adapter_file
 from .lora import LoraAdapter
+from .part import Part, called
 from .peft_config import read_peft_config
 from .writing import FILE_DTYPES, lora_state_dict
 
@@ -14,6 +15,8 @@ __all__ = [
     "Difference",
     "FullDifference",
     "LoraAdapter",
+    "Part",
+    "called",
     "lora_state_dict",
     "name_of",
     "parse_adapter_file",

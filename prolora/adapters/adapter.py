@@ -34,6 +34,10 @@ class Adapter(Protocol):
         """What the weight is padded to with zeros before the update is added; () for nothing."""
 
     @property
+    def is_divisible(self) -> bool:
+        """Whether rows of its update make an adapter of their own, and so does another width."""
+
+    @property
     def delta_shape(self) -> tuple[int | None, int | None]:
         """m, n of the weight that it changes; None for a side that it leaves open."""
 
@@ -51,7 +55,7 @@ class Adapter(Protocol):
         """This adapter with another update, for another weight.
 
         Args:
-            update: of the same m and n, on any device.
+            update: of the target's m and n, on any device.
             rank: of the result; 0 for what suits the family.
             source, target: the weight that it was trained on, and the one it is moved to.
         """

@@ -20,6 +20,7 @@ class DenseAdapter(ABC):
     rank = 0
     note = ""
     reshape: tuple[int, ...] = ()
+    is_divisible = True
 
     @property
     @abstractmethod

@@ -41,6 +41,7 @@ class FullDifference(DenseAdapter):
     diff: torch.Tensor
 
     family = "full difference"
+    is_divisible = False  # without a rank it is a whole weight's or nothing
 
     @property
     def delta_shape(self) -> tuple[int, int]:

@@ -65,6 +65,11 @@ class DoraAdapter:
         return self.direction.reshape
 
     @property
+    def is_divisible(self) -> bool:
+        """A magnitude is of one weight and of its width."""
+        return False
+
+    @property
     def delta_shape(self) -> tuple[int | None, int | None]:
         return self.direction.delta_shape
 

@@ -48,6 +48,10 @@ class LoraAdapter:
         return 1.0 if self.alpha is None else self.alpha / self.rank
 
     @property
+    def is_divisible(self) -> bool:
+        return not self.reshape
+
+    @property
     def delta_shape(self) -> tuple[int, int]:
         return self.up.shape[0], self.down[0].numel()
 
@@ -58,8 +62,9 @@ class LoraAdapter:
         return Factors(up * self.scale, down).balanced()
 
     def moved(self, update: Update, rank: int, source: torch.Tensor, target: torch.Tensor) -> Moved:
-        """See Adapter. In the same layout; its alpha equals its rank."""
-        inputs = self.down.shape[1:]
+        """See Adapter. In the same layout, if the width is the same; its alpha equals its rank."""
+        same = self.down[0].numel() == target[0].numel()
+        inputs = tuple(self.down.shape[1:] if same else target.shape[1:])
         return moved_lora(self.name, update, rank or self.rank, inputs, self.reshape)
 
     def tensors(self) -> dict[str, torch.Tensor]:

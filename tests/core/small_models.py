@@ -6,6 +6,10 @@ import numpy as np
 import torch
 
 from prolora.adapters import AdapterFile, LoraAdapter
+from prolora.correspondence import correspond
+from prolora.likeness import SketchedLikeness
+from prolora.matching import Pairing, pair_modules
+from prolora.module_tree import module_tree
 from prolora.report import ModuleReport
 from prolora.settings import TransferSettings
 from prolora.transfer import transfer
@@ -67,3 +71,10 @@ def move(
     settings = TransferSettings(**{"threshold": 0.0, **choices})
     result = transfer(file_of(adapter), *models, settings)
     return result.adapters[0], result.report.rows[0]
+
+
+def paired(file: AdapterFile, source: Model, target: Model) -> Pairing:
+    """What goes where, without moving anything."""
+    likeness = SketchedLikeness(source, target, torch.device("cpu"), lambda name: None)
+    correspondence = correspond(module_tree(source), module_tree(target), likeness)
+    return pair_modules(file, source, target, correspondence)

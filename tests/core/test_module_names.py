@@ -7,7 +7,6 @@ import torch
 
 from prolora.adapters import Difference, lora_state_dict
 from prolora.errors import ProLoRAError
-from prolora.matching import pair_by_name
 from prolora.module_names import is_text_encoder
 from prolora.output_names import rename
 from prolora.settings import TransferSettings
@@ -15,7 +14,7 @@ from prolora.transfer import transfer
 from prolora.weights import Model, StateDictWeights, WeightRef
 
 from . import host_names
-from .small_models import file_of, random_lora, random_weight
+from .small_models import file_of, paired, random_lora, random_weight
 
 ATTENTION = "down_blocks.0.attentions.0.transformer_blocks.0.attn1"
 # As ComfyUI maps an SD1.x or SDXL UNet: attention by the names of diffusers before 0.20 alone.
@@ -169,7 +168,7 @@ def test_a_text_encoder_without_a_clip_is_left_out_with_the_reason():
         "clip_l.text_model.encoder.layers.0.mlp.fc1",
         "transformer.base_model.model.x_embedder",
     ]
-    pairing = pair_by_name(file_of(*(random_lora(n, (16, 8)) for n in names)), source, target)
+    pairing = paired(file_of(*(random_lora(n, (16, 8)) for n in names)), source, target)
     assert [pair.adapter.name for pair in pairing.pairs] == names[1:]
     (left,) = pairing.unpaired
     assert left.name == names[0] and "connect a CLIP" in left.reason
@@ -182,7 +181,7 @@ def test_of_two_names_for_one_weight_the_host_keeps_the_last_of_its_map():
     assert list(names).index(first) < list(names).index(last)
     alias = "base_model.model.x_embedder"  # the host does not load it
     adapters = [random_lora(name, (16, 8)) for name in (last, alias, first)]
-    pairing = pair_by_name(file_of(*adapters), source, source)
+    pairing = paired(file_of(*adapters), source, source)
     assert [pair.adapter.name for pair in pairing.pairs] == [last]
     assert {module.name for module in pairing.unpaired} == {first, alias}
     assert all(last in module.reason for module in pairing.unpaired)
@@ -236,4 +235,4 @@ def test_parts_that_overlap_are_both_kept():
     whole = "lora_unet_single_blocks_0_linear1"
     part = "transformer.single_transformer_blocks.0.attn.to_q"
     adapters = (random_lora(whole, (56, 8)), random_lora(part, (8, 8)))
-    assert len(pair_by_name(file_of(*adapters), source, source).pairs) == 2
+    assert len(paired(file_of(*adapters), source, source).pairs) == 2

@@ -8,7 +8,7 @@ import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from prolora.projection import MODES, Factors
+from prolora.projection import CARRIERS, Factors
 from prolora.subspace import leading_subspace
 
 from .dense_reference import dense_project, dense_quadrants, dense_subspace
@@ -124,4 +124,4 @@ def test_balanced_factors_make_the_same_update(case: Case, exponent: int):
 
 
 def test_every_mode_is_tested():
-    assert set(PROJECTED) | {"copy"} == set(MODES)
+    assert {*PROJECTED, "align"} == set(CARRIERS)  # test_widths.py has align

@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -85,7 +86,7 @@ def rotated(subspace: Subspace, seed: int) -> Subspace:
     random = np.random.default_rng(seed)
     k = subspace.rank
     turn = [torch.tensor(np.linalg.qr(random.normal(size=(k, k)))[0]).float() for _ in range(2)]
-    return Subspace(subspace.U @ turn[0], subspace.V @ turn[1])
+    return replace(subspace, U=subspace.U @ turn[0], V=subspace.V @ turn[1])
 
 
 def test_repeated_singular_values_give_one_subspace():
@@ -96,7 +97,7 @@ def test_repeated_singular_values_give_one_subspace():
     subspace = leading_subspace(weight, 0.6)  # the cut would fall between the twos
     turned = leading_subspace(U @ weight @ V, 0.6)
     assert subspace.rank == turned.rank == 5
-    back = Subspace(U.T @ turned.U, V @ turned.V)
+    back = replace(turned, U=U.T @ turned.U, V=V @ turned.V)
     assert similarity(back, subspace).score == pytest.approx(1, abs=1e-5)
 
 

@@ -1,0 +1,82 @@
+"""Pairs of blocks that a user gives, as JSON: what the report writes, a transfer reads.
+
+    {"pairs": {"blocks.2": "blocks.3", "blocks.5": null}}
+
+The target's block 2 takes what the LoRA has for the source's block 3; its block 5 takes nothing.
+All else is found as usual. A single module may be named as well as a block. A whole report will do:
+nothing but `pairs` is read of it.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from .errors import ProLoRAError
+from .listing import first
+from .module_tree import Node
+
+
+def read_pairs(path: Path) -> dict[str, str | None]:
+    """Reads a file of pairs.
+
+    Raises:
+        ProLoRAError: it cannot be read, or see parse_pairs.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ProLoRAError(f"The pairs could not be read: {error}.") from error
+    return parse_pairs(text, path.name)
+
+
+def parse_pairs(text: str, name: str = "the pairs") -> dict[str, str | None]:
+    """Reads pairs from JSON; none from an empty text.
+
+    Raises:
+        ProLoRAError: it is no JSON of the form above.
+    """
+    if not text.strip():
+        return {}
+    try:
+        content = json.loads(text)
+    except ValueError as error:
+        raise ProLoRAError(f"{name}: this is no JSON ({error}). {_FORM}") from error
+    pairs = content.get("pairs", content) if isinstance(content, dict) else None
+    if not isinstance(pairs, dict):
+        raise ProLoRAError(f"{name}: there are no pairs in it. {_FORM}")
+    for target, source in pairs.items():
+        named = source is None or (isinstance(source, str) and source != "")
+        if not named or not target:
+            raise ProLoRAError(f"{name}: {target!r}: {source!r} is not a pair. {_FORM}")
+    return pairs
+
+
+_FORM = (
+    'Write {"pairs": {"target block": "source block"}}, with null for a block that takes nothing; '
+    "the report of a transfer has all pairs that it used in this form."
+)
+
+
+def check_pairs(pairs: Mapping[str, str | None], source: Node, target: Node) -> None:
+    """Refuses pairs of modules that are not there.
+
+    Raises:
+        ProLoRAError: one is not.
+    """
+    for target_path, source_path in pairs.items():
+        for path, root, side in ((target_path, target, "target"), (source_path, source, "source")):
+            if path is not None and root.at(path) is None:
+                raise ProLoRAError(
+                    f"The pairs name {path}, which the {side} does not have. {_known(path, root)}"
+                )
+
+
+def _known(path: str, root: Node) -> str:
+    """What there is in place of a path."""
+    parts = path.split(".")
+    for length in range(len(parts) - 1, -1, -1):
+        node = root.at(".".join(parts[:length])) if length else root
+        if node is not None:
+            place = f"In {node.path}" if node.path else "There"
+            return f"{place} are: {', '.join(first(list(node.children), 8))}."
+    return ""

@@ -1,0 +1,306 @@
+"""Which weight of one model is which of another, where the two need not line up.
+
+Modules of one name belong together, and so do the blocks of two stages of one length: models of one
+architecture are paired by name, and no weight is read. A stage that is longer in one of them (a
+pruned child, a deepened one) is aligned: blocks keep their order, and those pairs are taken whose
+modules are the most alike. The stages are found in the names and shapes alone, nested ones included
+(an entry of `input_blocks` holds `transformer_blocks`).
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from .block_pairs import check_pairs
+from .fused_parts import fused_parts
+from .in_order import align_in_order
+from .likeness import Likeness
+from .module_tree import Node
+from .weights import Slice
+
+# Blocks that are less alike than this, in the mean of their modules, are not worth pairing.
+WORTHY = 0.25
+
+BY_NAME, BY_SIMILARITY, BY_SHAPE, GIVEN = "by name", "by similarity", "by shape", "as given"
+
+
+@dataclass(frozen=True)
+class Link:
+    """Two weights, by their keys, or the rows of them, that correspond."""
+
+    source: str
+    target: str
+    source_rows: Slice | None = None
+    target_rows: Slice | None = None
+
+
+@dataclass(frozen=True)
+class BlockPair:
+    """A block of the target, and the source's that serves it.
+
+    Attributes:
+        source, target: paths; "" for none.
+        how: BY_NAME, BY_SIMILARITY, BY_SHAPE or GIVEN.
+        likeness: of their modules in the mean; None where it did not matter.
+    """
+
+    source: str
+    target: str
+    how: str
+    likeness: float | None = None
+
+
+@dataclass(frozen=True)
+class Correspondence:
+    """What corresponds.
+
+    Attributes:
+        links: by the source's key.
+        blocks: of the stages that were gone through, those without a partner too.
+        alone: key -> the path of its block, for weights of source blocks that no target block took.
+    """
+
+    links: Mapping[str, tuple[Link, ...]]
+    blocks: tuple[BlockPair, ...]
+    alone: Mapping[str, str]
+
+    @property
+    def pairs(self) -> dict[str, str | None]:
+        """Target block -> source block, in the form that a user may give; see block_pairs.py."""
+        return {block.target: block.source or None for block in self.blocks if block.target}
+
+
+def correspond(
+    source: Node,
+    target: Node,
+    likeness: Likeness,
+    given: Mapping[str, str | None] | None = None,
+    wanted: Iterable[str] | None = None,
+) -> Correspondence:
+    """Finds what of the target corresponds to what of the source.
+
+    Args:
+        source, target: see module_tree.
+        given: target module or block -> the source's, or None for none at all. They go before what
+            would be found for them and for all below them.
+        wanted: the source's keys that matter; all, if it is left out.
+
+    Raises:
+        ProLoRAError: see check_pairs.
+    """
+    given = given or {}
+    check_pairs(given, source, target)
+    keys = {node.key for node in source.walk()} if wanted is None else set(wanted)
+    return _Search(source, target, likeness, given, keys).run()
+
+
+@dataclass
+class _Search:
+    source: Node
+    target: Node
+    likeness: Likeness
+    given: Mapping[str, str | None]
+    wanted: set[str]
+    links: dict[str, list[Link]] = field(default_factory=lambda: defaultdict(list))
+    blocks: list[BlockPair] = field(default_factory=list)
+    aligned: "dict[tuple[str, str], list[_Entry]]" = field(default_factory=dict)
+
+    def run(self) -> Correspondence:
+        self._pair(self.source, self.target)
+        for target_path, source_path in self.given.items():
+            source = self.source.at(source_path) if source_path else None
+            target = self.target.at(target_path)
+            if target is not None:
+                self._enter(_Entry(source, target, GIVEN))
+        links = {key: tuple(links) for key, links in self.links.items()}
+        alone = {
+            node.key: block.source
+            for block in self.blocks
+            if not block.target
+            for node in (self.source.at(block.source) or Node()).walk()
+            if node.key not in links
+        }
+        return Correspondence(links, tuple(self.blocks), alone)
+
+    def _pair(self, source: Node, target: Node) -> None:
+        """Links all that corresponds in two modules."""
+        if not any(node.key in self.wanted for node in source.walk()):
+            return
+        if source.key and target.key:
+            self._link(source, target)
+        ours, theirs = source.named, self._open(target.named)
+        for name in ours.keys() & theirs.keys():
+            self._pair(ours[name], theirs[name])
+        alone = {name: node for name, node in ours.items() if name not in theirs}
+        others = {name: node for name, node in theirs.items() if name not in ours}
+        for found in fused_parts(alone, others):
+            self._link(found.whole, found.part, source_rows=found.rows)
+        for found in fused_parts(others, alone):
+            self._link(found.part, found.whole, target_rows=found.rows)
+        for entry in self._entries(source, target):
+            self._enter(entry)
+
+    def _enter(self, entry: "_Entry") -> None:
+        either = entry.source or entry.target
+        if either is not None and either.is_block:
+            ours = entry.source.path if entry.source is not None else ""
+            theirs = entry.target.path if entry.target is not None else ""
+            self.blocks.append(BlockPair(ours, theirs, entry.how, entry.likeness))
+        if entry.source is not None and entry.target is not None:
+            self._pair(entry.source, entry.target)
+
+    def _link(
+        self,
+        source: Node,
+        target: Node,
+        source_rows: Slice | None = None,
+        target_rows: Slice | None = None,
+    ) -> None:
+        self.links[source.key].append(Link(source.key, target.key, source_rows, target_rows))
+
+    def _open(self, nodes: dict[str, Node]) -> dict[str, Node]:
+        """Those of the target for which no partner was given."""
+        return {name: node for name, node in nodes.items() if node.path not in self.given}
+
+    # Lists
+
+    def _entries(self, source: Node, target: Node) -> "list[_Entry]":
+        """The entries of two lists, each with its partner or alone."""
+        if (source.path, target.path) not in self.aligned:
+            self.aligned[source.path, target.path] = self._align(source, target)
+        return self.aligned[source.path, target.path]
+
+    def _align(self, source: Node, target: Node) -> "list[_Entry]":
+        ours, theirs = list(source.entries.values()), list(target.entries.values())
+        if _agree(ours, theirs):
+            pairs = zip(ours, theirs, strict=True)
+            return [_Entry(s, t, BY_NAME) for s, t in pairs if t.path not in self.given]
+        given = set(self.given.values())
+        ours = [node for node in ours if node.path not in given]
+        theirs = [node for node in theirs if node.path not in self.given]
+        entries = self._by_similarity(ours, theirs)
+        if not entries and _differ_in_width(ours, theirs):
+            entries = _by_shape(ours, theirs)
+        how = entries[0].how if entries else BY_SIMILARITY
+        served = {entry.target.path: entry for entry in entries if entry.target is not None}
+        taken = {entry.source.path for entry in entries if entry.source is not None}
+        return [
+            *(served.get(node.path) or _Entry(None, node, how) for node in theirs),
+            *(_Entry(node, None, how) for node in ours if node.path not in taken),
+        ]
+
+    def _by_similarity(self, ours: Sequence[Node], theirs: Sequence[Node]) -> "list[_Entry]":
+        scores = [[self._score(source, target) for target in theirs] for source in ours]
+        gains = [[score.total - WORTHY * score.possible for score in row] for row in scores]
+        return [
+            _Entry(ours[i], theirs[j], BY_SIMILARITY, scores[i][j].mean)
+            for i, j in align_in_order(gains)
+        ]
+
+    def _score(self, source: Node, target: Node) -> "_Score":
+        """How alike two modules are, over the matrices of both; those of nested lists aligned."""
+        score = _Score()
+        if len(source.shape) >= 2 and len(target.shape) >= 2:
+            same = as_linear(source.shape) == as_linear(target.shape)
+            score += _Score(self.likeness(source, target) if same else 0.0, 1)
+        ours, theirs = source.named, target.named
+        for name in ours.keys() & theirs.keys():
+            score += self._score(ours[name], theirs[name])
+        entries = self._entries(source, target)
+        for entry in entries:
+            if entry.source is not None and entry.target is not None:
+                score += self._score(entry.source, entry.target)
+        # What the shorter list has left over speaks against the two.
+        alone = [[e for e in entries if e.source is None], [e for e in entries if e.target is None]]
+        left = min((_matrices(entries) for entries in alone), default=0)
+        return score + _Score(0.0, left)
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """An entry of a list and its partner in the other model, or either alone."""
+
+    source: Node | None
+    target: Node | None
+    how: str
+    likeness: float | None = None
+
+
+@dataclass(frozen=True)
+class _Score:
+    """A sum of likenesses, and how many matrices could have been alike."""
+
+    total: float = 0.0
+    possible: int = 0
+
+    def __add__(self, other: "_Score") -> "_Score":
+        return _Score(self.total + other.total, self.possible + other.possible)
+
+    @property
+    def mean(self) -> float:
+        return self.total / self.possible if self.possible else 0.0
+
+
+def as_linear(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """A 1x1 convolution is a linear layer: SD1.x has the one where SD2.x has the other."""
+    return shape[:2] if set(shape[2:]) == {1} else shape
+
+
+def _matrices(entries: Iterable[_Entry]) -> int:
+    nodes = (entry.source or entry.target for entry in entries)
+    return sum(1 for node in nodes if node is not None for _ in node.matrices())
+
+
+def _agree(ours: Sequence[Node], theirs: Sequence[Node]) -> bool:
+    """Whether two lists have the same entries: the same numbers, and names that they share."""
+    numbers = [[node.path.rpartition(".")[2] for node in nodes] for nodes in (ours, theirs)]
+    if numbers[0] != numbers[1]:
+        return False
+    pairs = zip(ours, theirs, strict=True)
+    return all(_inside(s).keys() & _inside(t).keys() or not _inside(s) for s, t in pairs)
+
+
+def _inside(node: Node) -> dict[str, tuple[int, ...]]:
+    return {n.path.removeprefix(node.path): n.shape for n in node.walk()}
+
+
+def _differ_in_width(ours: Sequence[Node], theirs: Sequence[Node]) -> bool:
+    """Whether modules of one name have other shapes in all entries of the other list."""
+    shapes: list[dict[str, set[tuple[int, ...]]]] = []
+    for nodes in (ours, theirs):
+        found: dict[str, set[tuple[int, ...]]] = defaultdict(set)
+        for node in nodes:
+            for name, shape in node.names().items():
+                found[name].add(as_linear(shape))
+        shapes.append(found)
+    common = shapes[0].keys() & shapes[1].keys()
+    return any(shapes[0][name].isdisjoint(shapes[1][name]) for name in common)
+
+
+def _by_shape(ours: Sequence[Node], theirs: Sequence[Node]) -> list[_Entry]:
+    """Pairs entries that are built alike, at about the same depth of their lists."""
+    gains = [
+        [
+            _built_alike(source, target) - abs(_depth(i, ours) - _depth(j, theirs))
+            for j, target in enumerate(theirs)
+        ]
+        for i, source in enumerate(ours)
+    ]
+    return [_Entry(ours[i], theirs[j], BY_SHAPE) for i, j in align_in_order(gains)]
+
+
+def _built_alike(source: Node, target: Node) -> float:
+    """Share of the modules' names that both have, each weighed by how near its sizes are."""
+    ours, theirs = source.names(), target.names()
+    if not ours or not theirs:
+        return 0.0
+    near = 0.0
+    for name in ours.keys() & theirs.keys():
+        sides = zip(ours[name], theirs[name], strict=False)
+        smallest = min(min(a, b) / max(a, b) for a, b in sides)
+        near += smallest
+    return near / len(ours.keys() | theirs.keys())
+
+
+def _depth(position: int, nodes: Sequence[Node]) -> float:
+    return position / max(len(nodes) - 1, 1)

@@ -1,0 +1,121 @@
+"""Where in the target the update of a module goes, and how the target's LoRAs call that place."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import takewhile
+
+from .correspondence import Correspondence, Link
+from .weights import Model, Slice, WeightRef
+
+
+@dataclass(frozen=True)
+class Counterpart:
+    """A place in the target for a module of the source.
+
+    Attributes:
+        name: of the place in the target's key map; "" for a part of a weight that has none there.
+        rows: of the module's update that go there; None for all of them.
+    """
+
+    place: WeightRef
+    name: str
+    rows: Slice | None = None
+
+
+def counterparts(
+    name: str, source: Model, target: Model, correspondence: Correspondence
+) -> tuple[Counterpart, ...]:
+    """The places for a module of the source, which it must have; none where nothing corresponds.
+
+    More than one where the target splits what the source has fused, or where a user says so.
+    """
+    ref, same_name = source.find(name), target.find(name)
+    if ref is None:
+        return ()
+    if ref.key in correspondence.links:
+        found = [
+            _counterpart(name, ref, link, source, target) for link in correspondence.links[ref.key]
+        ]
+        return tuple(counterpart for counterpart in found if counterpart is not None)
+    if same_name is None or ref.key in correspondence.alone:
+        return ()
+    return (Counterpart(same_name, name),)
+
+
+def _counterpart(
+    name: str, ref: WeightRef, link: Link, source: Model, target: Model
+) -> Counterpart | None:
+    if link.source_rows is None and link.target_rows is None:
+        part, rows = _scaled(ref, link, source, target), None
+        if ref.part is not None and part is None:
+            return None
+    else:
+        spans = _through(ref, link, source, target)
+        if spans is None:
+            return None
+        part, rows = spans
+    place, own_name = _named(name, WeightRef(link.target, part, ref.reorder), target)
+    return Counterpart(place, own_name, rows)
+
+
+def _scaled(ref: WeightRef, link: Link, source: Model, target: Model) -> Slice | None:
+    """A part of the source's weight as the part of the target's, which may have another width."""
+    if ref.part is None:
+        return None
+    dim = ref.part.dim
+    ours, theirs = source.weights.shape(link.source)[dim], target.weights.shape(link.target)[dim]
+    start, length = ref.part.start * theirs, ref.part.length * theirs
+    exact = start % ours == 0 and length % ours == 0
+    return Slice(dim, start // ours, length // ours) if exact else None
+
+
+def _through(
+    ref: WeightRef, link: Link, source: Model, target: Model
+) -> tuple[Slice | None, Slice | None] | None:
+    """The target's part, and the rows of the update, where one side is fused and the other split.
+
+    None where the module lies in other rows than those that the link is about.
+    """
+    whole = range(source.weights.shape(link.source)[0])
+    there = range(target.weights.shape(link.target)[0])
+    if ref.part is not None and ref.part.dim != 0:
+        return None
+    own, linked = _span(ref.part, whole), _span(link.source_rows, whole)
+    start, stop = max(own.start, linked.start), min(own.stop, linked.stop)
+    if start >= stop:
+        return None
+    first = _span(link.target_rows, there).start + start - linked.start
+    part, rows = range(first, first + stop - start), range(start - own.start, stop - own.start)
+    return _slice(part, there), _slice(rows, range(len(own)))
+
+
+def _span(part: Slice | None, whole: range) -> range:
+    return whole if part is None else range(part.start, part.start + part.length)
+
+
+def _slice(span: range, whole: range) -> Slice | None:
+    return None if span == whole else Slice(dim=0, start=span.start, length=len(span))
+
+
+def _named(name: str, place: WeightRef, target: Model) -> tuple[WeightRef, str]:
+    """A place as the key map has it, with the name there that is spelled most like `name`."""
+    known = dict(_names(place, target))
+    same = target.find(name)
+    if same is not None and same in known.values():
+        return same, name
+    if not known:
+        return place, ""
+    best = max(known, key=lambda other: (_common(name, other), -len(other)))
+    return known[best], best
+
+
+def _common(name: str, other: str) -> int:
+    """How many letters two names begin with alike."""
+    letters = zip(name, other, strict=False)
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], letters))
+
+
+def _names(place: WeightRef, target: Model) -> Iterator[tuple[str, WeightRef]]:
+    for name, ref in target.names_of(place.key):
+        if ref.part == place.part and (ref.reorder is None) == (place.reorder is None):
+            yield name, ref

@@ -1,0 +1,87 @@
+"""A model's modules as the tree that their names make, and what in it is a list of blocks.
+
+No model is known here: `transformer_blocks.0`, `.1`, `.2` are a list because their names are
+numbers. A *block* is an entry of a list with two weights or more under it; a *stage* a list of
+blocks. An entry with one weight, as the `0` of `to_out.0`, is a place in a sequence.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from .weights import Model
+
+# Where the diffusion model lies in a checkpoint: ldm and most since, some audio and video models,
+# a folder of diffusers (see diffusers_folder.py). A diffusion model alone has none of them.
+UNET_PREFIXES = ("model.diffusion_model.", "diffusion_model.", "unet/", "transformer/")
+
+
+@dataclass
+class Node:
+    """A module, with all that lies in it.
+
+    Attributes:
+        path: its name in the model, without what the diffusion model's names begin with.
+        key, shape: of its own weight; "" and () where it has none.
+    """
+
+    path: str = ""
+    key: str = ""
+    shape: tuple[int, ...] = ()
+    children: "dict[str, Node]" = field(default_factory=dict)
+
+    @property
+    def entries(self) -> "dict[int, Node]":
+        """The children that are numbered, in order."""
+        numbered = {int(name): node for name, node in self.children.items() if name.isdigit()}
+        return dict(sorted(numbered.items()))
+
+    @property
+    def named(self) -> "dict[str, Node]":
+        """The other children."""
+        return {name: node for name, node in self.children.items() if not name.isdigit()}
+
+    @property
+    def is_block(self) -> bool:
+        """For an entry of a list."""
+        return sum(1 for _ in self.matrices()) >= 2
+
+    def walk(self) -> "Iterator[Node]":
+        """All that have a weight, this one included."""
+        if self.key:
+            yield self
+        for child in self.children.values():
+            yield from child.walk()
+
+    def matrices(self) -> "Iterator[Node]":
+        """All with a weight that has a left and a right side."""
+        return (node for node in self.walk() if len(node.shape) >= 2)
+
+    def names(self) -> dict[str, tuple[int, ...]]:
+        """Path within this module -> shape, of every matrix in it."""
+        return {node.path.removeprefix(self.path): node.shape for node in self.matrices()}
+
+    def at(self, path: str) -> "Node | None":
+        """The module of that path below this one."""
+        node: Node | None = self
+        for name in path.split("."):
+            node = node.children.get(name) if node is not None else None
+        return node
+
+
+def module_tree(model: Model) -> Node:
+    """The tree of all weights that a LoRA can name."""
+    root = Node()
+    for key in dict.fromkeys(ref.key for ref in model.key_map.values()):
+        node = root
+        path = path_of(model, key)
+        for name in path.split("."):
+            below = f"{node.path}.{name}" if node.path else name
+            node = node.children.setdefault(name, Node(below))
+        node.key, node.shape = key, model.weights.shape(key)
+    return root
+
+
+def path_of(model: Model, key: str) -> str:
+    """A weight's module, by the name that both models of a transfer have for it."""
+    prefix = next((prefix for prefix in UNET_PREFIXES if key.startswith(prefix)), "")
+    return model.paths.get(key) or key.removeprefix(prefix).removesuffix(".weight")

@@ -1,0 +1,39 @@
+"""What was paired, stage by stage, in a few lines for people."""
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+
+from .correspondence import BY_NAME, BlockPair
+from .listing import first
+
+_LISTED = 12
+
+
+def stage_lines(blocks: Sequence[BlockPair]) -> Iterator[str]:
+    """A line for each stage whose blocks were not simply paired by name."""
+    stages: dict[str, list[BlockPair]] = defaultdict(list)
+    for block in blocks:
+        stages[(block.target or block.source).rpartition(".")[0]].append(block)
+    for stage, pairs in stages.items():
+        if any(pair.how != BY_NAME for pair in pairs):
+            yield from _lines(stage, pairs)
+
+
+def _lines(stage: str, pairs: Sequence[BlockPair]) -> Iterator[str]:
+    paired = [pair for pair in pairs if pair.source and pair.target]
+    arrows = [f"{_short(pair.source, stage)} → {_short(pair.target, stage)}" for pair in paired]
+    how = ", ".join(dict.fromkeys(pair.how for pair in pairs))
+    likenesses = [pair.likeness for pair in paired if pair.likeness is not None]
+    alike = f" (likeness {min(likenesses):.2f} to {max(likenesses):.2f}, " if likenesses else " ("
+    yield f"{stage}{alike}{how}): {', '.join(first(arrows, _LISTED)) or 'no block fits another'}"
+    without = [_short(pair.target, stage) for pair in pairs if pair.target and not pair.source]
+    if without:
+        yield f"  without a source: {', '.join(first(without, _LISTED))}"
+    left = [_short(pair.source, stage) for pair in pairs if pair.source and not pair.target]
+    if left:
+        yield f"  of the source, taken by none: {', '.join(first(left, _LISTED))}"
+
+
+def _short(path: str, stage: str) -> str:
+    """The number in its stage; the whole path for a block of another one."""
+    return path.removeprefix(f"{stage}.")
