@@ -35,7 +35,8 @@ define install
 		echo "setup: that failed; the whole log is $(LOG)"; exit 1; }
 endef
 
-.PHONY: setup test test-core test-thorough test-host test-browser lint registry demo clean
+.PHONY: setup test test-core test-thorough test-host test-browser lint registry demo \
+	architectures clean
 
 setup: $(NEEDED)
 	@:
@@ -77,6 +78,10 @@ lint: $(TOOLS)
 
 demo: setup
 	@$(PY) -m demo.run
+
+# The inventories of real models and docs/architectures.md, in a ComfyUI that knows all of them.
+architectures: setup
+	@$(PY) -m tests.host.architectures
 
 clean:
 	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache .hypothesis .coverage

@@ -7,33 +7,77 @@ kohya's LoRA files have. The benchmarks and the host tests fill them.
 import json
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 Shape = tuple[int, ...]
 Shapes = dict[str, Shape]
+Depths = tuple[int | tuple[int, ...], ...]
 
 RESIDUAL_BLOCKS = 2  # a level on the way down; one more on the way up
+# A middle of one residual block, and none at all: numbers as ComfyUI has them.
+NO_TRANSFORMER, NO_MIDDLE = -1, -2
 TOKENS, POSITIONS = 49408, 77
 
 
 @dataclass(frozen=True)
 class UNet:
-    """The figures of a UNet: `multipliers` of `channels` and transformer blocks, a level each."""
+    """The figures of a UNet: `multipliers` of `channels` and transformer blocks, a level each.
+
+    Attributes:
+        depths: transformer blocks after each residual block of a level, or of each of them in turn.
+        middle: transformer blocks in the middle; 0 for as many as in the last level.
+        linear: the transformers' proj_in and proj_out; SD1.x has 1x1 convolutions.
+        upward: `depths` on the way up, in the same order of levels; the same ones if left out.
+        residual: residual blocks of a level on the way down; one more on the way up.
+    """
 
     channels: int
     multipliers: tuple[int, ...]
-    depths: tuple[int, ...]
+    depths: Depths
     context: int
     pooled: int = 0
-    middle: int = 0  # transformer blocks in the middle; 0 for as many as in the last level
-    linear: bool = True  # the transformers' proj_in and proj_out; SD1.x has 1x1 convolutions
+    middle: int = 0
+    linear: bool = True
+    upward: Depths = ()
+    residual: int = RESIDUAL_BLOCKS
 
     @property
     def embedding(self) -> int:
         return 4 * self.channels
 
+    @property
+    def down(self) -> tuple[tuple[int, ...], ...]:
+        """For each level, the transformer blocks after each of its residual blocks."""
+        return tuple(_each(depth, self.residual) for depth in self.depths)
+
+    @property
+    def up(self) -> tuple[tuple[int, ...], ...]:
+        """The same on the way up, in the order of `down`."""
+        return tuple(_each(depth, self.residual + 1) for depth in self.upward or self.depths)
+
+    @property
+    def centre(self) -> tuple[int, ...]:
+        """The transformer blocks after each residual block of the middle."""
+        if self.middle == NO_MIDDLE:
+            return ()
+        return (0,) if self.middle == NO_TRANSFORMER else (self.middle or self.down[-1][-1], 0)
+
+    def narrowed(self, channels: int) -> "UNet":
+        """The same at another width, what goes into it included."""
+        context, pooled = (n * channels // self.channels for n in (self.context, self.pooled))
+        return replace(self, channels=channels, context=context, pooled=pooled)
+
+
+def _each(depth: int | tuple[int, ...], blocks: int) -> tuple[int, ...]:
+    return (depth,) * blocks if isinstance(depth, int) else depth
+
 
 SDXL = UNet(320, (1, 2, 4), (0, 2, 10), context=2048, pooled=2816)
+# SDXL's pruned children; the figures are those by which ComfyUI 0.33.0 knows them.
+SSD_1B = replace(SDXL, depths=(0, 2, 4), upward=(0, (2, 1, 1), (4, 4, 10)), middle=NO_TRANSFORMER)
+VEGA = replace(SDXL, depths=(0, 1, 2), middle=NO_TRANSFORMER)
+KOALA_1B = replace(SDXL, depths=(0, 2, 6), residual=1)
+KOALA_700M = replace(SDXL, depths=(0, 2, 5), residual=1, middle=NO_MIDDLE)
 SD15 = UNet(320, (1, 2, 4, 4), (1, 1, 1, 0), context=768, middle=1, linear=False)
 # An SD1.5 with one level of four: what makes a host call it SD1.5 is all there.
 SMALL_SD15 = UNet(320, (1,), (1,), context=768, linear=False)
@@ -121,10 +165,10 @@ def lcm_lora_modules(figures: UNet) -> Shapes:
     """
     shapes: Shapes = {}
     width, skipped = figures.channels, [figures.channels]
-    levels = list(zip(figures.multipliers, figures.depths, strict=True))
-    for level, (multiplier, depth) in enumerate(levels):
+    levels = list(zip(figures.multipliers, figures.down, strict=True))
+    for level, (multiplier, depths) in enumerate(levels):
         start = f"down_blocks.{level}"
-        for i in range(RESIDUAL_BLOCKS):
+        for i, depth in enumerate(depths):
             out = figures.channels * multiplier
             shapes |= _lcm_block(start, i, width, out, depth, figures)
             width = out
@@ -132,12 +176,12 @@ def lcm_lora_modules(figures: UNet) -> Shapes:
         if level < len(levels) - 1:
             shapes[f"{start}.downsamplers.0.conv"] = (width, width, 3, 3)
             skipped.append(width)
-    depth = figures.middle or figures.depths[-1]
-    shapes |= _lcm_block("mid_block", 0, width, width, depth, figures)
-    shapes |= _lcm_block("mid_block", 1, width, width, 0, figures)
-    for level, (multiplier, depth) in enumerate(reversed(levels)):
+    for i, depth in enumerate(figures.centre):
+        shapes |= _lcm_block("mid_block", i, width, width, depth, figures)
+    ascent = list(zip(figures.multipliers, figures.up, strict=True))
+    for level, (multiplier, depths) in enumerate(reversed(ascent)):
         start = f"up_blocks.{level}"
-        for i in range(RESIDUAL_BLOCKS + 1):
+        for i, depth in enumerate(depths):
             out = figures.channels * multiplier
             shapes |= _lcm_block(start, i, width + skipped.pop(), out, depth, figures)
             width = out
@@ -198,13 +242,14 @@ def unet(figures: UNet) -> Shapes:
         layers["label_emb.0.0"] = _affine(embedding, figures.pooled)
         layers["label_emb.0.2"] = _affine(embedding, embedding)
     width, skipped, block = channels, [channels], 1
-    levels = list(zip(figures.multipliers, figures.depths, strict=True))
-    for level, (multiplier, depth) in enumerate(levels):
+    for level, (multiplier, depths) in enumerate(
+        zip(figures.multipliers, figures.down, strict=True)
+    ):
         if level > 0:
             layers[f"input_blocks.{block}.0.op"] = _conv(width, width)
             skipped.append(width)
             block += 1
-        for _ in range(RESIDUAL_BLOCKS):
+        for depth in depths:
             layers[f"input_blocks.{block}.0"] = _resnet(width, channels * multiplier, embedding)
             width = channels * multiplier
             if depth:
@@ -212,18 +257,21 @@ def unet(figures: UNet) -> Shapes:
             skipped.append(width)
             block += 1
 
-    layers["middle_block.0"] = layers["middle_block.2"] = _resnet(width, width, embedding)
-    layers["middle_block.1"] = _transformer(width, figures.middle or figures.depths[-1], figures)
+    for i, depth in enumerate(figures.centre):  # a transformer between two residual blocks
+        layers[f"middle_block.{2 * i}"] = _resnet(width, width, embedding)
+        if depth:
+            layers["middle_block.1"] = _transformer(width, depth, figures)
 
     block = 0
-    for level, (multiplier, depth) in reversed(list(enumerate(levels))):
-        for i in range(RESIDUAL_BLOCKS + 1):
+    ascent = list(zip(figures.multipliers, figures.up, strict=True))
+    for level, (multiplier, depths) in reversed(list(enumerate(ascent))):
+        for i, depth in enumerate(depths):
             out = channels * multiplier
             layers[f"output_blocks.{block}.0"] = _resnet(width + skipped.pop(), out, embedding)
             width = out
             if depth:
                 layers[f"output_blocks.{block}.1"] = _transformer(width, depth, figures)
-            if level > 0 and i == RESIDUAL_BLOCKS:
+            if level > 0 and i == figures.residual:
                 part = 2 if depth else 1
                 layers[f"output_blocks.{block}.{part}.conv"] = _conv(width, width)
             block += 1

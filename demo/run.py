@@ -1,7 +1,7 @@
-"""Runs the demo: a real ComfyUI, the demo's graph, one picture (`make demo`).
+"""Runs the demo: a real ComfyUI, the demo's two graphs, a picture of each (`make demo`).
 
-Starts the server on a free loopback port in demo/output/comfyui, queues demo/workflow.json through
-its HTTP and websocket interface, puts the pictures of the graph side by side, and stops the server.
+Starts the server on a free loopback port in demo/output/comfyui, queues the graphs through its HTTP
+and websocket interface, puts the pictures of each side by side, and stops the server.
 """
 
 import json
@@ -9,9 +9,10 @@ import shutil
 import signal
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
-from comfy_harness.client import ComfyClient, Finished, Progress
+from comfy_harness.client import ComfyClient, Progress
 from comfy_harness.graph import find_node, to_prompt, widget_values
 from comfy_harness.server import ComfyServer
 
@@ -19,23 +20,61 @@ from .sheet import Column, draw_sheet
 
 DEMO = Path(__file__).resolve().parent
 OUTPUT = DEMO / "output"
-PICTURE = OUTPUT / "demo.png"
 LORA = OUTPUT / "emoji_style_on_b.safetensors"
 
 # Where each file of demo/models belongs in a ComfyUI.
 MODEL_FOLDERS = {
     "emoji_a.safetensors": "checkpoints",
     "emoji_b.safetensors": "checkpoints",
+    "emoji_a_pruned.safetensors": "checkpoints",
+    "emoji_a_deepened.safetensors": "checkpoints",
     "emoji_style_lora.safetensors": "loras",
 }
 
-# Titles of the nodes that save a column of the picture, from left to right.
-COLUMNS = (
-    "A + LoRA",
-    "B",
-    "B + copied LoRA",
-    "B + transferred LoRA (full)",
-    "B + transferred LoRA (prolora)",
+
+@dataclass(frozen=True)
+class Graph:
+    """A graph, and its picture.
+
+    Attributes:
+        file: in this folder; the picture has its own name in the output folder.
+        columns: titles of the nodes that save a column of the picture, from left to right.
+        told: titles of the nodes whose texts are printed.
+    """
+
+    file: str
+    picture: str
+    columns: tuple[str, ...]
+    told: tuple[str, ...]
+
+
+GRAPHS = (
+    Graph(
+        "workflow.json",
+        "demo.png",
+        (
+            "A + LoRA",
+            "B",
+            "B + copied LoRA",
+            "B + transferred LoRA (full)",
+            "B + transferred LoRA (prolora)",
+        ),
+        ("ProLoRA Transfer (full)",),
+    ),
+    Graph(
+        "children.json",
+        "children.png",
+        (
+            "A + LoRA",
+            "Pruned",
+            "Pruned + LoRA as it is",
+            "Pruned + transferred LoRA",
+            "Deepened",
+            "Deepened + LoRA as it is",
+            "Deepened + transferred LoRA",
+        ),
+        ("ProLoRA Transfer (pruned)", "ProLoRA Transfer (deepened)"),
+    ),
 )
 
 
@@ -46,21 +85,33 @@ def main() -> None:
     folder = OUTPUT / "comfyui"
     for name, place in MODEL_FOLDERS.items():
         link_model(DEMO / "models" / name, folder / "models" / place / name)
-    graph = json.loads((DEMO / "workflow.json").read_text(encoding="utf-8"))
 
     with ComfyServer(folder, {"emoji": DEMO / "emoji"}) as server:
         print(f"{server.host.name} answers at {server.url}", flush=True)
-        client = server.client()
-        object_info = client.object_info()
-        done = client.queue(to_prompt(graph, object_info), ProgressPrinter(graph))
-        print_summary(graph, done)
-        save_picture(graph, object_info, client, done)
+        for graph in GRAPHS:
+            run(graph, server.client())
     shutil.copy(newest(folder / "output" / "loras"), LORA)
 
-    print(f"\nthe picture:          {PICTURE}")
-    print(f"the transferred LoRA: {LORA}")
+    for graph in GRAPHS:
+        print(f"\na picture:            {OUTPUT / graph.picture}", end="")
+    print(f"\nthe transferred LoRA: {LORA}")
     print(f"ComfyUI's log:        {server.log_path}")
     print(f"done in {time.monotonic() - started:.0f} s; the server is stopped")
+
+
+def run(graph: Graph, client: ComfyClient) -> None:
+    content = json.loads((DEMO / graph.file).read_text(encoding="utf-8"))
+    object_info = client.object_info()
+    done = client.queue(to_prompt(content, object_info), ProgressPrinter(content))
+    for title in graph.told:
+        print("\n" + "\n".join(done.of(find_node(content, title)["id"])["text"]))
+    prompt = widget_values(find_node(content, "Emoji Prompt"), object_info)
+    columns = []
+    for title in graph.columns:
+        shown = done.of(find_node(content, title)["id"])["images"]
+        columns.append(Column(title, [client.image(image) for image in shown]))
+    rows = [name.strip() for name in prompt["names"].split(",")]
+    draw_sheet(rows, columns).save(OUTPUT / graph.picture)
 
 
 def link_model(file: Path, place: Path) -> None:
@@ -86,21 +137,6 @@ class ProgressPrinter:
         title = self._titles.get(progress.node_id, progress.node_type)
         share = f" {25 * quarter:3d} %" if progress.maximum else ""
         print(f"  {title}{share}", flush=True)
-
-
-def print_summary(graph: dict, done: Finished) -> None:
-    node = find_node(graph, "ProLoRA Transfer (full)")
-    print("\n" + "\n".join(done.of(node["id"])["text"]))
-
-
-def save_picture(graph: dict, object_info: dict, client: ComfyClient, done: Finished) -> None:
-    prompt = find_node(graph, "EmojiPrompt")
-    names = widget_values(prompt, object_info)["names"].split(",")
-    columns = []
-    for title in COLUMNS:
-        shown = done.of(find_node(graph, title)["id"])["images"]
-        columns.append(Column(title, [client.image(image) for image in shown]))
-    draw_sheet([name.strip() for name in names], columns).save(PICTURE)
 
 
 def newest(folder: Path) -> Path:

@@ -3,6 +3,7 @@
 from .apply_lora import ApplyTransferredLora
 from .load_source_lora import LoadSourceLora
 from .save_lora import SaveTransferredLora
+from .similarity import ProLoraSimilarity
 from .transfer_lora import ProLoraTransfer
 
 NODE_CLASS_MAPPINGS = {
@@ -10,6 +11,7 @@ NODE_CLASS_MAPPINGS = {
     "ProLoRATransfer": ProLoraTransfer,
     "ProLoRAApply": ApplyTransferredLora,
     "ProLoRASave": SaveTransferredLora,
+    "ProLoRASimilarity": ProLoraSimilarity,
 }
 
 NODE_DISPLAY_NAME_MAPPINGS = {
@@ -17,4 +19,5 @@ NODE_DISPLAY_NAME_MAPPINGS = {
     "ProLoRATransfer": "ProLoRA Transfer",
     "ProLoRAApply": "Apply Transferred LoRA",
     "ProLoRASave": "Save Transferred LoRA",
+    "ProLoRASimilarity": "ProLoRA Similarity",
 }

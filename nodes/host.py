@@ -6,7 +6,7 @@ one needs it.
 
 import inspect
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,7 +20,6 @@ import comfy.sd
 import comfy.utils
 import folder_paths
 import torch
-from safetensors.torch import load_file
 
 from ..prolora.adapters import AdapterFile, name_of, parse_adapter_file, read_peft_config
 from ..prolora.errors import ProLoRAError
@@ -125,7 +124,7 @@ def model_from_file(path: Path) -> Model:
     with open_safetensors(path) as file:  # refuses a damaged file with a message for artists
         metadata = file.metadata() or {}
         refuse_files_without_weights(path.name, file.keys())
-    state_dict = load_file(path) | marks_in(metadata)
+        state_dict = file.get_tensors(file.keys()) | marks_in(metadata)
     prefix = _diffusion_model_prefix(state_dict)
     config = _detect(state_dict, prefix, metadata)
     if config is None:
@@ -135,7 +134,13 @@ def model_from_file(path: Path) -> Model:
             "MODEL instead."
         )
     config.quant_config = None  # a quantised layer has no weight on the meta device, so no name
-    model = config.get_model(state_dict, prefix, device=torch.device("meta"))
+    try:
+        model = config.get_model(state_dict, prefix, device=torch.device("meta"))
+    except (TypeError, ValueError, KeyError, RuntimeError) as error:
+        raise ProLoRAError(
+            f"ComfyUI takes {path.name} for a {type(config).__name__}, but cannot build one of its "
+            f"figures ({error}). It may be newer than this ComfyUI: update it."
+        ) from error
     names = comfy.lora.model_lora_keys_unet(model, {})
 
     unet = {k.removeprefix(prefix): v for k, v in state_dict.items() if k.startswith(prefix)}
@@ -243,8 +248,15 @@ def _diffusion_model_prefix(state_dict: dict[str, torch.Tensor]) -> str:
 
 def _model(name: str, config: Any, weights: Any, names: dict[str, Any]) -> Model:
     key_map = {lora: _weight_ref(place) for lora, place in names.items()}
-    key_map = {lora: ref for lora, ref in key_map.items() if ref.key in weights}
+    key_map = {lora: ref for lora, ref in key_map.items() if _is_in(ref, weights)}
     return Model(name, type(config).__name__, weights, key_map)
+
+
+def _is_in(ref: WeightRef, weights: Any) -> bool:
+    """Whether there is such a weight and part: 0.33.0 cuts Lumina 2's qkv beyond its end."""
+    if ref.key not in weights or ref.part is None:
+        return ref.key in weights
+    return ref.part.start + ref.part.length <= weights.shape(ref.key)[ref.part.dim]
 
 
 def _weight_ref(place: str | tuple[Any, ...]) -> WeightRef:
@@ -268,9 +280,9 @@ def device() -> torch.device:
     return chosen if can_decompose(chosen) else torch.device("cpu")
 
 
-def make_room(file: AdapterFile, model: Model) -> None:
-    """Asks the host to free what the LoRA's largest module needs, as core nodes do."""
-    refs = (model.find(name) for name in file.module_names)
+def make_room(names: Iterable[str], model: Model) -> None:
+    """Asks the host to free what the largest of these modules needs, as core nodes do."""
+    refs = (model.find(name) for name in names)
     sizes = (torch.Size(model.weights.shape(ref.key)).numel() for ref in refs if ref is not None)
     largest = max(sizes, default=0)
     comfy.model_management.free_memory(largest * _BYTES_PER_ELEMENT, device())

@@ -3,13 +3,11 @@
 from dataclasses import dataclass
 
 from ..prolora.adapters import AdapterFile
-from ..prolora.errors import ProLoRAError
 from ..prolora.inspection import describe_source
 from ..prolora.matching import check_belongs
 from ..prolora.weights import Model
 from . import host
-
-FROM_INPUT = "(the connected source_model)"
+from .source_model import SOURCE_INPUTS, checkpoint_input, chosen_source
 
 
 @dataclass(frozen=True)
@@ -39,24 +37,12 @@ class LoadSourceLora:
                     host.lora_names(),
                     {"tooltip": "The LoRA to move, from the loras folder."},
                 ),
-                "source_checkpoint": (
-                    [*host.model_names(), FROM_INPUT],
-                    {
-                        "tooltip": "The checkpoint or diffusion model the LoRA was trained on. It "
-                        "is not loaded: its weights are read one at a time."
-                    },
+                "source_checkpoint": checkpoint_input(
+                    "The checkpoint or diffusion model the LoRA was trained on. It is not loaded: "
+                    "its weights are read one at a time."
                 ),
             },
-            "optional": {
-                "source_model": (
-                    "MODEL",
-                    {"tooltip": "Used instead of source_checkpoint when it is connected."},
-                ),
-                "source_clip": (
-                    "CLIP",
-                    {"tooltip": "The text encoder that belongs to source_model."},
-                ),
-            },
+            "optional": {**SOURCE_INPUTS},
             "hidden": {"unique_id": "UNIQUE_ID", "prompt": "PROMPT"},
         }
 
@@ -69,21 +55,8 @@ class LoadSourceLora:
         unique_id="",
         prompt=None,
     ):
-        if source_clip is not None and source_model is None:
-            raise ProLoRAError(
-                "source_clip is connected without a source_model. Connect both, or neither: a "
-                "source_checkpoint brings its own text encoder."
-            )
         file = host.read_lora(host.lora_path(lora_name))
-        if source_model is not None:
-            name = host.file_behind(prompt or {}, unique_id, "source_model") or "the source MODEL"
-            model = host.model_from_graph(source_model, source_clip, name)
-        elif source_checkpoint != FROM_INPUT:
-            model = host.model_from_file(host.model_path(source_checkpoint))
-        else:
-            raise ProLoRAError(
-                "No source: connect a MODEL to source_model, or choose a source_checkpoint."
-            )
+        model = chosen_source(source_checkpoint, source_model, source_clip, unique_id, prompt)
         check_belongs(file, model)
         info = describe_source(file, model)
         host.show(info, unique_id)

@@ -153,7 +153,7 @@ class ProLoraTransfer:
         )
         name = host.file_behind(prompt or {}, unique_id, "model") or "the MODEL of the graph"
         target = host.model_from_graph(model, clip, name)
-        host.make_room(source_lora.file, target)
+        host.make_room(source_lora.file.module_names, target)
         result = transfer(source_lora.file, source_lora.model, target, settings, host.Progress())
         named = rename(result.contents, target.key_map, target.architecture)
         lora = TransferredLora.of(named.adapters, named.style, result.metadata(), target)

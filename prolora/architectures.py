@@ -19,10 +19,13 @@ class Architecture:
 
 # The first row that matches wins, so the more particular ones come first.
 ARCHITECTURES = (
-    Architecture("SD3", r"joint_blocks_\d+_|transformer_blocks_\d+_attn_add_[qkv]_proj"),
     Architecture("Qwen-Image", r"transformer_blocks_\d+_(img|txt)_(mlp|mod)"),
+    Architecture("SD3", r"joint_blocks_\d+_|transformer_blocks_\d+_attn_add_[qkv]_proj"),
     Architecture("HunyuanVideo", r"individual_token_refiner"),
     Architecture("Flux", r"double_blocks_\d+_|single_blocks_\d+_|single_transformer_blocks_\d+_"),
+    Architecture("PixArt", r"blocks_\d+_cross_attn_(q|kv)_linear"),
+    Architecture("Cosmos", r"blocks_\d+_(self|cross)_attn_\w+_proj|blocks_block\d+_blocks_"),
+    Architecture("AuraFlow", r"(double|single)_layers_\d+_"),
     Architecture("Wan", r"blocks_\d+_(self|cross)_attn_[qkvo]_"),
     Architecture("Lumina 2 / Z-Image", r"layers_\d+_(attention_|adaLN_modulation|feed_forward_w)"),
     # Stacks of transformer blocks, where SD1.x and SD2.x have one in each place.

@@ -10,6 +10,7 @@ nothing but `pairs` is read of it.
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from .errors import ProLoRAError
 from .listing import first
@@ -38,8 +39,8 @@ def parse_pairs(text: str, name: str = "the pairs") -> dict[str, str | None]:
     if not text.strip():
         return {}
     try:
-        content = json.loads(text)
-    except ValueError as error:
+        content = json.loads(text, object_pairs_hook=_once)
+    except (ValueError, RecursionError) as error:
         raise ProLoRAError(f"{name}: this is no JSON ({error}). {_FORM}") from error
     pairs = content.get("pairs", content) if isinstance(content, dict) else None
     if not isinstance(pairs, dict):
@@ -49,6 +50,21 @@ def parse_pairs(text: str, name: str = "the pairs") -> dict[str, str | None]:
         if not named or not target:
             raise ProLoRAError(f"{name}: {target!r}: {source!r} is not a pair. {_FORM}")
     return pairs
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """JSON itself would keep the last of two that have one name."""
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in found:
+            raise ValueError(f"{name} is in it twice")
+        found[name] = value
+    return found
+
+
+def write_pairs(pairs: Mapping[str, str | None]) -> str:
+    """The form that parse_pairs reads."""
+    return json.dumps({"pairs": dict(pairs)}, indent=1) + "\n"
 
 
 _FORM = (

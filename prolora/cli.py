@@ -1,25 +1,29 @@
-"""The same job without a graph: `python -m prolora transfer` and `python -m prolora inspect`."""
+"""The same jobs without a graph: `python -m prolora transfer`, `similarity` and `inspect`."""
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from tqdm import tqdm
 
+from . import comparison_text
 from ._version import __version__
 from .adapters import FILE_DTYPES, lora_state_dict, read_adapter_file
 from .adapters.naming import split_key
-from .block_pairs import read_pairs
+from .block_pairs import read_pairs, write_pairs
+from .comparison import compare
 from .errors import ProLoRAError
-from .files import open_safetensors, write_safetensors
+from .files import open_safetensors, write_safetensors, written_whole
+from .heat_map import check_pillow, draw
 from .inspection import describe_adapter
 from .key_map import load_checkpoint
 from .output_names import CHOICES, Renamed, rename
 from .settings import MODES, TransferSettings
 from .tools import OTHER_FILES, UNREADABLE, kind_of
-from .transfer import TransferResult, transfer
+from .transfer import Progress, TransferResult, transfer
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -60,6 +64,16 @@ def _parser() -> argparse.ArgumentParser:
     move.add_argument("--pairs", type=Path, metavar="JSON", help="blocks to pair, by hand")
     move.add_argument("--report", type=Path, metavar="JSON", help="write every module's row there")
 
+    compare = commands.add_parser("similarity", help="say how alike two checkpoints are")
+    compare.set_defaults(run=_similarity)
+    compare.add_argument("source", type=Path, metavar="A", help="that LoRAs were trained on")
+    compare.add_argument("target", type=Path, metavar="B", help="that they are to be used on")
+    compare.add_argument("--picture", type=Path, metavar="PNG", help="draw a heat map there")
+    compare.add_argument("--table", type=Path, metavar="CSV", help="write every weight's row there")
+    compare.add_argument("--pairs", type=Path, metavar="JSON", help="write the paired blocks there")
+    compare.add_argument("--energy", type=float, default=0.8, help="energy of the subspace (0.8)")
+    compare.add_argument("--device", type=_device, default="cpu", help="cpu, cuda, ... (cpu)")
+
     look = commands.add_parser("inspect", help="say what a LoRA or a checkpoint is")
     look.set_defaults(run=_inspect)
     look.add_argument("file", type=Path, metavar="FILE")
@@ -81,19 +95,25 @@ def _transfer(options: argparse.Namespace) -> None:
     )
     file = read_adapter_file(options.lora)
     source, target = load_checkpoint(options.source), load_checkpoint(options.target)
-    with tqdm(unit="module", disable=None) as bar:
-
-        def progress(done: int, total: int, name: str) -> None:
-            bar.total = total
-            bar.update(done - bar.n)
-            bar.set_postfix_str(name)
-
+    with _progress_bar("module") as progress:
         result = transfer(file, source, target, settings, progress)
     print(result.report.summary())
     named = rename(result.contents, target.key_map, target.architecture, options.naming)
     for note in named.notes:
         print(f"  {note}")
     _write(result, named, options)
+
+
+@contextmanager
+def _progress_bar(unit: str) -> Iterator[Progress]:
+    with tqdm(unit=unit, disable=None) as bar:
+
+        def progress(done: int, total: int, name: str) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+            bar.set_postfix_str(name)
+
+        yield progress
 
 
 def _write(result: TransferResult, named: Renamed, options: argparse.Namespace) -> None:
@@ -109,6 +129,41 @@ def _write(result: TransferResult, named: Renamed, options: argparse.Namespace) 
         print(f"report: {options.report}")
     if not result.contents:
         raise ProLoRAError(f"{options.out} was not written: there is nothing in the result.")
+
+
+def _similarity(options: argparse.Namespace) -> None:
+    named = [options.source, options.target]
+    for out in filter(None, (options.picture, options.table, options.pairs)):
+        _refuse_to_overwrite(out, named)
+        named.append(out)
+    settings = TransferSettings(subspace_energy=options.energy, device=options.device)
+    if options.picture is not None:
+        _check_picture(options.picture)
+    source, target = load_checkpoint(options.source), load_checkpoint(options.target)
+    with _progress_bar("weight") as progress:
+        comparison = compare(source, target, settings, progress)
+    print(comparison_text.summary(comparison))
+    if options.table is not None:
+        _write_text(options.table, comparison_text.to_csv(comparison))
+    if options.pairs is not None:
+        _write_text(options.pairs, write_pairs(comparison.pairs))
+    if options.picture is not None:
+        with written_whole(options.picture) as temporary:
+            draw(comparison).image.save(temporary, format="PNG")
+        print(f"wrote {options.picture}")
+
+
+def _check_picture(path: Path) -> None:
+    """Before the long job, not after it."""
+    check_pillow()
+    if path.suffix.lower() != ".png":
+        raise ProLoRAError(f"The picture is a PNG; {path} is not named like one. Call it X.png.")
+
+
+def _write_text(path: Path, text: str) -> None:
+    with written_whole(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    print(f"wrote {path}")
 
 
 def _refuse_to_overwrite(out: Path, others: Sequence[Path]) -> None:

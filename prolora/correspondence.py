@@ -58,11 +58,14 @@ class Correspondence:
         links: by the source's key.
         blocks: of the stages that were gone through, those without a partner too.
         alone: key -> the path of its block, for weights of source blocks that no target block took.
+        served: the target's key -> the path of the source's block or module that serves the block
+            or module it lies in; "" for none.
     """
 
     links: Mapping[str, tuple[Link, ...]]
     blocks: tuple[BlockPair, ...]
     alone: Mapping[str, str]
+    served: Mapping[str, str]
 
     @property
     def pairs(self) -> dict[str, str | None]:
@@ -103,24 +106,21 @@ class _Search:
     wanted: set[str]
     links: dict[str, list[Link]] = field(default_factory=lambda: defaultdict(list))
     blocks: list[BlockPair] = field(default_factory=list)
+    alone: dict[str, str] = field(default_factory=dict)
+    served: dict[str, str] = field(default_factory=dict)
     aligned: "dict[tuple[str, str], list[_Entry]]" = field(default_factory=dict)
 
     def run(self) -> Correspondence:
         self._pair(self.source, self.target)
-        for target_path, source_path in self.given.items():
+        for target_path in sorted(self.given, key=lambda path: path.count(".")):
+            source_path = self.given[target_path]
             source = self.source.at(source_path) if source_path else None
             target = self.target.at(target_path)
             if target is not None:
                 self._enter(_Entry(source, target, GIVEN))
         links = {key: tuple(links) for key, links in self.links.items()}
-        alone = {
-            node.key: block.source
-            for block in self.blocks
-            if not block.target
-            for node in (self.source.at(block.source) or Node()).walk()
-            if node.key not in links
-        }
-        return Correspondence(links, tuple(self.blocks), alone)
+        alone = {key: path for key, path in self.alone.items() if key not in links}
+        return Correspondence(links, tuple(self.blocks), alone, self.served)
 
     def _pair(self, source: Node, target: Node) -> None:
         """Links all that corresponds in two modules."""
@@ -129,7 +129,7 @@ class _Search:
         if source.key and target.key:
             self._link(source, target)
         ours, theirs = source.named, self._open(target.named)
-        for name in ours.keys() & theirs.keys():
+        for name in _common(ours, theirs):
             self._pair(ours[name], theirs[name])
         alone = {name: node for name, node in ours.items() if name not in theirs}
         others = {name: node for name, node in theirs.items() if name not in ours}
@@ -146,6 +146,11 @@ class _Search:
             ours = entry.source.path if entry.source is not None else ""
             theirs = entry.target.path if entry.target is not None else ""
             self.blocks.append(BlockPair(ours, theirs, entry.how, entry.likeness))
+        if entry.target is not None:
+            path = entry.source.path if entry.source is not None else ""
+            self.served |= {node.key: path for node in entry.target.walk()}
+        elif entry.source is not None:
+            self.alone |= {node.key: entry.source.path for node in entry.source.walk()}
         if entry.source is not None and entry.target is not None:
             self._pair(entry.source, entry.target)
 
@@ -184,9 +189,12 @@ class _Search:
         how = entries[0].how if entries else BY_SIMILARITY
         served = {entry.target.path: entry for entry in entries if entry.target is not None}
         taken = {entry.source.path for entry in entries if entry.source is not None}
+        left = [node for node in ours if node.path not in taken]
+        if not target.entries:  # one place, as `to_out.0` where the other has `to_out`, is no list
+            left = [node for node in left if node.is_block]
         return [
             *(served.get(node.path) or _Entry(None, node, how) for node in theirs),
-            *(_Entry(node, None, how) for node in ours if node.path not in taken),
+            *(_Entry(node, None, how) for node in left),
         ]
 
     def _by_similarity(self, ours: Sequence[Node], theirs: Sequence[Node]) -> "list[_Entry]":
@@ -202,9 +210,13 @@ class _Search:
         score = _Score()
         if len(source.shape) >= 2 and len(target.shape) >= 2:
             same = as_linear(source.shape) == as_linear(target.shape)
-            score += _Score(self.likeness(source, target) if same else 0.0, 1)
+            alike = self.likeness(source, target) if same else 0.0
+            if alike is not None:
+                score += _Score(alike, 1)
+        if not source.children or not target.children:
+            return score
         ours, theirs = source.named, target.named
-        for name in ours.keys() & theirs.keys():
+        for name in _common(ours, theirs):
             score += self._score(ours[name], theirs[name])
         entries = self._entries(source, target)
         for entry in entries:
@@ -246,6 +258,11 @@ def as_linear(shape: tuple[int, ...]) -> tuple[int, ...]:
     return shape[:2] if set(shape[2:]) == {1} else shape
 
 
+def _common(ours: Mapping[str, Node], theirs: Mapping[str, Node]) -> list[str]:
+    """The names that both have, in one order in every run."""
+    return [name for name in ours if name in theirs]
+
+
 def _matrices(entries: Iterable[_Entry]) -> int:
     nodes = (entry.source or entry.target for entry in entries)
     return sum(1 for node in nodes if node is not None for _ in node.matrices())
@@ -257,11 +274,14 @@ def _agree(ours: Sequence[Node], theirs: Sequence[Node]) -> bool:
     if numbers[0] != numbers[1]:
         return False
     pairs = zip(ours, theirs, strict=True)
-    return all(_inside(s).keys() & _inside(t).keys() or not _inside(s) for s, t in pairs)
+    return all(_inside(s) & _inside(t) or not _inside(s) for s, t in pairs)
 
 
-def _inside(node: Node) -> dict[str, tuple[int, ...]]:
-    return {n.path.removeprefix(node.path): n.shape for n in node.walk()}
+def _inside(node: Node) -> set[str]:
+    """The weights in it and what they are parts of, by their paths in it."""
+    paths = {inner.path.removeprefix(node.path) for inner in node.walk()}
+    parents = {path.rpartition(".")[0] for path in paths}
+    return paths | {path for path in parents if not path.rpartition(".")[2].isdecimal() and path}
 
 
 def _differ_in_width(ours: Sequence[Node], theirs: Sequence[Node]) -> bool:
@@ -279,12 +299,11 @@ def _differ_in_width(ours: Sequence[Node], theirs: Sequence[Node]) -> bool:
 
 def _by_shape(ours: Sequence[Node], theirs: Sequence[Node]) -> list[_Entry]:
     """Pairs entries that are built alike, at about the same depth of their lists."""
+    alike = [[_built_alike(source, target) for target in theirs] for source in ours]
+    most = max(map(max, alike), default=0.0) or 1.0
     gains = [
-        [
-            _built_alike(source, target) - abs(_depth(i, ours) - _depth(j, theirs))
-            for j, target in enumerate(theirs)
-        ]
-        for i, source in enumerate(ours)
+        [own / most - abs(_depth(i, ours) - _depth(j, theirs)) for j, own in enumerate(row)]
+        for i, row in enumerate(alike)
     ]
     return [_Entry(ours[i], theirs[j], BY_SHAPE) for i, j in align_in_order(gains)]
 

@@ -1,11 +1,15 @@
 """Where in the target the update of a module goes, and how the target's LoRAs call that place."""
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import takewhile
 
 from .correspondence import Correspondence, Link
+from .module_tree import path_of
 from .weights import Model, Slice, WeightRef
+
+_NUMBER = re.compile(r"\d+")
 
 
 @dataclass(frozen=True)
@@ -39,7 +43,14 @@ def counterparts(
         return tuple(counterpart for counterpart in found if counterpart is not None)
     if same_name is None or ref.key in correspondence.alone:
         return ()
+    served = correspondence.served.get(same_name.key)
+    if served is not None and not _lies_in(path_of(source, ref.key), served):
+        return ()
     return (Counterpart(same_name, name),)
+
+
+def _lies_in(path: str, module: str) -> bool:
+    return bool(module) and f"{path}.".startswith(f"{module}.")
 
 
 def _counterpart(
@@ -101,12 +112,19 @@ def _named(name: str, place: WeightRef, target: Model) -> tuple[WeightRef, str]:
     """A place as the key map has it, with the name there that is spelled most like `name`."""
     known = dict(_names(place, target))
     same = target.find(name)
-    if same is not None and same in known.values():
+    # The order that its rows are stored in is each model's own: the name is what means the same.
+    if same is not None and (same.key, same.part) == (place.key, place.part):
         return same, name
     if not known:
         return place, ""
-    best = max(known, key=lambda other: (_common(name, other), -len(other)))
+    best = spelled_like(name, known)
     return known[best], best
+
+
+def spelled_like(name: str, others: Iterable[str]) -> str:
+    """That of several names that begins most like another one, whatever the numbers in them."""
+    wanted = _NUMBER.sub("0", name)
+    return max(others, key=lambda other: (_common(wanted, _NUMBER.sub("0", other)), -len(other)))
 
 
 def _common(name: str, other: str) -> int:

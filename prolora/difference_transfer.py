@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from .adapters import Difference, called
 from .correspondence import Correspondence
 from .counterparts import Counterpart, counterparts
-from .matching import identity
+from .matching import identity, why_without
 from .report import ModuleReport
 from .weights import Model, WeightRef
 
@@ -36,6 +36,9 @@ def carry_differences(
     for difference in differences:
         reason = replaced.get(identity(difference), "")
         places = counterparts(difference.name, source, target, correspondence)
+        ref = source.find(difference.name)
+        if ref is not None and not places:
+            reason = reason or why_without(difference.name, ref, target, correspondence)
         for place in places or [None]:
             row = _row(difference, source, target, place, reason)
             rows.append(row)
@@ -49,15 +52,16 @@ def _row(
     source: Model,
     target: Model,
     place: Counterpart | None,
-    replaced: str,
+    known: str,
 ) -> ModuleReport:
+    """A row; `known` is a reason that was found before."""
     ref = source.find(difference.name)
     ours = _changed(difference, ref, source)
     theirs = _changed(difference, place.place if place is not None else None, target)
     row = ModuleReport(
         name=f"{difference.name}.{difference.role}",
         status="skipped",
-        reason=replaced
+        reason=known
         or _misfit(difference, ours, source, "source", ref is not None)
         or _misfit(difference, theirs, target, "target", place is not None),
         family=difference.kind,

@@ -7,15 +7,17 @@ its final name before it is complete.
 import os
 import re
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from .errors import ProLoRAError
+from .mapped import MappedFile
 
 # First bytes of what torch.save writes: a zip archive (since torch 1.6), or a bare pickle.
 _PICKLE_MAGIC = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
@@ -36,8 +38,36 @@ _DAMAGE = {
 }
 
 
+class SafetensorsFile:
+    """An open file: the library checks and reads its header, its tensors are mapped here."""
+
+    def __init__(self, path: Path, handle: safe_open) -> None:
+        self._path, self._handle, self._mapped = path, handle, MappedFile(path)
+
+    def keys(self) -> list[str]:
+        return list(self._handle.keys())
+
+    def metadata(self) -> dict[str, str] | None:
+        found: dict[str, str] | None = self._handle.metadata()
+        return found
+
+    def get_slice(self, key: str) -> Any:
+        """What tells the tensor's shape, by its get_shape."""
+        return self._handle.get_slice(key)
+
+    def get_tensor(self, key: str) -> torch.Tensor:
+        return self.get_tensors([key])[key]
+
+    def get_tensors(self, keys: Collection[str]) -> dict[str, torch.Tensor]:
+        found = self._mapped.tensors(keys)
+        if len(found) < len(keys):  # of kinds that the library may know all the same
+            with safe_open(self._path, framework="pt") as handle:
+                found |= {key: handle.get_tensor(key) for key in keys if key not in found}
+        return found
+
+
 @contextmanager
-def open_safetensors(path: Path) -> Iterator[safe_open]:
+def open_safetensors(path: Path) -> Iterator[SafetensorsFile]:
     """Opens a safetensors file; its tensors are read when they are asked for.
 
     Raises:
@@ -45,17 +75,17 @@ def open_safetensors(path: Path) -> Iterator[safe_open]:
     """
     _refuse_what_is_not_safetensors(path)
     try:
-        handle = safe_open(path, framework="pt")
+        handle = safe_open(path, framework="np")  # which does not map the file to be written to
     except (SafetensorError, ValueError, OSError) as error:
         raise ProLoRAError(_describe_damage(path, error)) from error
     with handle:
-        yield handle
+        yield SafetensorsFile(path, handle)
 
 
 def read_safetensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     """Returns every tensor of a (small) file, and the metadata of its header."""
     with open_safetensors(path) as handle:
-        return {key: handle.get_tensor(key) for key in handle.keys()}, handle.metadata() or {}
+        return handle.get_tensors(handle.keys()), handle.metadata() or {}
 
 
 def write_safetensors(
@@ -68,13 +98,24 @@ def write_safetensors(
             is then as it was, and no temporary file is left behind.
     """
     contiguous = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
-    temporary = path.with_name(f".prolora-{uuid.uuid4().hex}.partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+    with written_whole(path) as temporary:
         temporary.touch(exist_ok=False)
         permissions = temporary.stat().st_mode  # the library lets the owner alone read its files
         save_file(contiguous, temporary, dict(metadata))
         temporary.chmod(permissions)
+
+
+@contextmanager
+def written_whole(path: Path) -> Iterator[Path]:
+    """A temporary name beside a file, to be written to; at the end it becomes the file's.
+
+    Raises:
+        ProLoRAError: see write_safetensors.
+    """
+    temporary = path.with_name(f".prolora-{uuid.uuid4().hex}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
         _flush_to_disk(temporary)
         temporary.replace(path)
     except (OSError, SafetensorError) as error:

@@ -34,16 +34,25 @@ def regroup(
     Returns:
         None where these parts do not hold the update exactly.
     """
+    places = list(places)
     if len({piece.adapter.down.shape[1:] for piece in pieces}) > 1:
         return None
-    if any(place.part and place.part.dim != 0 for place in (p.place for p in pieces)):
+    if not all(holds(places, piece.place, rows) for piece in pieces):
         return None
-    chosen = list(_cover(places, rows))
-    held = {row for place in chosen for row in _rows(place, rows)}
-    if not all(held.issuperset(_rows(piece.place, rows)) for piece in pieces):
-        return None
-    made = (_composed(pieces, place, rows) for place in chosen)
+    made = (_composed(pieces, place, rows) for place in _cover(places, rows))
     return tuple(piece for piece in made if piece is not None)
+
+
+def holds(places: Iterable[WeightRef], place: WeightRef, rows: int) -> bool:
+    """Whether an update of one part of a weight can be told by these parts of it.
+
+    Args:
+        rows: of the weight.
+    """
+    if place.part is not None and place.part.dim != 0:
+        return False
+    held = {row for cover in _cover(places, rows) for row in _rows(cover, rows)}
+    return held.issuperset(_rows(place, rows))
 
 
 def _cover(places: Iterable[WeightRef], rows: int) -> Iterator[WeightRef]:

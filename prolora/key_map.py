@@ -71,7 +71,8 @@ def load_checkpoint(path: Path) -> Model:
     weights = _open(path)
     name = path.absolute().name
     architecture = guess_architecture(weights)
-    return Model(name, architecture, weights, key_map(weights), _WITHOUT_COMFYUI)
+    names, paths = key_map(weights), ldm_paths(weights)
+    return Model(name, architecture, weights, names, _WITHOUT_COMFYUI, paths)
 
 
 def _open(path: Path) -> Weights:
@@ -84,7 +85,7 @@ def _open(path: Path) -> Weights:
 
 def key_map(weights: Weights) -> dict[str, WeightRef]:
     """Every name under which a LoRA file may mean one of these weights."""
-    prefix = next((p for p in UNET_PREFIXES if any(k.startswith(p) for k in weights)), "")
+    prefix = _prefix(weights)
     attentive = attentive_levels([key.removeprefix(prefix) for key in weights])
     names: dict[str, WeightRef] = {}
     for key in weights:
@@ -105,6 +106,22 @@ def key_map(weights: Weights) -> dict[str, WeightRef]:
                 for module, ref in _text_modules(key, key.removeprefix(start), shape):
                     _add(names, TEXT_ENCODER_NAMES, module, ref, kohya=kohya, diffusers=library)
     return names
+
+
+def ldm_paths(weights: Weights) -> dict[str, str]:
+    """Weight -> module by ldm's names, of a UNet that has diffusers' own; see Model.paths."""
+    prefix = _prefix(weights)
+    attentive = attentive_levels([key.removeprefix(prefix) for key in weights])
+    paths = {
+        key: diffusers_to_ldm(key.removeprefix(prefix).removesuffix(".weight"), attentive)
+        for key in weights
+        if key.startswith(prefix) and key.endswith(".weight")
+    }
+    return {key: path for key, path in paths.items() if path is not None}
+
+
+def _prefix(weights: Weights) -> str:
+    return next((p for p in UNET_PREFIXES if any(k.startswith(p) for k in weights)), "")
 
 
 def _add(

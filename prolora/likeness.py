@@ -1,10 +1,12 @@
 """How alike two modules are, quickly: what pairs blocks by."""
 
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Container
 from typing import Protocol
 
 import torch
 
+from .errors import ProLoRAError
 from .module_tree import Node
 from .subspace import Subspace, similarity, sketch
 from .weights import Model, WeightRef
@@ -14,8 +16,11 @@ _DIRECTIONS, _SHARE = 32, 8
 
 
 class Likeness(Protocol):
-    def __call__(self, source: Node, target: Node) -> float:
-        """About 0 for unrelated weights, 1 for equal ones; both of one shape."""
+    def __call__(self, source: Node, target: Node) -> float | None:
+        """About 0 for unrelated weights, 1 for equal ones; both of one shape.
+
+        None where there is nothing to compare.
+        """
 
 
 class SketchedLikeness:
@@ -25,25 +30,46 @@ class SketchedLikeness:
 
     Args:
         watch: called with the name of each weight before it is read; what it raises stops the work.
+        moved: the source's keys that must be readable. A weight that cannot be read, of one that
+            nothing is moved from, is left out of the comparison.
     """
 
     def __init__(
-        self, source: Model, target: Model, device: torch.device, watch: Callable[[str], None]
+        self,
+        source: Model,
+        target: Model,
+        device: torch.device,
+        watch: Callable[[str], None],
+        moved: Container[str] = (),
     ) -> None:
         self._models = source, target
         self._device = device
         self._watch = watch
-        self._sketches: dict[tuple[int, str], Subspace] = {}
+        self._moved = moved
+        self._sketches: dict[tuple[int, str], Subspace | ProLoRAError] = {}
 
-    def __call__(self, source: Node, target: Node) -> float:
-        alike = similarity(self._sketch(0, source), self._sketch(1, target))
-        return min(alike.left_corrected, alike.right_corrected)
+    def __call__(self, source: Node, target: Node) -> float | None:
+        ours, theirs = self._sketch(0, source), self._sketch(1, target)
+        for found in (ours, theirs):
+            if isinstance(found, ProLoRAError) and source.key in self._moved:
+                raise found
+        if isinstance(ours, ProLoRAError) or isinstance(theirs, ProLoRAError):
+            return None
+        if not ours.rank and not theirs.rank:  # zero weights are alike in all models
+            return None
+        alike = similarity(ours, theirs)
+        sides = (alike.left_corrected, alike.right_corrected)
+        # Of one row, as a table of modulations is stored, only the other side tells something.
+        return min((side for side in sides if not math.isnan(side)), default=None)
 
-    def _sketch(self, side: int, node: Node) -> Subspace:
+    def _sketch(self, side: int, node: Node) -> Subspace | ProLoRAError:
         if (side, node.key) not in self._sketches:
             model = self._models[side]
             self._watch(f"{model.name}: {node.path}")
-            weight = model.weight(WeightRef(node.key), self._device, torch.float32).flatten(1)
-            rank = min(_DIRECTIONS, max(min(weight.shape) // _SHARE, 1))
-            self._sketches[side, node.key] = sketch(weight, rank)
+            try:
+                weight = model.weight(WeightRef(node.key), self._device, torch.float32).flatten(1)
+                rank = min(_DIRECTIONS, max(min(weight.shape) // _SHARE, 1))
+                self._sketches[side, node.key] = sketch(weight, rank)
+            except ProLoRAError as error:  # raised where it matters, see above
+                self._sketches[side, node.key] = error
         return self._sketches[side, node.key]

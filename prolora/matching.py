@@ -12,6 +12,7 @@ from .architectures import UNKNOWN, guess_architecture
 from .correspondence import Correspondence, as_linear
 from .counterparts import Counterpart, counterparts
 from .errors import ProLoRAError
+from .fused import holds
 from .module_names import is_text_encoder
 from .weights import Model, Slice, WeightRef
 
@@ -176,26 +177,36 @@ def _pair(
     there = _padded(adapter, target.shape(place))
     ours = (rows.length, *shape[1:]) if rows is not None else shape
     reason = ""
-    if not _same_widths(ours, there):
-        reason = _misfit(adapter, ours, there, across_widths)
     if (rows is not None or not found.name) and not adapter.is_divisible:
-        reason = reason or (
+        family = f"{adapter.family} of a padded weight" if adapter.reshape else adapter.family
+        reason = (
             f"the target has {place} for it, one is a fused weight and the other a part of one, "
-            f"and a {adapter.family} cannot be divided or joined"
+            f"and a {family} cannot be divided or joined"
         )
+    elif not _same_widths(ours, there):
+        reason = _misfit(adapter, ours, there, across_widths)
+    if not reason and not found.name and not _can_be_joined(place, target):
+        reason = f"the target has {place} for it, which no name in its LoRAs' files means"
     if reason:
         return Unpaired(adapter.name, reason, ref, place, shape, there)
     return Pair(adapter, ref, place, shape, there, found.name, rows)
+
+
+def _can_be_joined(place: WeightRef, target: Model) -> bool:
+    """Whether names of the target mean the weight that a part is of, or all of the part."""
+    places = (named for _, named in target.names_of(place.key))
+    return holds(places, place, target.weights.shape(place.key)[0])
 
 
 def _misfit(
     adapter: Adapter, ours: tuple[int, ...], theirs: tuple[int, ...], across_widths: bool
 ) -> str:
     """Why a module cannot go to a weight of other widths; "" if it can."""
-    reason = f"shapes differ: {_by(ours)} in the source, {_by(theirs)} in the target"
-    if as_linear(ours)[2:] != as_linear(theirs)[2:] or len(theirs) < 2:
-        return reason
-    if not across_widths:
+    both = f"{_by(ours)} in the source, {_by(theirs)} in the target"
+    if as_linear(ours)[2:] != as_linear(theirs)[2:]:
+        return f"kernels differ: {both}"
+    reason = f"shapes differ: {both}"
+    if not across_widths or len(theirs) < 2:
         return reason
     if adapter.reshape or not adapter.is_divisible:
         return f"{reason}, and a {adapter.family} cannot change its width"
@@ -210,17 +221,26 @@ def _without(
     correspondence: Correspondence,
 ) -> Unpaired:
     """A module for which the target has nothing."""
-    block, same_name = correspondence.alone.get(ref.key), target.find(name)
+    same_name = None if ref.key in correspondence.alone else target.find(name)
     if same_name is not None and not _same_widths(shape, there := target.shape(same_name)):
         reason = f"shapes differ: {_by(shape)} in the source, {_by(there)} in the target"
         return Unpaired(name, reason, ref, same_name, shape, there)
+    return Unpaired(name, why_without(name, ref, target, correspondence), ref, None, shape)
+
+
+def why_without(name: str, ref: WeightRef, target: Model, correspondence: Correspondence) -> str:
+    """Why a module of the source has no counterpart, see counterparts.py."""
+    block, same_name = correspondence.alone.get(ref.key), target.find(name)
+    if ref.key in correspondence.links:
+        return f"no part of a weight of the target {target.name} is what {ref} is in the source"
     if block is not None:
-        reason = f"no block of the target {target.name} is like the source's {block}"
-    else:
-        reason = f"not in the target {target.name}"
-        if is_text_encoder(name):
-            reason += " (connect a CLIP to move text encoder modules)"
-    return Unpaired(name, reason, ref, None, shape)
+        return f"no block of the target {target.name} is like the source's {block}"
+    if same_name is not None:
+        served = correspondence.served.get(same_name.key)
+        other = f"the source's {served}" if served else "nothing"
+        return f"its place in the target {target.name} takes {other}"
+    advice = " (connect a CLIP to move text encoder modules)" if is_text_encoder(name) else ""
+    return f"not in the target {target.name}{advice}"
 
 
 def refuse_empty(
@@ -229,20 +249,27 @@ def refuse_empty(
     target: Model,
     correspondence: Correspondence,
     reasons: list[str],
+    across_widths: bool,
 ) -> NoReturn:
     """Raises the error for a LoRA of which nothing can be moved.
 
     Args:
         reasons: a line for each module; one at least.
+        across_widths: see pair_modules.
     """
     between = f"from {source.name} ({source.architecture}) to {target.name} ({target.architecture})"
     widths = next((reason for reason in reasons if "shapes differ" in reason), None)
-    shared = correspondence.links or correspondence.blocks
-    if not shared and not any(map(is_text_encoder, file.module_names)):
+    related = (
+        source.architecture == target.architecture
+        or any(block.source and block.target for block in correspondence.blocks)
+        # One or two names as `final_layer.linear` make no relatives.
+        or len(correspondence.links) * 10 > len(file.module_names)
+    )
+    if not related and not all(map(is_text_encoder, file.module_names)):
         raise ProLoRAError(
             f"The LoRA {file.name} cannot be moved {between}: they have no module in common."
         )
-    if widths is not None:
+    if widths is not None and not across_widths:
         raise ProLoRAError(
             f"Nothing of the LoRA {file.name} can be moved {between}: their widths differ "
             f"({widths}). Choose a target of the source's width, or mode align, which is "

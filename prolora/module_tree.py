@@ -32,13 +32,13 @@ class Node:
     @property
     def entries(self) -> "dict[int, Node]":
         """The children that are numbered, in order."""
-        numbered = {int(name): node for name, node in self.children.items() if name.isdigit()}
+        numbered = {int(name): node for name, node in self.children.items() if name.isdecimal()}
         return dict(sorted(numbered.items()))
 
     @property
     def named(self) -> "dict[str, Node]":
         """The other children."""
-        return {name: node for name, node in self.children.items() if not name.isdigit()}
+        return {name: node for name, node in self.children.items() if not name.isdecimal()}
 
     @property
     def is_block(self) -> bool:

@@ -38,7 +38,11 @@ _AUTHORS = (
     r"time_embed|label_emb|out|final_layer)\.|blocks\.\d+\.(self|cross)_attn"
 )
 _DIFFUSERS = Naming(
-    (rf"unet\.(?!{_AUTHORS})", rf"transformer\.(?!{_AUTHORS})", r"text_encoder(_\d)?\."),
+    (
+        rf"unet\.(?!base_model\.|{_AUTHORS})",
+        rf"transformer\.(?!{_AUTHORS})",
+        r"text_encoder(_\d)?\.",
+    ),
     "peft",
     ((r"\.processor\.(to_\w+)$", r".\1"), (r"(\.attn\d\.to_out)$", r"\1.0")),
 )

@@ -21,11 +21,12 @@ def stage_lines(blocks: Sequence[BlockPair]) -> Iterator[str]:
 
 def _lines(stage: str, pairs: Sequence[BlockPair]) -> Iterator[str]:
     paired = [pair for pair in pairs if pair.source and pair.target]
-    arrows = [f"{_short(pair.source, stage)} → {_short(pair.target, stage)}" for pair in paired]
+    arrows = [f"{_short(pair.source, stage)} -> {_short(pair.target, stage)}" for pair in paired]
     how = ", ".join(dict.fromkeys(pair.how for pair in pairs))
     likenesses = [pair.likeness for pair in paired if pair.likeness is not None]
     alike = f" (likeness {min(likenesses):.2f} to {max(likenesses):.2f}, " if likenesses else " ("
-    yield f"{stage}{alike}{how}): {', '.join(first(arrows, _LISTED)) or 'no block fits another'}"
+    found = ", ".join(first(arrows, _LISTED)) or "no block fits another"
+    yield f"{stage}, source -> target{alike}{how}): {found}"
     without = [_short(pair.target, stage) for pair in pairs if pair.target and not pair.source]
     if without:
         yield f"  without a source: {', '.join(first(without, _LISTED))}"

@@ -1,8 +1,9 @@
 """The job: module by module, with progress, cancellation and a report."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NoReturn
 
 import torch
 
@@ -11,17 +12,19 @@ from ._version import __version__
 from .accelerators import MARK
 from .adapters import Adapter, AdapterFile, Difference, FullDifference, LoraAdapter, called
 from .correspondence import Correspondence, correspond
+from .counterparts import spelled_like
 from .difference_transfer import CarriedDifferences, carry_differences
 from .errors import ProLoRAError
 from .fused import Piece, regroup
 from .likeness import SketchedLikeness
+from .listing import first
 from .matching import Pair, Pairing, as_matrix, pair_modules, refuse_empty
 from .module_transfer import Module, MovedModule, transfer_module
 from .module_tree import module_tree
 from .report import ModuleReport, Report
 from .settings import TransferSettings
 from .stages import stage_lines
-from .weights import Model
+from .weights import Model, Slice, WeightRef
 
 # Called before each module with (modules done, modules in all, name of the next), and once at the
 # end. Whatever it raises stops the job: that is how a user cancels.
@@ -80,12 +83,13 @@ def transfer(
         Exception: whatever `progress` raises.
     """
     correspondence = _correspondence(file, source, target, settings, progress)
-    pairing = pair_modules(file, source, target, correspondence, settings.mode == "align")
+    across_widths = settings.mode == "align"
+    pairing = pair_modules(file, source, target, correspondence, across_widths)
     carried = carry_differences(file.differences, source, target, correspondence, pairing.replaced)
     if not pairing.pairs and not carried.differences:
         reasons = [f"{module.name}: {module.reason}" for module in pairing.unpaired]
         reasons += [f"{row.name}: {row.reason}" for row in carried.rows]
-        refuse_empty(file, source, target, correspondence, reasons)
+        refuse_empty(file, source, target, correspondence, reasons, across_widths)
     _check_rank(pairing.pairs, settings.rank)
     ranks = {adapter.name: adapter.rank for adapter in file.adapters}
     skipped = [
@@ -136,33 +140,54 @@ def _correspondence(
         progress(0, 1, name)
 
     places = (source.find(name) for name in file.module_names)
-    return correspond(
-        module_tree(source),
-        module_tree(target),
-        SketchedLikeness(source, target, settings.device, watch),
-        settings.pairs,
-        {place.key for place in places if place is not None},
-    )
+    wanted = {place.key for place in places if place is not None}
+    likeness = SketchedLikeness(source, target, settings.device, watch, wanted)
+    return correspond(module_tree(source), module_tree(target), likeness, settings.pairs, wanted)
 
 
 def _adapters(
     pairs: tuple[Pair, ...], moved: Sequence[MovedModule], target: Model
 ) -> tuple[Adapter, ...]:
-    """Under the target's names; parts that it cannot name are joined to the weight they are of."""
+    """Under the target's names; parts that it cannot name are joined to the weight they are of.
+
+    So are those of one place: of two adapters there ComfyUI loads the last alone.
+    """
     named: list[Adapter] = []
+    places: set[tuple[str, Slice | None]] = set()
     pieces: dict[str, list[Piece]] = defaultdict(list)
+    uses = Counter((pair.target.key, pair.target.part) for pair in pairs)
+    shared = {
+        pair.target.key
+        for pair in pairs
+        if not pair.name or uses[pair.target.key, pair.target.part] > 1
+    }
     for pair, module in zip(pairs, moved, strict=True):
         if module.adapter is None:
             continue
-        if pair.name:
-            named.append(called(module.adapter, pair.name))
-        elif isinstance(module.adapter, LoraAdapter):
+        if pair.target.key in shared and isinstance(module.adapter, LoraAdapter):
             pieces[pair.target.key].append(Piece(module.adapter, pair.target))
+        else:
+            named.append(called(module.adapter, pair.name))
+            places.add((pair.target.key, pair.target.part))
     for key, parts in pieces.items():
-        names = {place: name for name, place in target.names_of(key)}
-        joined = regroup(parts, names, target.weights.shape(key)[0]) or ()
-        named += [called(piece.adapter, names[piece.place]) for piece in joined]
+        names: dict[WeightRef, list[str]] = defaultdict(list)
+        for name, place in target.names_of(key):
+            names[place].append(name)
+        joined = regroup(parts, names, target.weights.shape(key)[0])
+        if joined is None or any((key, piece.place.part) in places for piece in joined):
+            _refuse_to_join(key, pairs, target)
+        for piece in joined:
+            name = spelled_like(piece.adapter.name, names[piece.place])
+            named.append(called(piece.adapter, name))
     return tuple(named)
+
+
+def _refuse_to_join(key: str, pairs: tuple[Pair, ...], target: Model) -> NoReturn:
+    both = [f"{p.adapter.name} ({p.adapter.family})" for p in pairs if p.target.key == key]
+    raise ProLoRAError(
+        f"Modules of the LoRA go to one weight of the target {target.name}, {key}, and cannot be "
+        f"joined to one: {', '.join(first(both, 4))}. Take one of them out of the file."
+    )
 
 
 def _accelerates(file: AdapterFile) -> tuple[str, ...]:

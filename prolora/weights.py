@@ -86,7 +86,7 @@ class _Place:
 class SafetensorsWeights(StoredWeights):
     """Weights of one safetensors file or of several, each read when it is asked for.
 
-    A file is opened anew for every weight: the library maps it into memory, and only closing it
+    A file is opened anew for every weight: it is mapped into memory, and only letting go of that
     gives the pages back. That keeps a transfer from a 7 GB checkpoint in a few hundred MB; opening
     costs about a millisecond.
 

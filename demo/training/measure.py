@@ -8,10 +8,13 @@ Takes a minute of one CPU core.
 
 import argparse
 from collections import defaultdict
+from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import torch
 from safetensors.torch import load_file
+from torch import nn
 
 from demo.emoji.code import PatchCode
 from demo.training.data import VENDORS, cyanotype, on_white, read_emoji
@@ -19,17 +22,25 @@ from demo.training.model import PREFIX, Lora, load_model
 from demo.training.train import CHECKPOINTS, LORA_FILE, Task
 from prolora import TransferSettings, load_checkpoint, lora_state_dict, read_adapter_file, transfer
 from prolora.files import write_safetensors
-from prolora.projection import MODES
+from prolora.settings import MODES
+
+# Modes with the rank of their result: the LoRA's own, and for casa that of its authors.
+TRIED = (*((mode, 8) for mode in MODES if mode != "align"), ("casa", 32))
 
 
-def drifts() -> dict[str, float]:
-    """Relative drift ||W_b - W_a|| / ||W_a|| of every 2-D weight."""
-    a, b = (load_file(path) for path in CHECKPOINTS.values())
+def drifts(which: str, source_key: Callable[[str], str | None] = str) -> dict[str, float]:
+    """Relative drift ||W - W_a|| / ||W_a|| of every 2-D weight of a model that has one in A."""
+    a, model = load_file(CHECKPOINTS["a"]), load_file(CHECKPOINTS[which])
+    pairs = ((key, source_key(key)) for key, weight in model.items() if weight.dim() == 2)
     return {
-        key.removeprefix(PREFIX): ((b[key].float() - w).norm() / w.norm()).item()
-        for key, w in ((key, value.float()) for key, value in a.items())
-        if w.dim() == 2
+        key.removeprefix(PREFIX): _drift(model[key].float(), a[source].float())
+        for key, source in pairs
+        if source is not None
     }
+
+
+def _drift(weight: torch.Tensor, before: torch.Tensor) -> float:
+    return ((weight - before).norm() / before.norm()).item()
 
 
 def main() -> None:
@@ -37,7 +48,7 @@ def main() -> None:
     parser.add_argument("--tarballs", type=Path, default=Path(), help="folder of the two tarballs")
     tarballs = parser.parse_args().tarballs
 
-    drift = drifts()
+    drift = drifts("b")
     kinds: dict[str, list[float]] = defaultdict(list)
     for key, value in drift.items():
         kinds[".".join(part for part in key.split(".")[:-1] if not part.isdigit())].append(value)
@@ -55,19 +66,26 @@ def main() -> None:
             print(f"{which}: {kind} pictures, without LoRA: {task.held_out(model):.4f}")
             with lora.on(model):
                 print(f"{which}: {kind} pictures, with LoRA: {task.held_out(model):.4f}")
-    with TemporaryDirectory() as folder:
-        for mode in MODES:  # the last model is B
-            moved = Lora(model).load(transferred(mode, Path(folder)))
-            with moved.on(model):
-                print(f"b: style pictures, LoRA in mode {mode}: {style.held_out(model):.4f}")
+    print_modes("b", model, style)  # the last model is B
 
 
-def transferred(mode: str, folder: Path) -> Path:
-    """The file of the LoRA, moved from A to B with the default settings but for the mode."""
-    source, target = (load_checkpoint(path) for path in CHECKPOINTS.values())
+def print_modes(which: str, model: nn.Module, style: Task) -> None:
+    """The loss on style pictures with the LoRA moved in every mode."""
+    for mode, rank in TRIED:
+        with TemporaryDirectory() as folder:
+            path = transferred(which, mode, rank, Path(folder))
+            lora = Lora(model, rank, alpha=rank).load(path)
+        with lora.on(model):
+            loss = style.held_out(model)
+        print(f"{which}: style pictures, LoRA in mode {mode}, rank {rank}: {loss:.4f}")
+
+
+def transferred(which: str, mode: str, rank: int, folder: Path) -> Path:
+    """The file of the LoRA, moved from A with the default settings but for mode and rank."""
+    source, target = (load_checkpoint(CHECKPOINTS[model]) for model in ("a", which))
     file = read_adapter_file(LORA_FILE)
-    result = transfer(file, source, target, TransferSettings(mode=mode))
-    path = folder / f"{mode}.safetensors"
+    result = transfer(file, source, target, TransferSettings(mode=mode, rank=rank))
+    path = folder / f"{which}_{mode}.safetensors"
     write_safetensors(lora_state_dict(result.adapters), path, result.metadata())
     return path
 

@@ -1,4 +1,4 @@
-"""The model: ComfyUI's own SD3 class at depth 3, its files, and a LoRA on its linear layers."""
+"""The model: ComfyUI's own SD3 class at width 192, its files, and a LoRA on its linear layers."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -9,6 +9,7 @@ from comfy.cli_args import args
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+from demo.emoji.depth import count_blocks, set_depth
 from demo.emoji.prompt import CONTEXT_SIZE, POOLED_SIZE
 
 # ComfyUI chooses its device and its attention while it is imported.
@@ -21,7 +22,7 @@ PREFIX = "model.diffusion_model."
 MODELS = Path(__file__).resolve().parent.parent / "models"
 
 
-def build_model() -> nn.Module:
+def build_model(blocks: int = DEPTH) -> nn.Module:
     """Return a fresh model in float32; seeded by torch's global generator.
 
     Patch size 2 (4 x 4 tokens), no stored position table: the host computes one. Gates and the last
@@ -42,6 +43,7 @@ def build_model() -> nn.Module:
         dtype=torch.float32,
         operations=nn,
     )
+    set_depth(model, blocks)
     for name, parameter in model.named_parameters():
         if "ln_q" in name or "ln_k" in name:
             nn.init.ones_(parameter)
@@ -60,8 +62,8 @@ def save_model(model: nn.Module, path: Path) -> None:
 
 def load_model(path: Path) -> nn.Module:
     """Read a checkpoint back, in float32."""
-    model = build_model()
     state = {key.removeprefix(PREFIX): value.float() for key, value in load_file(path).items()}
+    model = build_model(count_blocks(state))
     model.load_state_dict(state)
     return model.eval()
 
@@ -112,10 +114,15 @@ class Lora(nn.Module):
         save_file(state, path)
 
     @torch.no_grad()
-    def load(self, path: Path) -> "Lora":
-        """Read the factors that `save` wrote."""
+    def load(self, path: Path, source_key: Callable[[str], str | None] = str) -> "Lora":
+        """Read the factors that `save` wrote; `source_key` gives the file's key for one of ours.
+
+        A layer of which the file has nothing stays as it was made, without effect.
+        """
         state = load_file(path)
         for key in self.down:
-            self.down[key].copy_(state[f"{key}.lora_down.weight"])
-            self.up[key].copy_(state[f"{key}.lora_up.weight"])
+            source = source_key(key)
+            if f"{source}.alpha" in state:
+                self.down[key].copy_(state[f"{source}.lora_down.weight"])
+                self.up[key].copy_(state[f"{source}.lora_up.weight"])
         return self

@@ -1,12 +1,14 @@
-"""Train the demo's files: checkpoint A, then B from A, then a style LoRA on A.
+"""Train the demo's files: checkpoint A, then B and the children from A, then a style LoRA on A.
 
-    python -m demo.training.train a --tarballs FOLDER     # from scratch, Noto Emoji
-    python -m demo.training.train b --tarballs FOLDER     # A further on Twemoji
-    python -m demo.training.train lora --tarballs FOLDER  # rank 8 on frozen A, a cyanotype style
+    python -m demo.training.train a --tarballs FOLDER         # from scratch, Noto Emoji
+    python -m demo.training.train b --tarballs FOLDER         # A further on Twemoji
+    python -m demo.training.train lora --tarballs FOLDER      # rank 8 on frozen A, cyanotype
+    python -m demo.training.train pruned --tarballs FOLDER    # A without its middle block, Noto
+    python -m demo.training.train deepened --tarballs FOLDER  # A with a block more, Noto
 
 Run it in the repository's root, in the environment that holds the package `comfyui` (see data.py
-for the tarballs). Times on a shared machine of 2 CPU cores, no GPU: a 612 s; b 725 s and lora
-610 s side by side, on one thread each, with other work running.
+for the tarballs). Times on a shared machine of 2 CPU cores, no GPU: a 612 s; b 725 s, lora
+610 s, pruned 230 s and deepened 343 s on one thread each, with other work running.
 """
 
 import argparse
@@ -22,11 +24,17 @@ from torch import nn
 from demo.emoji.code import PatchCode
 from demo.emoji.names import NAMES
 from demo.emoji.prompt import encode_names
+from demo.training.children import CHILDREN, child_of
 from demo.training.data import VENDORS, cyanotype, fit_code, on_white, read_emoji
 from demo.training.flow import flow_loss, process_in
 from demo.training.model import MODELS, Lora, build_model, load_model, save_model
 
-CHECKPOINTS = {"a": MODELS / "emoji_a.safetensors", "b": MODELS / "emoji_b.safetensors"}
+CHECKPOINTS = {
+    "a": MODELS / "emoji_a.safetensors",
+    "b": MODELS / "emoji_b.safetensors",
+    "pruned": MODELS / "emoji_a_pruned.safetensors",
+    "deepened": MODELS / "emoji_a_deepened.safetensors",
+}
 LORA_FILE = MODELS / "emoji_style_lora.safetensors"
 
 
@@ -46,6 +54,8 @@ RECIPES = {
     "a": Recipe(steps=4000, rate=1e-3, seed=1),
     "b": Recipe(steps=1500, rate=4e-4, seed=2),
     "lora": Recipe(steps=1200, rate=2e-3, seed=3),
+    "pruned": Recipe(steps=600, rate=6e-4, seed=4),
+    "deepened": Recipe(steps=600, rate=2e-3, seed=5),
 }
 
 
@@ -110,11 +120,19 @@ def fit(model: nn.Module, trained: nn.Module, task: Task, recipe: Recipe) -> nn.
     return averages.eval()
 
 
-def train_checkpoint(which: str, tasks: dict[str, Task]) -> None:
-    """A from scratch, or B from A; print the loss before and after."""
-    recipe, task = RECIPES[which], tasks[which]
+def beginning(which: str) -> nn.Module:
+    """What training starts from: nothing for A, A for B, A's blocks for a child."""
+    if which == "a":
+        return build_model()
+    a = load_model(CHECKPOINTS["a"])
+    return child_of(a, which) if which in CHILDREN else a
+
+
+def train_checkpoint(which: str, task: Task) -> None:
+    """Print the loss before and after."""
+    recipe = RECIPES[which]
     torch.manual_seed(recipe.seed)
-    model = build_model() if which == "a" else load_model(CHECKPOINTS["a"])
+    model = beginning(which)
     before = task.held_out(model)
     averages = fit(model, model, task, recipe)
     save_model(averages, CHECKPOINTS[which])
@@ -137,7 +155,7 @@ def train_lora(task: Task) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=["a", "b", "lora"])
+    parser.add_argument("what", choices=list(RECIPES))
     parser.add_argument("--tarballs", type=Path, default=Path(), help="folder of the two tarballs")
     options = parser.parse_args()
     emoji = {which: read_emoji(options.tarballs, vendor) for which, vendor in VENDORS.items()}
@@ -149,8 +167,8 @@ def main() -> None:
     if options.what == "lora":
         train_lora(Task.of(cyanotype(pictures["a"]), code))
     else:
-        tasks = {which: Task.of(rows, code) for which, rows in pictures.items()}
-        train_checkpoint(options.what, tasks)
+        own = "b" if options.what == "b" else "a"
+        train_checkpoint(options.what, Task.of(pictures[own], code))
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """The command line, in process and as artists start it."""
 
+import csv
 import json
 import os
 import subprocess
@@ -8,15 +9,17 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 
 from prolora import __version__, cli, files
 from prolora.adapters import lora_state_dict, read_adapter_file
+from prolora.block_pairs import read_pairs
 from prolora.cli import main
 from prolora.files import read_safetensors
 
 from .checkpoints import SD3, SDXL
-from .dense_reference import dense_project, dense_subspace
+from .dense_reference import dense_project, dense_similarity, dense_subspace
 from .small_models import delta, drifted, matrix, random_lora
 from .strategies import relative_error
 
@@ -202,6 +205,79 @@ def test_ctrl_c_leaves_nothing(folder, capsys, monkeypatch, moment):
     assert main(arguments(folder, "--report", str(folder / "report.json"))) == 1
     assert capsys.readouterr().err.endswith("cancelled; nothing was written\n")
     assert set(folder.iterdir()) == before
+
+
+def compare_them(folder: Path, *more: str) -> int:
+    return main(["similarity", str(folder / "a.safetensors"), str(folder / "b.safetensors"), *more])
+
+
+def test_similarity_as_a_program(folder):
+    done = run(
+        folder, "similarity", "a.safetensors", "b.safetensors", *("--energy", "0.7"),
+        *("--picture", "new/map.png", "--table", "table.csv", "--pairs", "pairs.json"),
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "b.safetensors (SD3) compared with a.safetensors (SD3): 8 weights" in done.stdout
+    assert "joint_blocks: median " in done.stdout
+    assert Image.open(folder / "new" / "map.png").format == "PNG"
+    blocks = ("joint_blocks.0", "joint_blocks.1")
+    assert read_pairs(folder / "pairs.json") == dict(zip(blocks, blocks, strict=True))
+    rows = list(csv.DictReader((folder / "table.csv").open(encoding="utf-8")))
+    assert len(rows) == 8
+    for row in rows:
+        key = f"model.diffusion_model.{row['target']}.weight"
+        want = dense_similarity(*(dense_subspace(matrix(w[key]), 0.7) for w in (SD3, TARGET)))
+        assert (float(row["phi_left"]), float(row["phi_right"])) == pytest.approx(want, abs=1e-4)
+    assert not list(folder.rglob("*.partial"))
+
+
+def test_similarity_alone_writes_nothing(folder, capsys):
+    before = set(folder.iterdir())
+    assert compare_them(folder) == 0
+    assert "corrected for chance" in capsys.readouterr().out
+    assert set(folder.iterdir()) == before
+
+
+@pytest.mark.parametrize("option", ["--picture", "--table", "--pairs"])
+@pytest.mark.parametrize("name", ["a.safetensors", "b.safetensors", "x.png"])
+def test_similarity_never_overwrites_what_is_named_twice(folder, capsys, option, name):
+    before = {path: path.read_bytes() for path in folder.iterdir()}
+    other = "--table" if option != "--table" else "--pairs"
+    assert compare_them(folder, option, str(folder / name), other, str(folder / "x.png")) == 1
+    assert "is named twice" in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in folder.iterdir()} == before
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        (("--energy", "1"), "subspace energy is 1.0"),
+        (("--picture", "map.jpg"), "map.jpg is not named like one"),
+        (("--table", "."), ". is a folder. Name a file in it"),
+        (("--table", "a.safetensors/x.csv"), "x.csv could not be saved in a.safetensors"),
+    ],
+)
+def test_similarity_says_what_is_wrong(folder, capsys, monkeypatch, more, words):
+    monkeypatch.chdir(folder)
+    assert compare_them(folder, *more) == 1
+    assert words in capsys.readouterr().err
+
+
+def test_similarity_of_models_with_nothing_in_common(folder, capsys):
+    save_file(SDXL, folder / "a.safetensors")
+    assert compare_them(folder, "--picture", str(folder / "map.png")) == 1
+    error = capsys.readouterr().err
+    assert "a.safetensors (SDXL) and b.safetensors (SD3) have no module in common" in error
+    assert not (folder / "map.png").exists()
+
+
+def test_a_picture_without_pillow(folder, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "PIL", None)
+    assert compare_them(folder, "--picture", str(folder / "map.png")) == 1
+    output = capsys.readouterr()
+    assert "error: The picture needs Pillow, which is not installed: pip install" in output.err
+    assert output.out == ""  # it is said before the job, not after
+    assert compare_them(folder, "--table", str(folder / "table.csv")) == 0
 
 
 def test_version(capsys):

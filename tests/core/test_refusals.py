@@ -1,13 +1,19 @@
 """What a transfer refuses, and what it says: the module, the shapes, what to do."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from prolora.adapters import LoraAdapter, parse_adapter_file
+from prolora.adapters.dora import DoraAdapter
 from prolora.errors import ProLoRAError
 from prolora.settings import TransferSettings
+from prolora.transfer import transfer
+from prolora.weights import Slice
 
 from .small_models import file_of, random_lora, random_weight
+from .stacks import lora_for, model, stack
 from .test_transfer import DRIFTED, FILE, WEIGHTS, run
 
 
@@ -86,3 +92,88 @@ def test_two_spellings_of_one_module():
     tensors = {"x.lora_up.weight": torch.ones(4, 2), "x.lora_B.weight": torch.zeros(4, 2)}
     with pytest.raises(ProLoRAError, match="two LoRA up tensors for the module x"):
         parse_adapter_file(tensors | {"x.lora_down.weight": torch.ones(2, 3)}, "style.safetensors")
+
+
+# Architectures
+
+JOINT = {
+    "context_block.attn.qkv": random_weight((24, 8)),
+    "x_block.attn.qkv": random_weight((24, 8)),
+}
+DOUBLE = {"img_attn.qkv": random_weight((24, 8), 1), "txt_attn.qkv": random_weight((24, 8), 1)}
+FINAL = {"final_layer.linear": random_weight((8, 8))}
+SD3 = stack([JOINT] * 12, "joint_blocks")
+FLUX = stack([DOUBLE] * 9, "double_blocks")
+TEXT = [random_lora(f"lora_te1_text_model_encoder_layers_{i}_mlp_fc1", (16, 8)) for i in range(3)]
+SENTENCE = (
+    "The LoRA style.safetensors cannot be moved from A (SD3) to B (Flux): they have no module in "
+    "common."
+)
+
+
+def move_between(source, target, *more, modules=(), architectures=("SD3", "Flux")):
+    file = lora_for(source, *modules)
+    models = (model("A", source, architecture=architectures[0]), model("B", target))
+    models = models[0], replace(models[1], architecture=architectures[1])
+    file = replace(file, adapters=(*file.adapters, *more))
+    return transfer(file, *models, TransferSettings(threshold=0.0))
+
+
+OTHERS = {
+    "nothing in common": (SD3, FLUX, ()),
+    "with text encoders, no CLIP connected": (SD3, FLUX, TEXT),
+    "the last layer alone": (
+        SD3 | FINAL,
+        FLUX | {"final_layer.linear": random_weight((16, 8))},
+        (),
+    ),
+    "a list of one name": (SD3, stack([DOUBLE] * 9, "joint_blocks"), ()),
+    "a list of one name and length": (SD3, stack([DOUBLE] * 12, "joint_blocks"), ()),
+}
+
+
+@pytest.mark.parametrize("kind", OTHERS)
+def test_architectures_that_share_nothing(kind):
+    """One sentence, and both are named in it."""
+    source, target, more = OTHERS[kind]
+    with pytest.raises(ProLoRAError) as error:
+        move_between(source, target, *more)
+    assert str(error.value) == SENTENCE
+
+
+def test_a_lora_of_text_encoders_without_a_clip():
+    with pytest.raises(ProLoRAError, match="connect a CLIP to move text encoder modules"):
+        run(
+            file_of(*TEXT),
+            {adapter.name: random_weight((16, 8)) for adapter in TEXT},
+            {"img_in": random_weight((16, 8))},
+        )
+
+
+def test_blocks_of_strangers():
+    """The same architecture, and nothing alike in it: no talk of modules or widths."""
+    strangers = stack(
+        [
+            {name: random_weight((24, 8), 50 + 7 * i + j) for j, name in enumerate(JOINT)}
+            for i in range(5)
+        ],
+        "joint_blocks",
+    )
+    words = "Nothing of the LoRA .* no block of the target B is like the source's joint_blocks.0"
+    with pytest.raises(ProLoRAError, match=words) as error:
+        move_between(SD3, strangers, architectures=("SD3", "SD3"))
+    assert "width" not in str(error.value)
+
+
+def test_two_of_one_place_that_cannot_be_joined():
+    """A DoRA of the queries beside a LoRA of all of qkv, to a target that has them apart."""
+    qkv = random_weight((24, 8))
+    part = {"only_q": ("attn.qkv", Slice(0, 0, 8))}
+    split = {f"attn.to_{p}": qkv[8 * i : 8 * i + 8] + 0.1 for i, p in enumerate("qkv")}
+    whole = random_lora("lora_unet_attn_qkv", (24, 8))
+    query = DoraAdapter(random_lora("only_q", (8, 8)), torch.ones(8, 1), axis=0)
+    models = model("A", {"attn.qkv": qkv}, part), model("B", split)
+    with pytest.raises(
+        ProLoRAError, match=r"to_q\.weight, and cannot be joined.* \(LoRA\), only_q \(DoRA\)"
+    ):
+        transfer(file_of(whole, query), *models, TransferSettings(threshold=0.0))

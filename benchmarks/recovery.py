@@ -1,0 +1,169 @@
+"""Whether the blocks that pruned children of SDXL have kept are found again, at full shapes.
+
+    python -m benchmarks.recovery
+    python -m benchmarks.recovery --child ssd-1b --drift 0.3
+    python -m benchmarks.recovery --width 160             # half of SDXL's, a fifth of the time
+    python -m benchmarks.recovery --threads 1             # where the machine does other work, too
+    python -m benchmarks.recovery --device cuda
+
+Run it in the repository's root. The models are made up: SDXL's and its children's names and shapes,
+every weight made anew whenever it is read, so that none is kept (comfy_harness/children.py says
+what is real in them and what is not). A row for each child and drift:
+
+- *in doubt*: its blocks in lists that have another length in SDXL; the others are paired by name.
+- *right*: how many of those got the block that they are; and how many would by their names, and by
+  being as far down their list.
+- *likeness*: of transformer blocks, the least of a right pair and the most of a wrong one in the
+  same transformer.
+- *time*: of the pairing, and beside it of making the weights; *peak*: of the process's resident
+  memory, or of the GPU's.
+"""
+
+import argparse
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from statistics import mean
+
+import torch
+
+from comfy_harness import children
+from comfy_harness import stable_diffusion as sd
+from comfy_harness.children import CHILDREN, Child, ChildWeights, MadeUpWeights
+from prolora.correspondence import correspond
+from prolora.likeness import SketchedLikeness
+from prolora.module_tree import Node, module_tree
+from prolora.weights import Model, WeightRef
+
+from .decomposition import wait
+
+DRIFTS = (0.02, 0.1, 0.3)
+
+
+def main() -> None:
+    """Prints a row for each child and drift."""
+    options = _options()
+    device = torch.device(options.device)
+    torch.set_num_threads(options.threads or torch.get_num_threads())
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+    threads = f"{torch.get_num_threads()} threads"
+    print(f"{name}, {threads}, torch {torch.__version__}, width {options.width}\n")
+    print("| child | drift | in doubt | right | by name | by depth | likeness | time | peak |")
+    print("| --- | --- | --- | --- | --- | --- | --- | --- | --- |")
+    for child in CHILDREN:
+        for drift in options.drift:
+            if options.child in ("", child.inventory):
+                print(_row(child, drift, options.width, device), flush=True)
+
+
+class TimedWeights:
+    """Weights, and how long it took to read them."""
+
+    def __init__(self, weights: MadeUpWeights | ChildWeights, device: torch.device) -> None:
+        self._weights, self._device = weights, device
+        self.seconds = 0.0
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._weights)
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._weights
+
+    def shape(self, key: str) -> sd.Shape:
+        return self._weights.shape(key)
+
+    def read(self, key: str) -> torch.Tensor:
+        wait(self._device)
+        start = time.perf_counter()
+        weight = self._weights.read(key)
+        wait(self._device)
+        self.seconds += time.perf_counter() - start
+        return weight
+
+
+def _row(child: Child, drift: float, width: int, device: torch.device) -> str:
+    origins = children.origins(child, children.any_of)
+    parent = MadeUpWeights(sd.unet(sd.SDXL.narrowed(width)), str(device))
+    shapes = sd.unet(child.figures.narrowed(width))
+    weights = ChildWeights(parent, shapes, origins, drift, str(device))
+    source, target = (
+        _model(name, TimedWeights(w, device)) for name, w in (("SDXL", parent), ("child", weights))
+    )
+    trees = module_tree(source), module_tree(target)
+    likeness = SketchedLikeness(source, target, device, lambda name: None)
+    start = time.perf_counter()
+    found = correspond(*trees, likeness)
+    seconds = time.perf_counter() - start
+    making = source.weights.seconds + target.weights.seconds
+    truth, doubtful = children.block_origins(origins), children.unsettled(origins)
+    positions = children.at_the_same_depth(origins)
+    alike = _likenesses(*trees, {path: truth[path] for path in doubtful}, likeness)
+    cells = (
+        child.inventory,
+        f"{drift:g}",
+        f"{len(doubtful)} of {len(truth)}",
+        f"**{sum((found.pairs.get(path) or '') == truth[path] for path in doubtful)}**",
+        str(sum(path == truth[path] for path in doubtful)),
+        str(sum(positions[path] == truth[path] for path in doubtful)),
+        f"{alike.right:.2f}, {alike.wrong:.2f}",
+        f"{seconds - making:.0f} s + {making:.0f} s",
+        f"{_peak(device) / 1e9:.2f} GB",
+    )
+    return f"| {' | '.join(cells)} |"
+
+
+def _model(name: str, weights: TimedWeights) -> Model:
+    matrices = [k for k in weights if k.endswith(".weight") and len(weights.shape(k)) >= 2]
+    names = {key.removesuffix(".weight"): WeightRef(key) for key in matrices}
+    return Model(name, "SDXL", weights, names)
+
+
+@dataclass(frozen=True)
+class Likenesses:
+    """The least of the right pairs, the most of the wrong ones."""
+
+    right: float
+    wrong: float
+
+
+def _likenesses(
+    source: Node, target: Node, truth: Mapping[str, str], likeness: SketchedLikeness
+) -> Likenesses:
+    right, wrong = [], []
+    for path, origin in truth.items():
+        stage, _, name = origin.rpartition(".")
+        if not stage.endswith("transformer_blocks"):
+            continue
+        block, entries = target.at(path), source.at(stage).entries
+        for number, rival in entries.items():
+            modules = [module.strip(".") for module in block.names()]
+            values = [likeness(rival.at(module), block.at(module)) for module in modules]
+            (right if number == int(name) else wrong).append(mean(values))
+    return Likenesses(min(right), max(wrong))
+
+
+def _peak(device: torch.device) -> int:
+    """In bytes."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    import resource
+
+    unit = 1 if sys.platform == "darwin" else 1024
+    return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="pairing the blocks of pruned SDXLs")
+    names = [child.inventory for child in CHILDREN]
+    parser.add_argument("--child", default="", choices=["", *names], help="one of them (all)")
+    parser.add_argument("--drift", type=float, nargs="+", default=DRIFTS, help="(0.02 0.1 0.3)")
+    parser.add_argument("--width", type=int, default=320, help="channels; SDXL's are 320 (320)")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, ... (cpu)")
+    parser.add_argument("--threads", type=int, default=0, help="of the CPU (torch's choice)")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    torch.set_grad_enabled(False)
+    main()

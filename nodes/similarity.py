@@ -1,0 +1,84 @@
+"""ProLoRA Similarity: how alike two models are, before anything is moved."""
+
+import numpy as np
+import torch
+
+from ..prolora import comparison_text
+from ..prolora.block_pairs import write_pairs
+from ..prolora.comparison import compare
+from ..prolora.heat_map import check_pillow, draw
+from ..prolora.settings import TransferSettings
+from . import host
+from .source_model import SOURCE_INPUTS, checkpoint_input, chosen_source
+
+
+class ProLoraSimilarity:
+    CATEGORY = "loaders/ProLoRA"
+    DESCRIPTION = (
+        "How alike two models are, weight by weight: what a transfer between them can keep. Every "
+        "weight is decomposed, which takes minutes without a GPU."
+    )
+    RETURN_TYPES = ("IMAGE", "STRING", "STRING")
+    RETURN_NAMES = ("picture", "table", "pairs")
+    OUTPUT_TOOLTIPS = (
+        "Blocks by modules; the brighter, the more alike.",
+        "A line for every weight.",
+        "Which block goes to which: for the pairs of ProLoRA Transfer.",
+    )
+    FUNCTION = "compare"
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {
+            "required": {
+                "model": (
+                    "MODEL",
+                    {"tooltip": "To be compared with the source, without LoRAs that patch it."},
+                ),
+                "source_checkpoint": checkpoint_input(
+                    "The checkpoint that LoRAs were trained on. It is not loaded: its weights are "
+                    "read one at a time."
+                ),
+                "subspace_energy": (
+                    "FLOAT",
+                    {
+                        "default": 0.8,
+                        "min": 0.01,
+                        "max": 0.999,
+                        "step": 0.01,
+                        "advanced": True,
+                        "tooltip": "Share of a weight's energy that counts as its leading "
+                        "subspace; that of the transfer.",
+                    },
+                ),
+            },
+            "optional": {
+                "clip": ("CLIP", {"tooltip": "Connect it to compare text encoders too."}),
+                **SOURCE_INPUTS,
+            },
+            "hidden": {"unique_id": "UNIQUE_ID", "prompt": "PROMPT"},
+        }
+
+    def compare(
+        self,
+        model,
+        source_checkpoint,
+        subspace_energy,
+        clip=None,
+        source_model=None,
+        source_clip=None,
+        unique_id="",
+        prompt=None,
+    ):
+        check_pillow()
+        settings = TransferSettings(subspace_energy=subspace_energy, device=host.device())
+        source = chosen_source(source_checkpoint, source_model, source_clip, unique_id, prompt)
+        name = host.file_behind(prompt or {}, unique_id, "model") or "the MODEL of the graph"
+        target = host.model_from_graph(model, clip, name)
+        host.make_room(target.key_map, target)
+        found = compare(source, target, settings, host.Progress())
+        summary, picture = comparison_text.summary(found), draw(found).image
+        host.show(summary, unique_id)
+        pixels = torch.from_numpy(np.asarray(picture, dtype=np.float32) / 255)[None]
+        result = (pixels, comparison_text.table(found), write_pairs(found.pairs))
+        return {"ui": {"text": [summary]}, "result": result}

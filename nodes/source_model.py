@@ -1,0 +1,41 @@
+"""The model that a LoRA was trained on: a file that is only read, or a MODEL of the graph."""
+
+from ..prolora.errors import ProLoRAError
+from ..prolora.weights import Model
+from . import host
+
+FROM_INPUT = "(the connected source_model)"
+
+
+def checkpoint_input(tooltip):
+    return ([*host.model_names(), FROM_INPUT], {"tooltip": tooltip})
+
+
+SOURCE_INPUTS = {
+    "source_model": (
+        "MODEL",
+        {"tooltip": "Used instead of source_checkpoint when it is connected."},
+    ),
+    "source_clip": ("CLIP", {"tooltip": "The text encoder that belongs to source_model."}),
+}
+
+
+def chosen_source(source_checkpoint, source_model, source_clip, unique_id, prompt) -> Model:
+    """The connected source_model, else the chosen file.
+
+    Raises:
+        ProLoRAError: there is neither, or a source_clip alone; see also host.model_from_file.
+    """
+    if source_clip is not None and source_model is None:
+        raise ProLoRAError(
+            "source_clip is connected without a source_model. Connect both, or neither: a "
+            "source_checkpoint brings its own text encoder."
+        )
+    if source_model is not None:
+        name = host.file_behind(prompt or {}, unique_id, "source_model") or "the source MODEL"
+        return host.model_from_graph(source_model, source_clip, name)
+    if source_checkpoint == FROM_INPUT:
+        raise ProLoRAError(
+            "No source: connect a MODEL to source_model, or choose a source_checkpoint."
+        )
+    return host.model_from_file(host.model_path(source_checkpoint))

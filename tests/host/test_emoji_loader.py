@@ -1,0 +1,87 @@
+"""The demo's loader: the host's own model, with as many blocks as the file has."""
+
+import json
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from comfy_harness.client import PromptFailed
+from comfy_harness.hosts import PACK_ROOT
+from demo.run import link_model
+
+from .conftest import relative
+from .prompts import PromptBuilder
+from .small_sd15 import TARGET as SD15
+
+pytestmark = pytest.mark.host
+
+A, B = "emoji_a.safetensors", "emoji_b.safetensors"
+CHILDREN = {"emoji_a_pruned.safetensors": 2, "emoji_a_deepened.safetensors": 4}
+MODELS = PACK_ROOT / "demo" / "models"
+PREFIX = "model.diffusion_model."
+
+
+@pytest.fixture(scope="module")
+def children(comfy) -> None:
+    for name in CHILDREN:
+        if not (place := comfy.folder / "models" / "checkpoints" / name).exists():
+            link_model(MODELS / name, place)
+
+
+def load(graph: PromptBuilder, name: str) -> list:
+    return graph.node("EmojiLoader", ckpt_name=name)
+
+
+def test_a_is_what_the_core_loader_makes_of_it(client, graph, latents):
+    graph.latents(load(graph, A), "emoji_loader")
+    graph.latents(graph.checkpoint(A), "core_loader")
+    graph.latents(graph.checkpoint(B), "another")
+    client.queue(graph.prompt)
+    assert relative(latents("another"), latents("core_loader")) > 0.1
+    assert (latents("emoji_loader") == latents("core_loader")).all()
+
+
+@pytest.mark.parametrize("name", CHILDREN)
+def test_the_core_loader_refuses_a_child(client, graph, children, name):
+    """The reason for the node; a host that counts the blocks makes it needless."""
+    graph.latents(graph.checkpoint(name), "refused")
+    with pytest.raises(PromptFailed, match="size mismatch"):
+        client.queue(graph.prompt)
+
+
+@pytest.mark.parametrize("name", CHILDREN)
+def test_a_child_draws_what_a_draws(client, graph, children, latents, name):
+    graph.latents(load(graph, name), "child")
+    graph.latents(load(graph, A), "parent")
+    graph.latents(load(graph, B), "another")
+    client.queue(graph.prompt)
+    far = relative(latents("another"), latents("parent"))
+    assert far > 0.4
+    assert relative(latents("child"), latents("parent")) < far / 2
+
+
+@pytest.mark.parametrize(("name", "blocks"), CHILDREN.items())
+def test_the_core_lora_loader_reaches_every_block(client, comfy, graph, children, name, blocks):
+    weights = load_file(MODELS / name).items()
+    layers = {key: weight for key, weight in weights if ".attn." in key and weight.dim() == 2}
+    assert len(layers) == 4 * blocks - 1  # the last block has no output for the context
+    lora = {}
+    for key, weight in layers.items():
+        module = key.removeprefix(PREFIX).removesuffix(".weight").replace(".", "_")
+        lora[f"lora_unet_{module}.lora_up.weight"] = torch.randn(len(weight), 2)
+        lora[f"lora_unet_{module}.lora_down.weight"] = torch.randn(2, weight.shape[1])
+    file = f"all_of_{blocks}_blocks.safetensors"
+    save_file(lora, comfy.folder / "models" / "loras" / file)
+
+    model = load(graph, name)
+    probe = graph.node("ProbePatches", model=graph.core_lora(model, file), other_model=model)
+    changes = json.loads(client.queue(graph.prompt).of(probe[0])["text"][0])
+    assert set(changes) == {key.removeprefix("model.") for key in layers}
+    assert min(change["change"] for change in changes.values()) > 0.1
+
+
+def test_another_model_is_refused_by_name(client, graph, sd15):
+    graph.latents(load(graph, SD15), "refused")
+    with pytest.raises(PromptFailed, match="is no checkpoint of this demo"):
+        client.queue(graph.prompt)
