@@ -40,12 +40,14 @@ class BlockPair:
 
     Attributes:
         source, target: paths; "" for none.
+        stage: the two lists, the source's and the target's, by their paths.
         how: BY_NAME, BY_SIMILARITY, BY_SHAPE or GIVEN.
         likeness: of their modules in the mean; None where it did not matter.
     """
 
     source: str
     target: str
+    stage: tuple[str, str]
     how: str
     likeness: float | None = None
 
@@ -117,7 +119,8 @@ class _Search:
             source = self.source.at(source_path) if source_path else None
             target = self.target.at(target_path)
             if target is not None:
-                self._enter(_Entry(source, target, GIVEN))
+                stage = target_path.rpartition(".")[0]
+                self._enter(_Entry(source, target, GIVEN), (stage, stage))
         links = {key: tuple(links) for key, links in self.links.items()}
         alone = {key: path for key, path in self.alone.items() if key not in links}
         return Correspondence(links, tuple(self.blocks), alone, self.served)
@@ -138,14 +141,14 @@ class _Search:
         for found in fused_parts(others, alone):
             self._link(found.part, found.whole, target_rows=found.rows)
         for entry in self._entries(source, target):
-            self._enter(entry)
+            self._enter(entry, (source.path, target.path))
 
-    def _enter(self, entry: "_Entry") -> None:
+    def _enter(self, entry: "_Entry", stage: tuple[str, str]) -> None:
         either = entry.source or entry.target
         if either is not None and either.is_block:
             ours = entry.source.path if entry.source is not None else ""
             theirs = entry.target.path if entry.target is not None else ""
-            self.blocks.append(BlockPair(ours, theirs, entry.how, entry.likeness))
+            self.blocks.append(BlockPair(ours, theirs, stage, entry.how, entry.likeness))
         if entry.target is not None:
             path = entry.source.path if entry.source is not None else ""
             self.served |= {node.key: path for node in entry.target.walk()}

@@ -11,26 +11,27 @@ _LISTED = 12
 
 def stage_lines(blocks: Sequence[BlockPair]) -> Iterator[str]:
     """A line for each stage whose blocks were not simply paired by name."""
-    stages: dict[str, list[BlockPair]] = defaultdict(list)
+    stages: dict[tuple[str, str], list[BlockPair]] = defaultdict(list)
     for block in blocks:
-        stages[(block.target or block.source).rpartition(".")[0]].append(block)
-    for stage, pairs in stages.items():
+        stages[block.stage].append(block)
+    for (source, target), pairs in stages.items():
         if any(pair.how != BY_NAME for pair in pairs):
-            yield from _lines(stage, pairs)
+            yield from _lines(source, target, pairs)
 
 
-def _lines(stage: str, pairs: Sequence[BlockPair]) -> Iterator[str]:
+def _lines(source: str, target: str, pairs: Sequence[BlockPair]) -> Iterator[str]:
     paired = [pair for pair in pairs if pair.source and pair.target]
-    arrows = [f"{_short(pair.source, stage)} -> {_short(pair.target, stage)}" for pair in paired]
+    arrows = [f"{_short(pair.source, source)} -> {_short(pair.target, target)}" for pair in paired]
     how = ", ".join(dict.fromkeys(pair.how for pair in pairs))
     likenesses = [pair.likeness for pair in paired if pair.likeness is not None]
     alike = f" (likeness {min(likenesses):.2f} to {max(likenesses):.2f}, " if likenesses else " ("
+    stage = f"{target}, source -> target" if source == target else f"{source} -> {target}"
     found = ", ".join(first(arrows, _LISTED)) or "no block fits another"
-    yield f"{stage}, source -> target{alike}{how}): {found}"
-    without = [_short(pair.target, stage) for pair in pairs if pair.target and not pair.source]
+    yield f"{stage}{alike}{how}): {found}"
+    without = [_short(pair.target, target) for pair in pairs if pair.target and not pair.source]
     if without:
         yield f"  without a source: {', '.join(first(without, _LISTED))}"
-    left = [_short(pair.source, stage) for pair in pairs if pair.source and not pair.target]
+    left = [_short(pair.source, source) for pair in pairs if pair.source and not pair.target]
     if left:
         yield f"  of the source, taken by none: {', '.join(first(left, _LISTED))}"
 

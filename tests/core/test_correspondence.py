@@ -321,7 +321,7 @@ def test_a_given_pair_goes_before_what_would_be_found():
     given = {"blocks.1": "blocks.0", "blocks.2": None}
     found, _ = weights_linked(source, target, given=given)
     assert partners(found) == {0: 1, 1: 0, 2: None}
-    assert BlockPair("blocks.0", "blocks.1", GIVEN) in found.blocks
+    assert BlockPair("blocks.0", "blocks.1", ("blocks", "blocks"), GIVEN) in found.blocks
     (link,) = found.links["diffusion_model.blocks.0.mlp.0.weight"]
     assert link.target == "diffusion_model.blocks.1.mlp.0.weight"
     unserved = {"diffusion_model.blocks.2.mlp.0.weight", "diffusion_model.blocks.3.mlp.0.weight"}

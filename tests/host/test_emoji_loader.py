@@ -35,11 +35,11 @@ def load(graph: PromptBuilder, name: str) -> list:
 
 def test_a_is_what_the_core_loader_makes_of_it(client, graph, latents):
     graph.latents(load(graph, A), "emoji_loader")
-    graph.latents(graph.checkpoint(A), "core_loader")
+    graph.latents(graph.checkpoint(A), "by_the_core_loader")
     graph.latents(graph.checkpoint(B), "another")
     client.queue(graph.prompt)
-    assert relative(latents("another"), latents("core_loader")) > 0.1
-    assert (latents("emoji_loader") == latents("core_loader")).all()
+    assert relative(latents("another"), latents("by_the_core_loader")) > 0.1
+    assert (latents("emoji_loader") == latents("by_the_core_loader")).all()
 
 
 @pytest.mark.parametrize("name", CHILDREN)
