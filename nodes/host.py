@@ -172,7 +172,12 @@ class PatchedModelWeights:
     """
 
     def __init__(self, patchers: list[Any]) -> None:
-        self._patchers = {key: p for p in patchers for key in p.model_state_dict()}
+        self._patchers = {
+            key: patcher
+            for patcher in patchers
+            for key in patcher.model_state_dict()
+            if _has(patcher.model, key)
+        }
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._patchers)
@@ -210,6 +215,14 @@ def file_behind(prompt: dict[str, Any], node_id: str, input_name: str) -> str:
         link = inputs.get("model")
     files = (value for value in inputs.values() if isinstance(value, str) and "." in value)
     return next((Path(value).name for value in files if seen), "")
+
+
+def _has(model: Any, key: str) -> bool:
+    """False for what is in a state dict only, as the scales of 0.33.0's quantised layers are."""
+    try:
+        return comfy.utils.get_attr(model, key) is not None
+    except AttributeError:
+        return False
 
 
 def _base_weight(patcher: Any, key: str) -> tuple[torch.Tensor, Any]:
