@@ -2,11 +2,13 @@
 
     python -m benchmarks.memory_sdxl                # 60 modules, spread evenly over the LoRA
     python -m benchmarks.memory_sdxl --modules 0    # all 986: 20 minutes on 2 CPU cores
+    python -m benchmarks.memory_sdxl --child ssd-1b --mode copy    # what pairing the blocks costs
 
 Run it in the repository's root. It writes two checkpoints of SDXL's real names and shapes in fp16,
 7 GB each, and a rank-32 LoRA, all of random numbers, then runs the command line's transfer in a
 process of its own, and watches that process. The second checkpoint is the first one plus a tenth
-of noise, so its modules are alike enough to be moved. No weight of a real model is needed: memory
+of noise, so its modules are alike enough to be moved; with --child it is such a UNet of a pruned
+child, from blocks of the first. No weight of a real model is needed: memory
 and time depend on the shapes alone.
 """
 
@@ -24,19 +26,24 @@ from pathlib import Path
 from typing import BinaryIO
 
 import torch
+from safetensors import safe_open
 from safetensors.torch import save_file
 
+from comfy_harness.children import CHILDREN, Child, any_of, origins
 from comfy_harness.stable_diffusion import (
     LoraModule,
     Shapes,
     file_header,
     sdxl_checkpoint,
     sdxl_lora_modules,
+    unet,
 )
 
 ROOT = Path(__file__).resolve().parent.parent
 NOISE = 0.1  # of the target, relative to the source's weights
 RANK = 32
+BY_NAME = {child.inventory: child for child in CHILDREN}
+UNET = "model.diffusion_model."  # where it lies in a checkpoint
 CHUNK = 1 << 22  # random numbers in memory at a time
 
 
@@ -80,6 +87,8 @@ def main() -> None:
         if not (options.keep and files.source.exists() and files.target.exists()):
             print("writing two checkpoints (a few minutes) ...", flush=True)
             write_pair(shapes, files.source, files.target)
+        if options.child:
+            write_child(BY_NAME[options.child], files.source, files.target)
         write_lora(modules, files.lora)
         run = watch(_command(files, options.mode, options.device))
         _print_table(shapes, modules, files, run)
@@ -107,6 +116,19 @@ def write_pair(shapes: Shapes, source: Path, target: Path) -> None:
                 _append(source_file, chunk)
                 _append(target_file, chunk + torch.randn(count, generator=noise) * scale * NOISE)
                 left -= count
+
+
+def write_child(child: Child, source: Path, target: Path) -> None:
+    """A UNet whose every weight is one of the source's with noise on it."""
+    noise = torch.Generator().manual_seed(1)
+    parents = origins(child, any_of)
+    shapes = {f"{UNET}{key}": shape for key, shape in unet(child.figures).items()}
+    with safe_open(source, framework="pt") as parent, target.open("wb") as file:
+        file.write(file_header(shapes))
+        for key, shape in shapes.items():
+            weight = parent.get_tensor(UNET + parents[key.removeprefix(UNET)]).float()
+            scale = NOISE * max(math.prod(shape[1:]), 1) ** -0.5
+            _append(file, weight + torch.randn(shape, generator=noise) * scale)
 
 
 def _append(file: BinaryIO, numbers: torch.Tensor) -> None:
@@ -182,6 +204,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--folder", type=Path, help="where the files go (the system's temp)")
     parser.add_argument("--keep", action="store_true", help="keep the files, and use kept ones")
     parser.add_argument("--modules", type=int, default=60, help="how many, 0 for all 986 (60)")
+    parser.add_argument("--child", choices=BY_NAME, help="a pruned child for a target")
     parser.add_argument("--mode", default="full", help="of the transfer (full)")
     parser.add_argument("--device", default="cpu", help="where the projection runs (cpu)")
     return parser.parse_args()
