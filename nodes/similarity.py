@@ -4,11 +4,12 @@ import numpy as np
 import torch
 
 from ..prolora import comparison_text
-from ..prolora.block_pairs import write_pairs
+from ..prolora.block_pairs import parse_pairs, write_pairs
 from ..prolora.comparison import compare
 from ..prolora.heat_map import check_pillow, draw
 from ..prolora.settings import TransferSettings
 from . import host
+from .pairs_input import PAIRS_INPUT
 from .source_model import SOURCE_INPUTS, checkpoint_input, chosen_source
 
 
@@ -55,6 +56,7 @@ class ProLoraSimilarity:
             "optional": {
                 "clip": ("CLIP", {"tooltip": "Connect it to compare text encoders too."}),
                 **SOURCE_INPUTS,
+                **PAIRS_INPUT,
             },
             "hidden": {"unique_id": "UNIQUE_ID", "prompt": "PROMPT"},
         }
@@ -67,11 +69,14 @@ class ProLoraSimilarity:
         clip=None,
         source_model=None,
         source_clip=None,
+        pairs="",
         unique_id="",
         prompt=None,
     ):
         check_pillow()
-        settings = TransferSettings(subspace_energy=subspace_energy, device=host.device())
+        settings = TransferSettings(
+            subspace_energy=subspace_energy, device=host.device(), pairs=parse_pairs(pairs)
+        )
         source = chosen_source(source_checkpoint, source_model, source_clip, unique_id, prompt)
         name = host.file_behind(prompt or {}, unique_id, "model") or "the MODEL of the graph"
         target = host.model_from_graph(model, clip, name)

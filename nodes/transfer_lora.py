@@ -9,6 +9,7 @@ from ..prolora.settings import MODES, TransferSettings
 from ..prolora.transfer import transfer
 from ..prolora.weights import Model, WeightRef
 from . import host
+from .pairs_input import PAIRS_INPUT
 
 
 class TransferredLora(dict):
@@ -82,8 +83,9 @@ class ProLoraTransfer:
                         "advanced": True,
                         "tooltip": "full: all of the LoRA, each part to its counterpart. prolora: "
                         "the paper's, without the mixed parts. subspace: the leading part only. "
-                        "align: full, also between widths (experimental). casa: CASA's way. "
-                        "copy: as it is, to compare.",
+                        "align: full, also between other widths; experimental, mostly needs "
+                        "threshold 0. casa: for distilled targets, takes back a part of the "
+                        "models' difference; at strength 1 only. copy: as it is, to compare.",
                     },
                 ),
                 "subspace_energy": (
@@ -113,17 +115,7 @@ class ProLoraTransfer:
                         "module as it is, which is exact and faster.",
                     },
                 ),
-                "pairs": (
-                    "STRING",
-                    {
-                        "default": "",
-                        "multiline": True,
-                        "advanced": True,
-                        "tooltip": "Which block of this model takes which of the source, where "
-                        'they do not line up, as JSON: {"blocks.2": "blocks.3"}. Empty: found by '
-                        "similarity.",
-                    },
-                ),
+                **PAIRS_INPUT,
             },
             "hidden": {"unique_id": "UNIQUE_ID", "prompt": "PROMPT"},
         }

@@ -69,15 +69,15 @@ def write_pairs(pairs: Mapping[str, str | None]) -> str:
 
 _FORM = (
     'Write {"pairs": {"target block": "source block"}}, with null for a block that takes nothing; '
-    "the report of a transfer has all pairs that it used in this form."
+    "the pairs of ProLoRA Similarity and the report of the command line have all pairs in this form."
 )
 
 
 def check_pairs(pairs: Mapping[str, str | None], source: Node, target: Node) -> None:
-    """Refuses pairs of modules that are not there.
+    """Refuses pairs of modules that are not there, or have nothing in common.
 
     Raises:
-        ProLoRAError: one is not.
+        ProLoRAError: one of them is so.
     """
     for target_path, source_path in pairs.items():
         for path, root, side in ((target_path, target, "target"), (source_path, source, "source")):
@@ -85,6 +85,15 @@ def check_pairs(pairs: Mapping[str, str | None], source: Node, target: Node) -> 
                 raise ProLoRAError(
                     f"The pairs name {path}, which the {side} does not have. {_known(path, root)}"
                 )
+        _check_likeness(target.at(target_path), source.at(source_path) if source_path else None)
+
+
+def _check_likeness(target: Node | None, source: Node | None) -> None:
+    if target is None or source is None or target.inside() & source.inside():
+        return
+    raise ProLoRAError(
+        f"The pairs give {source.path} for {target.path}, which have no module in common."
+    )
 
 
 def _known(path: str, root: Node) -> str:

@@ -192,7 +192,6 @@ def _overloaded(
 ) -> torch.Tensor:
     """Which dominant entries (bool) both push the same way, harder than the quantile."""
     k = len(labels)
-    score = routed * drifted
     same_way = dominant & (routed.sign() == drifted.sign())
     score = routed * drifted
     score[:k, :k] *= _agreement(routed[:k, :k], drifted[:k, :k], labels)

@@ -24,6 +24,7 @@ from .output_names import CHOICES, Renamed, rename
 from .settings import MODES, TransferSettings
 from .tools import OTHER_FILES, UNREADABLE, kind_of
 from .transfer import Progress, TransferResult, transfer
+from .weights import Model
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -70,7 +71,8 @@ def _parser() -> argparse.ArgumentParser:
     compare.add_argument("target", type=Path, metavar="B", help="that they are to be used on")
     compare.add_argument("--picture", type=Path, metavar="PNG", help="draw a heat map there")
     compare.add_argument("--table", type=Path, metavar="CSV", help="write every weight's row there")
-    compare.add_argument("--pairs", type=Path, metavar="JSON", help="write the paired blocks there")
+    compare.add_argument("--pairs", type=Path, metavar="JSON", help="blocks to pair, by hand")
+    compare.add_argument("--write-pairs", type=Path, metavar="JSON", help="write all pairs there")
     compare.add_argument("--energy", type=float, default=0.8, help="energy of the subspace (0.8)")
     compare.add_argument("--device", type=_device, default="cpu", help="cpu, cuda, ... (cpu)")
 
@@ -81,7 +83,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _transfer(options: argparse.Namespace) -> None:
-    inputs = (options.lora, options.source, options.target)
+    inputs = [options.lora, options.source, options.target, *_given(options.pairs)]
     _refuse_to_overwrite(options.out, inputs)
     if options.report is not None:
         _refuse_to_overwrite(options.report, (*inputs, options.out))
@@ -91,17 +93,29 @@ def _transfer(options: argparse.Namespace) -> None:
         subspace_energy=options.energy,
         rank=options.rank,
         device=options.device,
-        pairs=read_pairs(options.pairs) if options.pairs is not None else {},
+        pairs=_pairs(options),
     )
     file = read_adapter_file(options.lora)
-    source, target = load_checkpoint(options.source), load_checkpoint(options.target)
+    source, target = _checkpoint(options.source), _checkpoint(options.target)
     with _progress_bar("module") as progress:
         result = transfer(file, source, target, settings, progress)
-    print(result.report.summary())
     named = rename(result.contents, target.key_map, target.architecture, options.naming)
-    for note in named.notes:
-        print(f"  {note}")
-    _write(result, named, options)
+    with _printed_last(result.report.summary(), *(f"  {note}" for note in named.notes)) as said:
+        _write(result, named, options, said)
+
+
+def _given(*paths: Path | None) -> list[Path]:
+    return [path for path in paths if path is not None]
+
+
+def _pairs(options: argparse.Namespace) -> dict[str, str | None]:
+    return {} if options.pairs is None else read_pairs(options.pairs)
+
+
+def _checkpoint(path: Path) -> Model:
+    if _is_lora(_header(path)[0]):
+        raise ProLoRAError(f"{path.name} is a LoRA, not a checkpoint. Choose a checkpoint.")
+    return load_checkpoint(path)
 
 
 @contextmanager
@@ -116,41 +130,55 @@ def _progress_bar(unit: str) -> Iterator[Progress]:
         yield progress
 
 
-def _write(result: TransferResult, named: Renamed, options: argparse.Namespace) -> None:
+@contextmanager
+def _printed_last(*lines: str) -> Iterator[list[str]]:
+    """Lines to print once the files are written: a reader that is gone (`| head`) ends the job."""
+    said = list(lines)
+    try:
+        yield said
+    finally:
+        print(*said, sep="\n")
+
+
+def _write(
+    result: TransferResult, named: Renamed, options: argparse.Namespace, said: list[str]
+) -> None:
     if result.contents:
         tensors = lora_state_dict(named.adapters, FILE_DTYPES[options.dtype], named.style)
         write_safetensors(tensors, options.out, result.metadata())
-        print(f"wrote {options.out}")
+        said.append(f"wrote {options.out}")
     if options.report is not None:
         try:
             options.report.write_text(result.report.to_json() + "\n", encoding="utf-8")
         except OSError as error:
             raise ProLoRAError(f"The report could not be written: {error}.") from error
-        print(f"report: {options.report}")
+        said.append(f"report: {options.report}")
     if not result.contents:
         raise ProLoRAError(f"{options.out} was not written: there is nothing in the result.")
 
 
 def _similarity(options: argparse.Namespace) -> None:
-    named = [options.source, options.target]
-    for out in filter(None, (options.picture, options.table, options.pairs)):
+    named = [options.source, options.target, *_given(options.pairs)]
+    for out in _given(options.picture, options.table, options.write_pairs):
         _refuse_to_overwrite(out, named)
         named.append(out)
-    settings = TransferSettings(subspace_energy=options.energy, device=options.device)
+    settings = TransferSettings(
+        subspace_energy=options.energy, device=options.device, pairs=_pairs(options)
+    )
     if options.picture is not None:
         _check_picture(options.picture)
-    source, target = load_checkpoint(options.source), load_checkpoint(options.target)
+    source, target = _checkpoint(options.source), _checkpoint(options.target)
     with _progress_bar("weight") as progress:
         comparison = compare(source, target, settings, progress)
-    print(comparison_text.summary(comparison))
-    if options.table is not None:
-        _write_text(options.table, comparison_text.to_csv(comparison))
-    if options.pairs is not None:
-        _write_text(options.pairs, write_pairs(comparison.pairs))
-    if options.picture is not None:
-        with written_whole(options.picture) as temporary:
-            draw(comparison).image.save(temporary, format="PNG")
-        print(f"wrote {options.picture}")
+    with _printed_last(comparison_text.summary(comparison)) as said:
+        if options.table is not None:
+            _write_text(options.table, comparison_text.to_csv(comparison), said)
+        if options.write_pairs is not None:
+            _write_text(options.write_pairs, write_pairs(comparison.pairs), said)
+        if options.picture is not None:
+            with written_whole(options.picture) as temporary:
+                draw(comparison).image.save(temporary, format="PNG")
+            said.append(f"wrote {options.picture}")
 
 
 def _check_picture(path: Path) -> None:
@@ -160,10 +188,10 @@ def _check_picture(path: Path) -> None:
         raise ProLoRAError(f"The picture is a PNG; {path} is not named like one. Call it X.png.")
 
 
-def _write_text(path: Path, text: str) -> None:
+def _write_text(path: Path, text: str, said: list[str]) -> None:
     with written_whole(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
-    print(f"wrote {path}")
+    said.append(f"wrote {path}")
 
 
 def _refuse_to_overwrite(out: Path, others: Sequence[Path]) -> None:
@@ -188,7 +216,7 @@ def _device(name: str) -> torch.device:
 
 def _inspect(options: argparse.Namespace) -> None:
     keys, metadata = _header(options.file)
-    is_adapter = bool(keys) and 2 * sum(split_key(key) is not None for key in keys) >= len(keys)
+    is_adapter = _is_lora(keys)
     kind = kind_of(keys, UNREADABLE if is_adapter else UNREADABLE + OTHER_FILES)
     if kind is not None:
         print(f"{options.file.name}: {kind.name}. {kind.advice}")
@@ -204,6 +232,10 @@ def _inspect(options: argparse.Namespace) -> None:
     for name, value in metadata.items():
         text = value if len(value) <= 100 else f"{value[:97]}..."
         print(f"  {name}: {text}")
+
+
+def _is_lora(keys: Sequence[str]) -> bool:
+    return bool(keys) and 2 * sum(split_key(key) is not None for key in keys) >= len(keys)
 
 
 def _header(path: Path) -> tuple[list[str], dict[str, str]]:

@@ -7,18 +7,15 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from .correspondence import BlockPair, Correspondence, Link, as_linear, correspond
+from .correspondence import BlockPair, Correspondence, Link, correspond
 from .errors import ProLoRAError
 from .likeness import SketchedLikeness
 from .module_names import is_text_encoder
-from .module_tree import Node, module_tree
+from .module_tree import Node, as_linear, module_tree
 from .settings import TransferSettings
 from .subspace import Similarity, leading_subspace, similarity
 from .transfer import Progress
 from .weights import Model, Slice, WeightRef
-
-# Equal subspaces miss a similarity of 1 by this much in float32; see module_transfer.py.
-_ROUNDING = 1e-6
 
 # Of equal weights. Nothing is decomposed for it, so their chance level is not known.
 _SAME = Similarity(left=1.0, right=1.0, left_chance=0.0, right_chance=0.0)
@@ -91,7 +88,7 @@ class Comparison:
     def leaves_out(self, row: Row) -> bool:
         """Whether the weight is less alike than the threshold, so that a transfer leaves it out."""
         alike = row.similarity
-        return alike is not None and alike.score < self.threshold - _ROUNDING
+        return alike is not None and not alike.reaches(self.threshold)
 
     @property
     def below(self) -> int:

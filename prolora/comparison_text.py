@@ -108,7 +108,8 @@ def _cells(row: Row) -> tuple[str, ...]:
             f"{row.similarity.right:.3f}",
             "-" if row.corrected is None else f"{row.corrected:.3f}",
         )
-    return (block_label(row) or "-", row.module, *figures, row.reason)
+    block = block_label(row) or "-"
+    return (block if row.target else f"(source) {block}", row.module, *figures, row.reason)
 
 
 def _aligned(line: Sequence[str], widths: Sequence[int]) -> str:

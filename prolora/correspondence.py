@@ -15,7 +15,7 @@ from .block_pairs import check_pairs
 from .fused_parts import fused_parts
 from .in_order import align_in_order
 from .likeness import Likeness
-from .module_tree import Node
+from .module_tree import Node, as_linear
 from .weights import Slice
 
 # Blocks that are less alike than this, in the mean of their modules, are not worth pairing.
@@ -62,17 +62,20 @@ class Correspondence:
         alone: key -> the path of its block, for weights of source blocks that no target block took.
         served: the target's key -> the path of the source's block or module that serves the block
             or module it lies in; "" for none.
+        given: the pairs that a user gave.
     """
 
     links: Mapping[str, tuple[Link, ...]]
     blocks: tuple[BlockPair, ...]
     alone: Mapping[str, str]
     served: Mapping[str, str]
+    given: Mapping[str, str | None] = field(default_factory=dict)
 
     @property
     def pairs(self) -> dict[str, str | None]:
         """Target block -> source block, in the form that a user may give; see block_pairs.py."""
-        return {block.target: block.source or None for block in self.blocks if block.target}
+        found = {block.target: block.source or None for block in self.blocks if block.target}
+        return found | dict(self.given)  # which may also name single modules
 
 
 def correspond(
@@ -81,6 +84,7 @@ def correspond(
     likeness: Likeness,
     given: Mapping[str, str | None] | None = None,
     wanted: Iterable[str] | None = None,
+    across_widths: bool = False,
 ) -> Correspondence:
     """Finds what of the target corresponds to what of the source.
 
@@ -89,6 +93,8 @@ def correspond(
         given: target module or block -> the source's, or None for none at all. They go before what
             would be found for them and for all below them.
         wanted: the source's keys that matter; all, if it is left out.
+        across_widths: pair blocks that are built alike also where but some widths differ. Where
+            most of them do, that is done all the same: so a refusal can name both.
 
     Raises:
         ProLoRAError: see check_pairs.
@@ -96,7 +102,7 @@ def correspond(
     given = given or {}
     check_pairs(given, source, target)
     keys = {node.key for node in source.walk()} if wanted is None else set(wanted)
-    return _Search(source, target, likeness, given, keys).run()
+    return _Search(source, target, likeness, given, keys, across_widths).run()
 
 
 @dataclass
@@ -106,6 +112,7 @@ class _Search:
     likeness: Likeness
     given: Mapping[str, str | None]
     wanted: set[str]
+    across_widths: bool
     links: dict[str, list[Link]] = field(default_factory=lambda: defaultdict(list))
     blocks: list[BlockPair] = field(default_factory=list)
     alone: dict[str, str] = field(default_factory=dict)
@@ -123,7 +130,7 @@ class _Search:
                 self._enter(_Entry(source, target, GIVEN), (stage, stage))
         links = {key: tuple(links) for key, links in self.links.items()}
         alone = {key: path for key, path in self.alone.items() if key not in links}
-        return Correspondence(links, tuple(self.blocks), alone, self.served)
+        return Correspondence(links, tuple(self.blocks), alone, self.served, self.given)
 
     def _pair(self, source: Node, target: Node) -> None:
         """Links all that corresponds in two modules."""
@@ -187,7 +194,7 @@ class _Search:
         ours = [node for node in ours if node.path not in given]
         theirs = [node for node in theirs if node.path not in self.given]
         entries = self._by_similarity(ours, theirs)
-        if not entries and _differ_in_width(ours, theirs):
+        if not entries and _differ_in_width(ours, theirs, 0.0 if self.across_widths else 0.5):
             entries = _by_shape(ours, theirs)
         how = entries[0].how if entries else BY_SIMILARITY
         served = {entry.target.path: entry for entry in entries if entry.target is not None}
@@ -256,11 +263,6 @@ class _Score:
         return self.total / self.possible if self.possible else 0.0
 
 
-def as_linear(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """A 1x1 convolution is a linear layer: SD1.x has the one where SD2.x has the other."""
-    return shape[:2] if set(shape[2:]) == {1} else shape
-
-
 def _common(ours: Mapping[str, Node], theirs: Mapping[str, Node]) -> list[str]:
     """The names that both have, in one order in every run."""
     return [name for name in ours if name in theirs]
@@ -277,27 +279,23 @@ def _agree(ours: Sequence[Node], theirs: Sequence[Node]) -> bool:
     if numbers[0] != numbers[1]:
         return False
     pairs = zip(ours, theirs, strict=True)
-    return all(_inside(s) & _inside(t) or not _inside(s) for s, t in pairs)
+    return all(s.inside() & t.inside() or not s.inside() for s, t in pairs)
 
 
-def _inside(node: Node) -> set[str]:
-    """The weights in it and what they are parts of, by their paths in it."""
-    paths = {inner.path.removeprefix(node.path) for inner in node.walk()}
-    parents = {path.rpartition(".")[0] for path in paths}
-    return paths | {path for path in parents if not path.rpartition(".")[2].isdecimal() and path}
-
-
-def _differ_in_width(ours: Sequence[Node], theirs: Sequence[Node]) -> bool:
-    """Whether modules of one name have other shapes in all entries of the other list."""
-    shapes: list[dict[str, set[tuple[int, ...]]]] = []
-    for nodes in (ours, theirs):
-        found: dict[str, set[tuple[int, ...]]] = defaultdict(set)
-        for node in nodes:
-            for name, shape in node.names().items():
-                found[name].add(as_linear(shape))
-        shapes.append(found)
+def _differ_in_width(ours: Sequence[Node], theirs: Sequence[Node], least: float) -> bool:
+    """Whether more than this share of the modules' names has other shapes in all entries."""
+    shapes = [_kinds(nodes) for nodes in (ours, theirs)]
     common = shapes[0].keys() & shapes[1].keys()
-    return any(shapes[0][name].isdisjoint(shapes[1][name]) for name in common)
+    differ = sum(shapes[0][name].isdisjoint(shapes[1][name]) for name in common)
+    return differ > least * len(common)
+
+
+def _kinds(nodes: Iterable[Node]) -> dict[str, set[tuple[int, ...]]]:
+    found: dict[str, set[tuple[int, ...]]] = defaultdict(set)
+    for node in nodes:
+        for kind, shapes in node.kinds().items():
+            found[kind] |= shapes
+    return found
 
 
 def _by_shape(ours: Sequence[Node], theirs: Sequence[Node]) -> list[_Entry]:
@@ -312,16 +310,13 @@ def _by_shape(ours: Sequence[Node], theirs: Sequence[Node]) -> list[_Entry]:
 
 
 def _built_alike(source: Node, target: Node) -> float:
-    """Share of the modules' names that both have, each weighed by how near its sizes are."""
-    ours, theirs = source.names(), target.names()
-    if not ours or not theirs:
-        return 0.0
+    """Share of the modules' kinds that both have, each weighed by how near its sizes are."""
+    ours, theirs = source.kinds(), target.kinds()
     near = 0.0
-    for name in ours.keys() & theirs.keys():
-        sides = zip(ours[name], theirs[name], strict=False)
-        smallest = min(min(a, b) / max(a, b) for a, b in sides)
-        near += smallest
-    return near / len(ours.keys() | theirs.keys())
+    for kind in ours.keys() & theirs.keys():
+        sides = zip(min(ours[kind]), min(theirs[kind]), strict=False)
+        near += min(min(a, b) / max(a, b) for a, b in sides)
+    return near / max(len(ours.keys() | theirs.keys()), 1)
 
 
 def _depth(position: int, nodes: Sequence[Node]) -> float:

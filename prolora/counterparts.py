@@ -57,7 +57,7 @@ def _counterpart(
     name: str, ref: WeightRef, link: Link, source: Model, target: Model
 ) -> Counterpart | None:
     if link.source_rows is None and link.target_rows is None:
-        part, rows = _scaled(ref, link, source, target), None
+        part, rows = _scaled(name, ref, link, source, target), None
         if ref.part is not None and part is None:
             return None
     else:
@@ -69,15 +69,25 @@ def _counterpart(
     return Counterpart(place, own_name, rows)
 
 
-def _scaled(ref: WeightRef, link: Link, source: Model, target: Model) -> Slice | None:
-    """A part of the source's weight as the part of the target's, which may have another width."""
-    if ref.part is None:
+def _scaled(name: str, ref: WeightRef, link: Link, source: Model, target: Model) -> Slice | None:
+    """A part of the source's weight as the part of the target's, which may have another width.
+
+    Then it is the part that the target has by that name, or one of as many equal parts; None where
+    neither is known: q, k and v need not be of one length.
+    """
+    part, same = ref.part, target.find(name)
+    if part is None:
         return None
-    dim = ref.part.dim
-    ours, theirs = source.weights.shape(link.source)[dim], target.weights.shape(link.target)[dim]
-    start, length = ref.part.start * theirs, ref.part.length * theirs
-    exact = start % ours == 0 and length % ours == 0
-    return Slice(dim, start // ours, length // ours) if exact else None
+    ours = source.weights.shape(link.source)[part.dim]
+    theirs = target.weights.shape(link.target)[part.dim]
+    if ours == theirs:
+        return part
+    if same is not None and same.key == link.target and same.part is not None:
+        return same.part if same.part.dim == part.dim else None
+    if part.start % part.length or ours % part.length or theirs % (ours // part.length):
+        return None
+    length = theirs // (ours // part.length)
+    return Slice(part.dim, part.start // part.length * length, length)
 
 
 def _through(

@@ -3,7 +3,7 @@
 ComfyUI knows the names for every architecture that it loads, and in a graph it is asked
 (`nodes/host.py`). The command line has the checkpoint's own keys only. From those follow the direct
 names of any architecture, and, by the tables below, the diffusers names of SD1.x, SD2.x and SDXL
-with their text encoders; nothing else.
+with their text encoders (not of a UNet whose levels differ in size); nothing else.
 """
 
 import re
@@ -14,7 +14,7 @@ from .architectures import guess_architecture
 from .diffusers_folder import open_folder
 from .ggml import GGUFWeights
 from .module_tree import UNET_PREFIXES
-from .unet_names import attentive_levels, diffusers_to_ldm, ldm_to_diffusers
+from .unet_names import diffusers_to_ldm, ldm_to_diffusers, levels_of
 from .weights import Model, SafetensorsWeights, Slice, WeightRef, Weights
 
 # How tools spell a module of the diffusion model, `{dotted}` and `{flat}` (dots as underscores).
@@ -86,7 +86,7 @@ def _open(path: Path) -> Weights:
 def key_map(weights: Weights) -> dict[str, WeightRef]:
     """Every name under which a LoRA file may mean one of these weights."""
     prefix = _prefix(weights)
-    attentive = attentive_levels([key.removeprefix(prefix) for key in weights])
+    levels = levels_of([key.removeprefix(prefix) for key in weights])
     names: dict[str, WeightRef] = {}
     for key in weights:
         shape = weights.shape(key)
@@ -94,7 +94,8 @@ def key_map(weights: Weights) -> dict[str, WeightRef]:
             module = key.removeprefix(prefix).removesuffix(".weight")
             ref = WeightRef(key)
             _add(names, DIRECT_NAMES, module, ref)
-            ldm, diffusers = diffusers_to_ldm(module, attentive), ldm_to_diffusers(module)
+            ldm = levels and diffusers_to_ldm(module, levels)
+            diffusers = levels and ldm_to_diffusers(module, levels)
             if ldm is not None:
                 _add(names, DIRECT_NAMES, ldm, ref)
                 diffusers = module
@@ -111,9 +112,11 @@ def key_map(weights: Weights) -> dict[str, WeightRef]:
 def ldm_paths(weights: Weights) -> dict[str, str]:
     """Weight -> module by ldm's names, of a UNet that has diffusers' own; see Model.paths."""
     prefix = _prefix(weights)
-    attentive = attentive_levels([key.removeprefix(prefix) for key in weights])
+    levels = levels_of([key.removeprefix(prefix) for key in weights])
+    if levels is None:
+        return {}
     paths = {
-        key: diffusers_to_ldm(key.removeprefix(prefix).removesuffix(".weight"), attentive)
+        key: diffusers_to_ldm(key.removeprefix(prefix).removesuffix(".weight"), levels)
         for key in weights
         if key.startswith(prefix) and key.endswith(".weight")
     }

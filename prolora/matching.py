@@ -9,11 +9,12 @@ from typing import NoReturn
 
 from .adapters import Adapter, AdapterFile, Difference
 from .architectures import UNKNOWN, guess_architecture
-from .correspondence import Correspondence, as_linear
+from .correspondence import Correspondence
 from .counterparts import Counterpart, counterparts
 from .errors import ProLoRAError
 from .fused import holds
 from .module_names import is_text_encoder
+from .module_tree import as_linear
 from .weights import Model, Slice, WeightRef
 
 
@@ -234,7 +235,7 @@ def why_without(name: str, ref: WeightRef, target: Model, correspondence: Corres
     if ref.key in correspondence.links:
         return f"no part of a weight of the target {target.name} is what {ref} is in the source"
     if block is not None:
-        return f"no block of the target {target.name} is like the source's {block}"
+        return f"no block of the target {target.name} takes the source's {block}"
     if same_name is not None:
         served = correspondence.served.get(same_name.key)
         other = f"the source's {served}" if served else "nothing"
@@ -249,16 +250,15 @@ def refuse_empty(
     target: Model,
     correspondence: Correspondence,
     reasons: list[str],
-    across_widths: bool,
+    widths: str,
 ) -> NoReturn:
     """Raises the error for a LoRA of which nothing can be moved.
 
     Args:
         reasons: a line for each module; one at least.
-        across_widths: see pair_modules.
+        widths: in which the two differ, see other_widths; "" where that is no reason.
     """
     between = f"from {source.name} ({source.architecture}) to {target.name} ({target.architecture})"
-    widths = next((reason for reason in reasons if "shapes differ" in reason), None)
     related = (
         source.architecture == target.architecture
         or any(block.source and block.target for block in correspondence.blocks)
@@ -269,7 +269,7 @@ def refuse_empty(
         raise ProLoRAError(
             f"The LoRA {file.name} cannot be moved {between}: they have no module in common."
         )
-    if widths is not None and not across_widths:
+    if widths:
         raise ProLoRAError(
             f"Nothing of the LoRA {file.name} can be moved {between}: their widths differ "
             f"({widths}). Choose a target of the source's width, or mode align, which is "

@@ -15,8 +15,7 @@ from .settings import TransferSettings
 from .subspace import leading_subspace, similarity
 from .widths import similarity_across, with_signs
 
-# Equal subspaces miss a similarity of 1 by this much in float32; a threshold of 1 lets them pass.
-_ROUNDING = 1e-6
+CASA_RANK = 32  # to which its authors cut their result, which is of full rank
 
 
 @dataclass(frozen=True)
@@ -84,13 +83,13 @@ def _project(
         reason = "to another width, which is experimental"
     parts = update.quadrants(source_subspace)
     measures = Measures(source_subspace.rank, target_subspace.rank, alike, parts)
-    if alike.score < settings.threshold - _ROUNDING:
+    if not alike.reaches(settings.threshold):
         reason = f"similarity below the threshold {settings.threshold:g}"
         return MovedModule(None, _row(module, "skipped", reason, measures))
     if settings.mode == "casa":
-        projected: Update = Dense(arbitrate(update.delta, source, target))
-    else:
-        projected = update.project(source_subspace, target_subspace, settings.mode)
+        arbitrated = Dense(arbitrate(update.delta, source, target))
+        return _finish(module, arbitrated, "moved", reason, measures)
+    projected = update.project(source_subspace, target_subspace, settings.mode)
     return _finish(module, projected, "moved", reason, measures, before=update.energy())
 
 
@@ -105,7 +104,10 @@ def _finish(
     adapter, settings = module.pair.adapter, module.settings
     # A copy is as it was in all it holds: a DoRA's magnitude stays with the source's norms.
     place = module.source if settings.mode == "copy" else module.target
-    moved = adapter.moved(update, settings.rank, module.source, place)
+    rank = settings.rank
+    if settings.mode == "casa" and not adapter.rank:
+        rank = rank or CASA_RANK
+    moved = adapter.moved(update, rank, module.source, place)
     reason = "; ".join(filter(None, (reason, adapter.note)))
     row = _row(
         module,

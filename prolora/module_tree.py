@@ -5,6 +5,8 @@ numbers. A *block* is an entry of a list with two weights or more under it; a *s
 blocks. An entry with one weight, as the `0` of `to_out.0`, is a place in a sequence.
 """
 
+import re
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -13,6 +15,7 @@ from .weights import Model
 # Where the diffusion model lies in a checkpoint: ldm and most since, some audio and video models,
 # a folder of diffusers (see diffusers_folder.py). A diffusion model alone has none of them.
 UNET_PREFIXES = ("model.diffusion_model.", "diffusion_model.", "unet/", "transformer/")
+_NUMBER = re.compile(r"(?<=\.)\d+(?=\.|$)|^\d+(?=\.|$)")
 
 
 @dataclass
@@ -60,6 +63,19 @@ class Node:
         """Path within this module -> shape, of every matrix in it."""
         return {node.path.removeprefix(self.path): node.shape for node in self.matrices()}
 
+    def kinds(self) -> dict[str, set[tuple[int, ...]]]:
+        """Path within this module, `*` for every number -> the shapes of the matrices there."""
+        found: dict[str, set[tuple[int, ...]]] = defaultdict(set)
+        for name, shape in self.names().items():
+            found[_NUMBER.sub("*", name)].add(as_linear(shape))
+        return dict(found)
+
+    def inside(self) -> set[str]:
+        """Paths within this module of all weights, and of the named modules that they are in."""
+        paths = {node.path.removeprefix(self.path) for node in self.walk()}
+        parents = {path.rpartition(".")[0] for path in paths} - {""}
+        return paths | {path for path in parents if not path.rpartition(".")[2].isdecimal()}
+
     def at(self, path: str) -> "Node | None":
         """The module of that path below this one."""
         node: Node | None = self
@@ -79,6 +95,25 @@ def module_tree(model: Model) -> Node:
             node = node.children.setdefault(name, Node(below))
         node.key, node.shape = key, model.weights.shape(key)
     return root
+
+
+def as_linear(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """A 1x1 convolution is a linear layer: SD1.x has the one where SD2.x has the other."""
+    return shape[:2] if set(shape[2:]) == {1} else shape
+
+
+def other_widths(source: Node, target: Node) -> str:
+    """An example of the widths that two models differ in, for people; "" if they do not.
+
+    A single kind of module makes no other width: an inpainting model has more inputs, and no more.
+    """
+    ours, theirs = source.kinds(), target.kinds()
+    differ = [kind for kind in ours if ours[kind].isdisjoint(theirs.get(kind, ours[kind]))]
+    if len(differ) < 2:
+        return ""
+    kind = max(differ, key=lambda kind: kind.count("*"))
+    mine, yours = (" x ".join(map(str, min(kinds[kind]))) for kinds in (ours, theirs))
+    return f"{kind} is {mine} in the source, {yours} in the target"
 
 
 def path_of(model: Model, key: str) -> str:

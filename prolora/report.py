@@ -1,6 +1,7 @@
 """What happened to every module, as rows, as a summary for people and as JSON."""
 
 import json
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
@@ -81,6 +82,7 @@ class Report:
         settings: the choices, as text.
         unknown_keys: keys of the LoRA file that belong to no known family.
         notes: what the user must know about how the file was read and its blocks were paired.
+        widths: in which the two models differ, see module_tree.other_widths; "" in mode align.
         pairs: target block -> source block, as a user may give them; see block_pairs.py.
     """
 
@@ -92,6 +94,7 @@ class Report:
     unknown_keys: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     pairs: Mapping[str, str | None] = field(default_factory=dict)
+    widths: str = ""
 
     def count(self, *statuses: str) -> int:
         return sum(row.status in statuses for row in self.rows)
@@ -111,6 +114,21 @@ class Report:
         return (
             "NOTHING WAS MOVED: no module reached the threshold "
             f"{self.settings['threshold']}, so the result is empty and changes nothing.{found} "
+            f"{self._advice()}"
+        )
+
+    def _advice(self) -> str:
+        if self.settings["mode"] == "align":
+            return (
+                "Between widths the similarity says little: a threshold of 0 moves all that has a "
+                "place."
+            )
+        if self.widths:
+            return (
+                f"The two models have other widths ({self.widths}). Mode align, which is "
+                "experimental, goes from one width to another."
+            )
+        return (
             "Is the source the checkpoint that the LoRA was trained on? Lower the threshold to "
             "move it all the same."
         )
@@ -164,11 +182,17 @@ class Report:
             return
         worst, name = min(scored, key=lambda pair: pair[0].score)
         middle = median(alike.score for alike, _ in scored)
-        chance = median(max(alike.left_chance, alike.right_chance) for alike, _ in scored)
-        yield (
-            f"  similarity: median {middle:.3f}, lowest {worst.score:.3f} ({name}); "
-            f"chance alone gives {chance:.2f}"
-        )
+        chances = [max(alike.left_chance, alike.right_chance) for alike, _ in scored]
+        known = [chance for chance in chances if not math.isnan(chance)]
+        chance = f"chance alone gives {median(known):.2f}" if known else "of the spectra alone"
+        yield f"  similarity: median {middle:.3f}, lowest {worst.score:.3f} ({name}); {chance}"
+        below = sum(row.status == "skipped" for row in self.rows if row.measures.similarity)
+        if self.transferred and 2 * below > len(scored):
+            yield (
+                "  Most modules are below the threshold. If blocks were removed here and inserted "
+                "there, their numbers no longer tell: ProLoRA Similarity shows it, and pairs by "
+                "hand put it right."
+            )
 
     def _energy_lines(self) -> Iterator[str]:
         ranks = [row.rank_out for row in self.rows if row.rank_out]

@@ -54,6 +54,10 @@ class Similarity:
         """What is compared with the threshold."""
         return min(self.left, self.right)
 
+    def reaches(self, threshold: float) -> bool:
+        """Whether it is enough; equal subspaces miss 1 by a rounding in float32."""
+        return self.score >= threshold - 1e-6
+
     @property
     def left_corrected(self) -> float:
         return chance_corrected(self.left, self.left_chance)
@@ -65,7 +69,7 @@ class Similarity:
 
 def chance_corrected(phi: float, chance: float) -> float:
     """0 for what chance gives, 1 for equal subspaces; NaN where chance alone already gives 1."""
-    return (phi - chance) / (1 - chance) if chance < 1 else math.nan
+    return (phi - chance) / (1 - chance) if chance < 1 else math.nan  # also for a chance of NaN
 
 
 def smallest_rank(squared_singular_values: torch.Tensor, energy: float) -> int:

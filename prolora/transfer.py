@@ -1,7 +1,7 @@
 """The job: module by module, with progress, cancellation and a report."""
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NoReturn
 
@@ -19,8 +19,8 @@ from .fused import Piece, regroup
 from .likeness import SketchedLikeness
 from .listing import first
 from .matching import Pair, Pairing, as_matrix, pair_modules, refuse_empty
-from .module_transfer import Module, MovedModule, transfer_module
-from .module_tree import module_tree
+from .module_transfer import CASA_RANK, Module, MovedModule, transfer_module
+from .module_tree import module_tree, other_widths
 from .report import ModuleReport, Report
 from .settings import TransferSettings
 from .stages import stage_lines
@@ -82,14 +82,13 @@ def transfer(
             larger than any module has room for.
         Exception: whatever `progress` raises.
     """
-    correspondence = _correspondence(file, source, target, settings, progress)
-    across_widths = settings.mode == "align"
-    pairing = pair_modules(file, source, target, correspondence, across_widths)
+    correspondence, widths = _correspondence(file, source, target, settings, progress)
+    pairing = pair_modules(file, source, target, correspondence, settings.mode == "align")
     carried = carry_differences(file.differences, source, target, correspondence, pairing.replaced)
     if not pairing.pairs and not carried.differences:
         reasons = [f"{module.name}: {module.reason}" for module in pairing.unpaired]
         reasons += [f"{row.name}: {row.reason}" for row in carried.rows]
-        refuse_empty(file, source, target, correspondence, reasons, across_widths)
+        refuse_empty(file, source, target, correspondence, reasons, _reason(widths, reasons))
     _check_rank(pairing.pairs, settings.rank)
     ranks = {adapter.name: adapter.rank for adapter in file.adapters}
     skipped = [
@@ -115,12 +114,14 @@ def transfer(
         rows=(*(module.row for module in moved), *carried.rows, *skipped),
         unknown_keys=file.unknown,
         pairs=correspondence.pairs,
+        widths=widths,
         notes=(
             *_accelerates(file),
             *file.notes,
             *_unknown_names(file, source),
             *stage_lines(correspondence.blocks),
-            *_other_widths(pairing, settings),
+            *_left_by_width(pairing, widths, settings.mode),
+            *_of_mode(settings.mode),
             *_only_differences(moved, adapters, carried),
         ),
     )
@@ -133,8 +134,11 @@ def _correspondence(
     target: Model,
     settings: TransferSettings,
     progress: Progress,
-) -> Correspondence:
-    """Of what the LoRA changes; of two models that line up, no weight is read for it."""
+) -> tuple[Correspondence, str]:
+    """Of what the LoRA changes, and the widths in which the models differ, but in mode align.
+
+    Of two models that line up, no weight is read for it.
+    """
 
     def watch(name: str) -> None:
         progress(0, 1, name)
@@ -142,7 +146,10 @@ def _correspondence(
     places = (source.find(name) for name in file.module_names)
     wanted = {place.key for place in places if place is not None}
     likeness = SketchedLikeness(source, target, settings.device, watch, wanted)
-    return correspond(module_tree(source), module_tree(target), likeness, settings.pairs, wanted)
+    trees = module_tree(source), module_tree(target)
+    align = settings.mode == "align"
+    found = correspond(*trees, likeness, settings.pairs, wanted, across_widths=align)
+    return found, "" if align else other_widths(*trees)
 
 
 def _adapters(
@@ -194,13 +201,30 @@ def _accelerates(file: AdapterFile) -> tuple[str, ...]:
     return (accelerators.describe(file.accelerator),) if file.accelerator else ()
 
 
-def _other_widths(pairing: Pairing, settings: TransferSettings) -> tuple[str, ...]:
+def _reason(widths: str, reasons: Iterable[str]) -> str:
+    """In which widths the models differ, or else a module."""
+    return widths or next((reason for reason in reasons if "shapes differ" in reason), "")
+
+
+def _left_by_width(pairing: Pairing, widths: str, mode: str) -> tuple[str, ...]:
     wider = sum("shapes differ" in module.reason for module in pairing.unpaired)
-    if not wider or settings.mode == "align":
+    alone = sum("no block of" in module.reason for module in pairing.unpaired)
+    left = wider + alone if widths else wider
+    if mode == "align" or not left:
         return ()
     return (
-        f"{wider} modules have another width in the target. Mode align (experimental) goes "
-        "from one width to another.",
+        f"{left} modules have no place of their width in the target{widths and f' ({widths})'}. "
+        "Mode align, which is experimental, goes from one width to another.",
+    )
+
+
+def _of_mode(mode: str) -> tuple[str, ...]:
+    """What a mode does that one would not expect of a LoRA."""
+    if mode != "casa":
+        return ()
+    return (
+        "Mode casa: the result takes back a part of what tells the two models apart, which is "
+        "right at strength 1 only.",
     )
 
 
@@ -260,15 +284,17 @@ def _check_rank(pairs: tuple[Pair, ...], rank: int) -> None:
         )
 
 
-def _unchosen_rank(adapter: Adapter) -> str:
+def _unchosen_rank(adapter: Adapter, mode: str) -> str:
     """What rank 0 gives, for people."""
+    if mode == "casa" and not adapter.rank:
+        return str(CASA_RANK)
     if isinstance(adapter, FullDifference):
         return "whole"
     return "as in the source" if adapter.rank else "what keeps 99 %"
 
 
 def _describe(settings: TransferSettings, file: AdapterFile) -> Mapping[str, str]:
-    ranks = sorted({_unchosen_rank(adapter) for adapter in file.adapters})
+    ranks = sorted({_unchosen_rank(adapter, settings.mode) for adapter in file.adapters})
     return {
         "mode": settings.mode,
         "threshold": f"{settings.threshold:g}",

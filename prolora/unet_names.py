@@ -1,17 +1,20 @@
 """The two names of every module of a UNet of SD1.x, SD2.x or SDXL: ldm's and diffusers'.
 
-Checkpoints have ldm's, diffusers folders the other; LoRA files use both. The UNets have two
-residual blocks a level on the way down and three on the way up, and a sampler between levels.
+Checkpoints have ldm's, diffusers folders the other; LoRA files use both. The UNets have as many
+residual blocks in every level on the way down (two; KOALA and the like one), one more on the way
+up, and a sampler between levels. ldm counts blocks through, so its numbers depend on how many.
 """
 
 import re
+from collections import defaultdict
 from collections.abc import Collection
 from dataclasses import dataclass
+from itertools import pairwise
 
 
 @dataclass(frozen=True)
 class _Row:
-    """Templates. n counts ldm's blocks: three a level, after conv_in on the way down.
+    """Templates. n counts ldm's blocks: Levels.size a level, after conv_in on the way down.
 
     The upsampler follows the attention of its block, where there is one: `sampler` is 2, else 1.
     """
@@ -50,6 +53,39 @@ _RESNET_TO_LDM = {theirs: ldm for ldm, theirs in _RESNET_TO_DIFFUSERS.items()}
 _FIELDS = {"n": r"\d+", "level": r"\d+", "index": r"\d+", "sampler": "[12]", "rest": ".+"}
 
 
+@dataclass(frozen=True)
+class Levels:
+    """What the names of a UNet's modules depend on.
+
+    Attributes:
+        size: ldm's blocks of a level: on the way down its residual blocks and the sampler, on the
+            way up as many residual blocks.
+        attentive: diffusers' levels on the way up that have attention.
+    """
+
+    size: int
+    attentive: frozenset[int]
+
+
+def levels_of(names: Collection[str]) -> Levels | None:
+    """From all names of a UNet, ldm's or diffusers'; None where its levels differ in size."""
+    samplers = {int(n) for n, _ in _found(r"input_blocks\.(\d+)\.0\.(op)\.", names)}
+    resnets: dict[str, set[str]] = defaultdict(set)
+    for level, index in _found(r"down_blocks\.(\d+)\.resnets\.(\d+)\.", names):
+        resnets[level].add(index)
+    sizes = {after - before for before, after in pairwise(sorted({0} | samplers))}
+    sizes |= {len(blocks) + 1 for blocks in resnets.values()}
+    if len(sizes) > 1:
+        return None
+    attentive = (int(level) for level, _ in _found(r"up_blocks\.(\d+)\.(attentions)\.", names))
+    return Levels(size=sizes.pop() if sizes else 3, attentive=frozenset(attentive))
+
+
+def _found(pattern: str, names: Collection[str]) -> set[tuple[str, str]]:
+    matches = (re.match(pattern, name) for name in names)
+    return {(match[1], match[2]) for match in matches if match is not None}
+
+
 def _pattern(template: str) -> re.Pattern[str]:
     fields = {name: f"(?P<{name}>{pattern})" for name, pattern in _FIELDS.items()}
     return re.compile(template.replace(".", r"\.").format(**fields))
@@ -59,40 +95,29 @@ _LDM = [(_pattern(row.ldm), row) for row in _ROWS]
 _DIFFUSERS = [(_pattern(row.diffusers), row) for row in _ROWS]
 
 
-def ldm_to_diffusers(module: str) -> str | None:
+def ldm_to_diffusers(module: str, levels: Levels) -> str | None:
     """The name in diffusers, None for one that these UNets do not have."""
     for pattern, row in _LDM:
         match = pattern.fullmatch(module)
         if match is not None:
             found = match.groupdict()
             block = int(found.get("n", 0)) - row.diffusers.startswith("down_blocks")
-            level, index = divmod(block, 3)
+            level, index = divmod(block, levels.size)
             rest = found.get("rest", "")
             rest = _RESNET_TO_DIFFUSERS.get(rest, rest)
             return row.diffusers.format(level=level, index=index, rest=rest)
     return None
 
 
-def diffusers_to_ldm(module: str, attentive: Collection[int]) -> str | None:
-    """The name in ldm, None for one that these UNets do not have.
-
-    Args:
-        module: diffusers' name.
-        attentive: the levels on the way up that have attention (see attentive_levels).
-    """
+def diffusers_to_ldm(module: str, levels: Levels) -> str | None:
+    """The name in ldm, None for one that these UNets do not have."""
     for pattern, row in _DIFFUSERS:
         match = pattern.fullmatch(module)
         if match is not None:
             found = match.groupdict()
-            level, index = int(found.get("level", 0)), int(found.get("index", 2))
-            n = 3 * level + index + row.diffusers.startswith("down_blocks")
+            level, index = int(found.get("level", 0)), int(found.get("index", levels.size - 1))
+            n = levels.size * level + index + row.diffusers.startswith("down_blocks")
             rest = found.get("rest", "")
             rest = _RESNET_TO_LDM.get(rest, rest)
-            return row.ldm.format(n=n, sampler=1 + (level in attentive), rest=rest)
+            return row.ldm.format(n=n, sampler=1 + (level in levels.attentive), rest=rest)
     return None
-
-
-def attentive_levels(names: Collection[str]) -> set[int]:
-    """The levels on the way up that have attention, from diffusers' names of the modules."""
-    matches = (re.match(r"up_blocks\.(\d+)\.attentions\.", name) for name in names)
-    return {int(match[1]) for match in matches if match is not None}

@@ -5,6 +5,7 @@ be taken to any k others. What can be compared is the spectra. That is little: i
 with few strong directions from a flat one, not what the directions mean.
 """
 
+import math
 from dataclasses import replace
 
 import torch
@@ -15,7 +16,7 @@ from .subspace import Similarity, Subspace, overlap
 def similarity_across(source: Subspace, target: Subspace) -> Similarity:
     """Eq. 1 on a side of one width; on the other, the cosine of the paired singular values.
 
-    The cosine is 1 for spectra of one shape. What chance gives is not known, and stated as 0.
+    The cosine is 1 for spectra of one shape. What chance gives is not known, and stated as NaN.
     """
     left, left_chance = _side(source.U, target.U, source, target)
     right, right_chance = _side(source.V, target.V, source, target)
@@ -30,7 +31,7 @@ def _side(
     k = min(source.rank, target.rank)
     values, others = source.shares[:k].sqrt(), target.shares[:k].sqrt()
     cosine = float(torch.nn.functional.cosine_similarity(values, others, dim=0)) if k else 0.0
-    return min(cosine, 1.0), 0.0  # rounding alone goes above 1
+    return min(cosine, 1.0), math.nan  # rounding alone goes above 1
 
 
 def with_signs(source: Subspace, target: Subspace) -> tuple[Subspace, Subspace]:

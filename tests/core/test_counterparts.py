@@ -163,15 +163,21 @@ def test_rows_in_another_order():
 
 
 def test_a_part_of_a_weight_of_another_width():
-    """A third is a third; what does not come out even is told."""
+    """The part of the same name, else one of as many equal parts; never a guess."""
     part = {"q": ("attn.qkv", Slice(0, 0, 8)), "odd": ("attn.qkv", Slice(0, 0, 5))}
     source = model("A", {"attn.qkv": random_weight((24, 8))}, part)
     target = model("B", {"attn.qkv": random_weight((48, 16))}, {"q": ("attn.qkv", Slice(0, 0, 16))})
     found = correspond(module_tree(source), module_tree(target), unread)
     (q,) = counterparts("q", source, target, found)
     assert (q.place.part, q.name) == (Slice(0, 0, 16), "q")
-    (odd,) = counterparts("odd", source, target, found)
-    assert (odd.place.part, odd.name) == (Slice(0, 0, 10), "")
+    assert counterparts("odd", source, target, found) == ()
+    unnamed = model("B", {"attn.qkv": random_weight((48, 16))})
+    (q,) = counterparts("q", source, unnamed, found)
+    assert (q.place.part, q.name) == (Slice(0, 0, 16), "")
+    grouped = {"q": ("attn.qkv", Slice(0, 0, 32))}  # with fewer heads for k and v
+    fewer = model("B", {"attn.qkv": random_weight((48, 16))}, grouped)
+    (q,) = counterparts("q", source, fewer, found)
+    assert (q.place.part, q.name) == (Slice(0, 0, 32), "q")
     uneven = model("B", {"attn.qkv": random_weight((40, 16))})
     found = correspond(module_tree(source), module_tree(uneven), unread)
     assert counterparts("q", source, uneven, found) == ()

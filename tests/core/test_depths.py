@@ -88,7 +88,7 @@ def test_what_the_report_says(kind):
     for left in set(range(len(PARENT))) - set(parents):
         row = rows[name_in(left, "mlp.0")]
         assert (row["status"], row["target_key"]) == ("skipped", "")
-        assert row["reason"] == f"no block of the target B is like the source's blocks.{left}"
+        assert row["reason"] == f"no block of the target B takes the source's blocks.{left}"
 
 
 def test_the_stage_in_the_summary():
@@ -183,7 +183,7 @@ def test_a_list_of_single_weights():
         assert relative_error(delta(made[f"lora_unet_layers_{i}"]), wanted) < 1e-6
     skipped = {row.name: row.reason for row in result.report.rows if row.status == "skipped"}
     assert skipped.keys() == {"lora_unet_layers_1", "lora_unet_layers_3"}
-    assert all("no block of the target B is like" in reason for reason in skipped.values())
+    assert all("no block of the target B takes" in reason for reason in skipped.values())
 
 
 # Leaving

@@ -74,7 +74,7 @@ def check_report(summary: str, model: SmallModel) -> None:
     for stage in model.stages:
         arrows = [f"{parent_block(n)} -> {n}" for n in range(stage.count - 1)]
         assert f"by similarity): {', '.join(arrows)}" in summary
-        assert f"is like the source's {stage.path}.{GONE}" in summary
+        assert f"takes the source's {stage.path}.{GONE}" in summary
 
 
 def child_weights(model: SmallModel) -> int:
