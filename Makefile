@@ -81,7 +81,7 @@ demo: setup
 
 # The inventories of real models and docs/architectures.md, in a ComfyUI that knows all of them.
 architectures: setup
-	@$(PY) -m tests.host.architectures
+	@PYTHONPATH=. $(PY) tests/host/architectures.py  # a package in .venv is called tests too
 
 clean:
 	rm -rf $(VENV) .pytest_cache .ruff_cache .mypy_cache .hypothesis .coverage

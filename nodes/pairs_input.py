@@ -8,8 +8,8 @@ PAIRS_INPUT = {
             "multiline": True,
             "advanced": True,
             "tooltip": "Which block of this model takes which of the source, as JSON, like the "
-            'pairs of ProLoRA Similarity: {"blocks.2": "blocks.3"}. All others, all where it is '
-            "empty: by name where the two have as many blocks, else by similarity.",
+            'pairs of ProLoRA Similarity: {"blocks.2": "blocks.3"}. What is not named: by name '
+            "where the two have as many blocks, else by similarity.",
         },
     ),
 }

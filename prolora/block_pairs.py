@@ -69,7 +69,7 @@ def write_pairs(pairs: Mapping[str, str | None]) -> str:
 
 _FORM = (
     'Write {"pairs": {"target block": "source block"}}, with null for a block that takes nothing; '
-    "the pairs of ProLoRA Similarity and the report of the command line have all pairs in this form."
+    "the pairs of ProLoRA Similarity and the command line's report have all pairs in this form."
 )
 
 

@@ -94,8 +94,8 @@ def key_map(weights: Weights) -> dict[str, WeightRef]:
             module = key.removeprefix(prefix).removesuffix(".weight")
             ref = WeightRef(key)
             _add(names, DIRECT_NAMES, module, ref)
-            ldm = levels and diffusers_to_ldm(module, levels)
-            diffusers = levels and ldm_to_diffusers(module, levels)
+            ldm = diffusers_to_ldm(module, levels) if levels else None
+            diffusers = ldm_to_diffusers(module, levels) if levels else None
             if ldm is not None:
                 _add(names, DIRECT_NAMES, ldm, ref)
                 diffusers = module

@@ -111,7 +111,8 @@ def other_widths(source: Node, target: Node) -> str:
     differ = [kind for kind in ours if ours[kind].isdisjoint(theirs.get(kind, ours[kind]))]
     if len(differ) < 2:
         return ""
-    kind = max(differ, key=lambda kind: kind.count("*"))
+    clear = {kind: ("*" not in kind, len(min(ours[kind])), len(ours[kind])) for kind in differ}
+    kind = min(differ, key=lambda kind: (clear[kind], min(ours[kind])))
     mine, yours = (" x ".join(map(str, min(kinds[kind]))) for kinds in (ours, theirs))
     return f"{kind} is {mine} in the source, {yours} in the target"
 

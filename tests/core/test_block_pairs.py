@@ -195,6 +195,17 @@ def test_single_modules():
     (moved,) = [a for a in copied.adapters if a.name == "lora_unet_blocks_2_mlp_0"]
     assert abs(delta(moved) - delta(lora)).max() < 1e-6
     assert made.keys() == set(names)
+    again = run(parse_pairs(result.report.to_json()), LINED_UP)
+    assert {a.name: delta(a).tolist() for a in again.adapters} == {
+        k: d.tolist() for k, d in made.items()
+    }
+
+
+def test_modules_with_nothing_in_common():
+    with pytest.raises(
+        ProLoRAError, match=r"give img_in for blocks.2, which have no module in comm"
+    ):
+        run({"blocks.2": "img_in"}, LINED_UP)
 
 
 def test_a_module_given_inside_of_a_block_given():

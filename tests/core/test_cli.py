@@ -1,8 +1,10 @@
 """The command line, in process and as artists start it."""
 
 import csv
+import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -214,7 +216,7 @@ def compare_them(folder: Path, *more: str) -> int:
 def test_similarity_as_a_program(folder):
     done = run(
         folder, "similarity", "a.safetensors", "b.safetensors", *("--energy", "0.7"),
-        *("--picture", "new/map.png", "--table", "table.csv", "--pairs", "pairs.json"),
+        *("--picture", "new/map.png", "--table", "table.csv", "--write-pairs", "pairs.json"),
     )  # fmt: skip
     assert (done.returncode, done.stderr) == (0, "")
     assert "b.safetensors (SD3) compared with a.safetensors (SD3): 8 weights" in done.stdout
@@ -238,11 +240,11 @@ def test_similarity_alone_writes_nothing(folder, capsys):
     assert set(folder.iterdir()) == before
 
 
-@pytest.mark.parametrize("option", ["--picture", "--table", "--pairs"])
+@pytest.mark.parametrize("option", ["--picture", "--table", "--write-pairs"])
 @pytest.mark.parametrize("name", ["a.safetensors", "b.safetensors", "x.png"])
 def test_similarity_never_overwrites_what_is_named_twice(folder, capsys, option, name):
     before = {path: path.read_bytes() for path in folder.iterdir()}
-    other = "--table" if option != "--table" else "--pairs"
+    other = "--table" if option != "--table" else "--write-pairs"
     assert compare_them(folder, option, str(folder / name), other, str(folder / "x.png")) == 1
     assert "is named twice" in capsys.readouterr().err
     assert {path: path.read_bytes() for path in folder.iterdir()} == before
@@ -261,6 +263,58 @@ def test_similarity_says_what_is_wrong(folder, capsys, monkeypatch, more, words)
     monkeypatch.chdir(folder)
     assert compare_them(folder, *more) == 1
     assert words in capsys.readouterr().err
+
+
+def test_both_commands_read_pairs_and_write_them_nowhere(folder, capsys):
+    pairs = folder / "pairs.json"
+    pairs.write_text('{"joint_blocks.0": "joint_blocks.1"}')
+    before = pairs.read_bytes()
+    found = folder / "found.json"
+    assert compare_them(folder, "--pairs", str(pairs), "--write-pairs", str(found)) == 0
+    assert read_pairs(found)["joint_blocks.0"] == "joint_blocks.1"
+    assert f"wrote {found}" in capsys.readouterr().out
+    report = folder / "report.json"
+    assert main(arguments(folder, "--pairs", str(pairs), "--report", str(report))) == 0
+    assert read_pairs(report)["joint_blocks.0"] == "joint_blocks.1"
+    for command in (
+        lambda: compare_them(folder, "--pairs", str(pairs), "--write-pairs", str(pairs)),
+        lambda: main(arguments(folder, "--pairs", str(pairs), "--report", str(pairs))),
+        lambda: main(arguments(folder, "--pairs", str(pairs), "-o", str(pairs))),
+    ):
+        assert command() == 1
+        assert f"{pairs} is named twice" in capsys.readouterr().err
+    assert pairs.read_bytes() == before
+
+
+class Closed(io.StringIO):
+    """A pipe whose reader is gone, as after `| head`."""
+
+    def write(self, text: str) -> int:
+        raise BrokenPipeError
+
+
+def test_the_files_are_written_before_anything_is_printed(folder, monkeypatch):
+    named = [folder / name for name in ("out.safetensors", "r.json", "t.csv", "p.json", "m.png")]
+    monkeypatch.setattr(sys, "stdout", Closed())
+    with pytest.raises(BrokenPipeError):
+        main(arguments(folder, "--report", str(named[1])))
+    options = zip(("--table", "--write-pairs", "--picture"), map(str, named[2:]), strict=True)
+    with pytest.raises(BrokenPipeError):
+        compare_them(folder, *(word for option in options for word in option))
+    assert all(path.stat().st_size for path in named)
+
+
+@pytest.mark.parametrize("place", ["a", "b"])
+def test_a_lora_in_place_of_a_checkpoint(folder, capsys, place):
+    shutil.copy(folder / "style.safetensors", folder / f"{place}.safetensors")
+    table = folder / "table.csv"
+    for command in (lambda: compare_them(folder, "--table", str(table)),
+                    lambda: main(arguments(folder))):  # fmt: skip
+        assert command() == 1
+        output = capsys.readouterr()
+        assert f"error: {place}.safetensors is a LoRA, not a checkpoint" in output.err
+        assert not output.out
+    assert not table.exists()
 
 
 def test_similarity_of_models_with_nothing_in_common(folder, capsys):

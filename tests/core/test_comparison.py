@@ -96,9 +96,10 @@ def test_blocks_are_those_that_correspond():
     alone = [row for row in comparison.rows if not row.target]
     assert [row.source for row in alone] == [f"blocks.1.{name}" for name in SHAPES]
     assert {row.reason for row in alone} == {"no block of the target takes its block"}
-    text = table(comparison)
-    assert "blocks.1 <- 2  attn.q" in text
-    assert len(text.splitlines()) == 1 + len(comparison.rows)
+    lines = table(comparison).splitlines()
+    labels = [line.split("  ")[0] for line in lines if "attn.q " in line]
+    assert labels == ["blocks.0", "blocks.1 <- 2", "blocks.2 <- 3", "(source) blocks.1"]
+    assert len(lines) == 1 + len(comparison.rows)
 
 
 def test_a_block_that_nothing_serves():

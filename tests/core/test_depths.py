@@ -231,3 +231,12 @@ def test_a_weight_that_cannot_be_read(kind, side):
     name = {"source": "A", "target": "B"}[side]
     with pytest.raises(ProLoRAError, match=rf"blocks\.1\.attn\.out\.weight of {name}"):
         run(**weights, file=FILE)
+
+
+def test_blocks_of_one_width_are_never_paired_by_their_shape():
+    """One kind of another width, as in the last block of SD3, does not make it another model."""
+    source = stack([*PARENT, {**block(9), "mlp.0": random_weight((8, 16))}])
+    target = stack([block(800 + i) for i in range(3)])
+    target["blocks.2.mlp.0"] = random_weight((48, 16))
+    with pytest.raises(ProLoRAError, match=r"no block of the target B takes the source's blocks.0"):
+        run(target, source=source, file=lora_for(source))

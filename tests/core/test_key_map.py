@@ -1,9 +1,11 @@
 """Which weight each spelling of a module means, for checkpoints that no host explains."""
 
 import pytest
+import torch
 from safetensors.torch import save_file
 
-from prolora.key_map import key_map, load_checkpoint
+from comfy_harness import stable_diffusion as sd
+from prolora.key_map import key_map, ldm_paths, load_checkpoint
 from prolora.weights import Slice, StateDictWeights, WeightRef
 
 from .checkpoints import SD3, SD15, SD21, SDXL
@@ -117,10 +119,64 @@ def test_every_matrix_of_a_unet_has_a_diffusers_name(model):
 
 
 def test_no_two_weights_share_a_name():
+    """Each is alone with the samplers, which tell how large a level is."""
     for tensors in MODELS.values():
-        alone = (key_map(StateDictWeights({key: tensors[key]})) for key in tensors if UNET in key)
-        seen = [name for names in alone for name in names if name.startswith("lora_unet_")]
+        samplers = {key: tensors[key] for key in tensors if key.endswith(".op.weight")}
+        seen = []
+        for key in (key for key in tensors if UNET in key):
+            others = {k: t for k, t in samplers.items() if k != key}
+            names = key_map(StateDictWeights({**others, key: tensors[key]})).items()
+            own = [name for name, ref in names if ref.key == key]
+            seen += [name for name in own if name.startswith("lora_unet_")]
         assert len(seen) == len(set(seen))
+
+
+def without_data(shapes: sd.Shapes) -> StateDictWeights:
+    return StateDictWeights({k: torch.empty(s, device="meta") for k, s in shapes.items()})
+
+
+# KOALA, with one residual block a level: (diffusers' name, ldm's)
+KOALA_ROWS = [
+    ("down_blocks.0.downsamplers.0.conv", "input_blocks.2.0.op"),
+    ("down_blocks.1.attentions.0.proj_in", "input_blocks.3.1.proj_in"),
+    ("down_blocks.2.resnets.0.conv1", "input_blocks.5.0.in_layers.2"),
+    ("up_blocks.0.upsamplers.0.conv", "output_blocks.1.2.conv"),
+    ("up_blocks.1.attentions.0.proj_in", "output_blocks.2.1.proj_in"),
+    ("up_blocks.1.upsamplers.0.conv", "output_blocks.3.2.conv"),
+    ("up_blocks.2.resnets.1.conv2", "output_blocks.5.0.out_layers.3"),
+]
+
+
+@pytest.mark.parametrize("figures", [sd.KOALA_1B, sd.KOALA_700M], ids=["1B", "700M"])
+def test_one_residual_block_a_level(figures):
+    shapes, library = sd.unet(figures), sd.lcm_lora_modules(figures)
+    names = key_map(without_data({UNET + key: shape for key, shape in shapes.items()}))
+    in_folder = key_map(without_data({f"unet/{m}.weight": shape for m, shape in library.items()}))
+    for theirs, ldm in KOALA_ROWS:
+        assert names[f"unet.{theirs}"] == WeightRef(f"{UNET}{ldm}.weight")
+        assert in_folder["lora_unet_" + ldm.replace(".", "_")].key == f"unet/{theirs}.weight"
+    found = {names[f"unet.{module}"].key: shape for module, shape in library.items()}
+    assert found == {key: shapes[key.removeprefix(UNET)] for key in found}
+    assert len(found) == len(library)
+
+
+@pytest.mark.parametrize(
+    "modules",
+    [
+        ("input_blocks.3.0.op", "input_blocks.5.0.op", "output_blocks.3.1.proj_in"),
+        ("down_blocks.0.resnets.0.conv1", "down_blocks.0.resnets.1.conv1",
+         "down_blocks.1.resnets.0.conv1", "up_blocks.1.attentions.0.proj_in"),
+    ],
+    ids=["ldm", "diffusers"],
+)  # fmt: skip
+def test_levels_of_several_sizes_have_their_own_names_only(modules):
+    weights = without_data({f"{UNET}{module}.weight": (8, 8) for module in modules})
+    others = {"ldm": ("down_", "up_"), "diffusers": ("input_", "output_")}
+    foreign = others["ldm" if modules[0].startswith("input") else "diffusers"]
+    names = key_map(weights)
+    assert not [name for name in names if name.removeprefix("lora_unet_").startswith(foreign)]
+    assert {f"lora_unet_{module.replace('.', '_')}" for module in modules} <= set(names)
+    assert not ldm_paths(weights)
 
 
 @pytest.mark.parametrize("prefix", ["", "diffusion_model."])

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from prolora.adapters import LoraAdapter, lora_state_dict, parse_adapter_file
+from prolora.adapters import FullDifference, LoraAdapter, lora_state_dict, parse_adapter_file
 from prolora.errors import ProLoRAError
 
 from .dense_reference import dense_project, dense_quadrants, dense_subspace
@@ -221,3 +221,12 @@ def test_a_value_too_large_for_fp16_is_an_error():
     with pytest.raises(ProLoRAError, match=r"module layer reaches 1e\+06, which float16 cannot"):
         lora_state_dict([adapter], torch.float16)
     assert lora_state_dict([adapter], torch.bfloat16)["layer.lora_up.weight"].isfinite().all()
+
+
+def test_casa_cuts_what_has_no_rank_to_the_rank_of_its_authors():
+    weight = random_weight((48, 40))
+    difference = FullDifference("linear", 0.1 * random_weight((48, 40), 5))
+    moved, row = move(difference, weight, drifted(weight), mode="casa")
+    assert (moved.rank, row.rank_out, row.energy_kept) == (32, 32, None)
+    lora, row = move(random_lora("linear", (48, 40)), weight, drifted(weight), mode="casa")
+    assert (lora.rank, row.rank_out) == (4, 4)

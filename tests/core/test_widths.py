@@ -267,7 +267,7 @@ def test_without_the_opt_in(depths):
             transfer(lora_for(source), model("A", source), model("B", target), settings)
         words = str(error.value)
         assert "their widths differ" in words
-        assert "32 x 8 in the source, 64 x 16 in the target" in words
+        assert "8 x 8 in the source, 16 x 16 in the target" in words
         assert "mode align, which is experimental" in words
 
 
@@ -308,3 +308,22 @@ def test_a_rank_larger_than_possible():
         align(lora, source, target, rank=9)
     moved, _ = align(lora, source, target, rank=2)
     assert moved.rank == 2
+
+
+def test_another_context_is_another_width():
+    """SD1.5 and SDXL: as wide, but for what the cross-attention reads, and of other depths."""
+    shapes = {"attn1.q": (16, 16), "attn1.out": (16, 16), "attn2.q": (16, 16), "mlp.0": (32, 16)}
+    small, large = ({**shapes, f"attn2.{kv}": (16, n)} for kv, n in (("k", 8), ("k", 24)))
+    small, large = ({**s, "attn2.v": s["attn2.k"]} for s in (small, large))
+    source = stack([block(i, small) for i in range(2)])
+    target = stack([block(50 + i, large) for i in range(4)])
+    models = model("A", source), model("B", target)
+    with pytest.raises(
+        ProLoRAError, match=r"widths differ .*16 x 8 in the source, 16 x 24 in the t"
+    ):
+        transfer(lora_for(source), *models, TransferSettings(threshold=0.0))
+    high = transfer(lora_for(source), *models, TransferSettings(mode="align"))
+    assert "a threshold of 0 moves all that has a place" in high.report.warning
+    moved = transfer(lora_for(source), *models, TransferSettings(mode="align", threshold=0.0))
+    assert len(moved.adapters) == len(source)
+    assert "of the spectra alone" not in moved.report.summary()

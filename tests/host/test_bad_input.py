@@ -124,7 +124,7 @@ def test_infinity_in_the_target(client, comfy, graph):
 def test_a_target_of_another_width(client, slow, graph):
     lora = graph.transfer(graph.source(), graph.checkpoint("slow_b.safetensors"))
     graph.save(lora, "loras/bad")
-    fails(client, graph, lora, "shapes differ", "192 x 192", "512 x 512", "Choose a target")
+    fails(client, graph, lora, "their widths differ", "192 x 192", "512 x 512", "Choose a target")
 
 
 def test_a_source_clip_without_a_source_model(client, sd15, graph):

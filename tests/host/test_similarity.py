@@ -92,6 +92,12 @@ def test_its_pairs_are_those_of_a_transfer(client, comfy, graph, target):
         assert weight["difference"] < 1e-6, key
 
 
+def test_pairs_by_hand(client, graph):
+    node = compared(graph, graph.checkpoint(B), pairs='{"joint_blocks.0": "joint_blocks.1"}')
+    (said,) = texts(client, graph, graph.node("ProbeText", text=out(node, 2)))
+    assert json.loads(said)["pairs"]["joint_blocks.0"] == "joint_blocks.1"
+
+
 def test_no_source(client, graph):
     node = compared(graph, graph.checkpoint(B), FROM_INPUT)
     graph.node("PreviewImage", images=node)
