@@ -148,11 +148,7 @@ def _write(
         write_safetensors(tensors, options.out, result.metadata())
         said.append(f"wrote {options.out}")
     if options.report is not None:
-        try:
-            options.report.write_text(result.report.to_json() + "\n", encoding="utf-8")
-        except OSError as error:
-            raise ProLoRAError(f"The report could not be written: {error}.") from error
-        said.append(f"report: {options.report}")
+        _write_text(options.report, result.report.to_json() + "\n", said)
     if not result.contents:
         raise ProLoRAError(f"{options.out} was not written: there is nothing in the result.")
 

@@ -168,7 +168,9 @@ def test_errors_that_a_user_can_act_on(folder, capsys, more, words):
 
 def test_a_report_that_cannot_be_written(folder, capsys):
     assert main(arguments(folder, "--report", str(folder / "a.safetensors" / "report.json"))) == 1
-    assert "error: The report could not be written: " in capsys.readouterr().err
+    printed = capsys.readouterr()
+    assert "error: report.json could not be saved in " in printed.err
+    assert "wrote " in printed.out
 
 
 @pytest.mark.parametrize(
