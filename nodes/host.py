@@ -25,6 +25,7 @@ from ..prolora.adapters import AdapterFile, name_of, parse_adapter_file, read_pe
 from ..prolora.errors import ProLoRAError
 from ..prolora.files import open_safetensors, read_safetensors
 from ..prolora.ggml import from_ggml, is_ggml
+from ..prolora.key_map import key_map
 from ..prolora.quantised import marks_in, refuse_files_without_weights
 from ..prolora.subspace import can_decompose
 from ..prolora.weights import Model, Slice, StateDictWeights, WeightRef
@@ -141,11 +142,10 @@ def model_from_file(path: Path) -> Model:
             f"ComfyUI takes {path.name} for a {type(config).__name__}, but cannot build one of its "
             f"figures ({error}). It may be newer than this ComfyUI: update it."
         ) from error
-    names = comfy.lora.model_lora_keys_unet(model, {})
-
     unet = {k.removeprefix(prefix): v for k, v in state_dict.items() if k.startswith(prefix)}
     unet = config.process_unet_state_dict(unet)
     weights = {f"diffusion_model.{key}": tensor for key, tensor in unet.items()}
+    names = comfy.lora.model_lora_keys_unet(model, _names_beyond(model, weights))
     if config.clip_target(state_dict) is not None:
         # Only the names are asked for, and these are the keys a loaded text encoder would have.
         text = config.process_clip_state_dict(dict(state_dict))
@@ -153,6 +153,13 @@ def model_from_file(path: Path) -> Model:
         names = comfy.lora.model_lora_keys_clip(text_model, names)
         weights |= text
     return _model(path.name, config, StateDictWeights(weights), names)
+
+
+def _names_beyond(model: Any, weights: dict[str, torch.Tensor]) -> dict[str, str]:
+    """Of weights that the host's class has no module for: it reads SD3's depth off the width."""
+    known = model.state_dict().keys()
+    beyond = {key: tensor for key, tensor in weights.items() if key not in known}
+    return {name: ref.key for name, ref in key_map(StateDictWeights(beyond)).items()}
 
 
 def model_from_graph(model: Any, clip: Any | None, name: str) -> Model:

@@ -14,6 +14,7 @@ from typing import Any
 
 from .errors import ProLoRAError
 from .listing import first
+from .module_names import is_text_encoder
 from .module_tree import Node
 
 
@@ -24,9 +25,11 @@ def read_pairs(path: Path) -> dict[str, str | None]:
         ProLoRAError: it cannot be read, or see parse_pairs.
     """
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")  # Notepad begins with a mark
     except (OSError, UnicodeDecodeError) as error:
-        raise ProLoRAError(f"The pairs could not be read: {error}.") from error
+        raise ProLoRAError(
+            f"The pairs could not be read: {error}. Is {path.name} a text file, in UTF-8?"
+        ) from error
     return parse_pairs(text, path.name)
 
 
@@ -40,6 +43,8 @@ def parse_pairs(text: str, name: str = "the pairs") -> dict[str, str | None]:
         return {}
     try:
         content = json.loads(text, object_pairs_hook=_once)
+    except ProLoRAError as error:
+        raise ProLoRAError(f"{name}: {error}") from None
     except (ValueError, RecursionError) as error:
         raise ProLoRAError(f"{name}: this is no JSON ({error}). {_FORM}") from error
     pairs = content.get("pairs", content) if isinstance(content, dict) else None
@@ -57,7 +62,7 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for name, value in pairs:
         if name in found:
-            raise ValueError(f"{name} is in it twice")
+            raise ProLoRAError(f"{name} is in it twice. Keep one of them. {_FORM}")
         found[name] = value
     return found
 
@@ -66,6 +71,9 @@ def write_pairs(pairs: Mapping[str, str | None]) -> str:
     """The form that parse_pairs reads."""
     return json.dumps({"pairs": dict(pairs)}, indent=1) + "\n"
 
+
+# Where a checkpoint has its text encoders, or a folder of diffusers.
+_TEXT_ENCODERS = ("cond_stage_model.", "conditioner.", "text_encoder")
 
 _FORM = (
     'Write {"pairs": {"target block": "source block"}}, with null for a block that takes nothing; '
@@ -77,15 +85,25 @@ def check_pairs(pairs: Mapping[str, str | None], source: Node, target: Node) -> 
     """Refuses pairs of modules that are not there, or have nothing in common.
 
     Raises:
-        ProLoRAError: one of them is so.
+        ProLoRAError: one of them is so, and not of a text encoder that the model comes without.
     """
     for target_path, source_path in pairs.items():
         for path, root, side in ((target_path, target, "target"), (source_path, source, "source")):
-            if path is not None and root.at(path) is None:
+            if path is not None and root.at(path) is None and not _of_no_text_encoder(path, root):
                 raise ProLoRAError(
                     f"The pairs name {path}, which the {side} does not have. {_known(path, root)}"
                 )
         _check_likeness(target.at(target_path), source.at(source_path) if source_path else None)
+
+
+def _of_no_text_encoder(path: str, root: Node) -> bool:
+    """Whether it lies in a text encoder that the model comes without, as in a graph with no CLIP.
+
+    Its modules are left out, and reported, whatever the pairs say.
+    """
+    first = path.partition(".")[0]
+    lies_there = path.startswith(_TEXT_ENCODERS) or is_text_encoder(path)
+    return lies_there and first not in root.children
 
 
 def _check_likeness(target: Node | None, source: Node | None) -> None:
@@ -101,6 +119,8 @@ def _known(path: str, root: Node) -> str:
     parts = path.split(".")
     for length in range(len(parts) - 1, -1, -1):
         node = root.at(".".join(parts[:length])) if length else root
+        if node is not None and node.path and not node.children:
+            return f"{node.path} is a single module: leave out what comes after it."
         if node is not None:
             place = f"In {node.path}" if node.path else "There"
             return f"{place} are: {', '.join(first(list(node.children), 8))}."

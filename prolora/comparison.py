@@ -128,10 +128,13 @@ def compare(
     """
     source, target, notes = _of_what_both_have(source, target)
     trees = module_tree(source), module_tree(target)
-    likeness = SketchedLikeness(source, target, settings.device, lambda name: progress(0, 1, name))
-    correspondence = correspond(*trees, likeness, settings.pairs)
+    correspondence = correspond(
+        *trees,
+        SketchedLikeness(source, target, settings.device, lambda name: progress(0, 1, name)),
+        settings.pairs,
+    )
     rows = list(_rows(source, target, trees, correspondence))
-    _refuse_empty(rows, source, target)
+    _refuse_strangers(rows, correspondence, source, target)
     total = sum(row.link is not None for row in rows)
     finished: list[Row] = []
     done, unreadable = 0, None
@@ -192,6 +195,7 @@ def _rows(
     source: Model, target: Model, trees: tuple[Node, Node], correspondence: Correspondence
 ) -> Iterator[_Unmeasured]:
     ours = {node.key: (block, node) for block, node in matrices_in_blocks(trees[0])}
+    paired: set[str] = set()
     links: dict[str, list[Link]] = defaultdict(list)
     for found in correspondence.links.values():
         for link in found:
@@ -200,11 +204,12 @@ def _rows(
     unserved = [pair.target for pair in correspondence.blocks if not pair.source]
     for block, node in matrices_in_blocks(trees[1]):
         for link in links[node.key]:
+            paired.add(link.source)
             yield _linked(link, *ours[link.source], block, node)
         if not links[node.key]:
             yield _Unmeasured(_only_target(block, node, source, unserved))
     for block, node in ours.values():
-        if node.key not in correspondence.links:
+        if node.key not in paired:
             yield _Unmeasured(_only_source(block, node, target, correspondence))
 
 
@@ -243,8 +248,11 @@ def _only_target(block: str, node: Node, source: Model, unserved: list[str]) -> 
 
 
 def _only_source(block: str, node: Node, target: Model, correspondence: Correspondence) -> Row:
-    alone = node.key in correspondence.alone
-    reason = "no block of the target takes its block" if alone else f"not in {target.name}"
+    reason = f"not in {target.name}"
+    if node.key in correspondence.alone:
+        reason = "nothing in the target takes it"
+    elif node.key in correspondence.links:
+        reason = f"no matrix in {target.name}"
     module = _within(node.path, block)
     return Row("", node.path, "", block, module, source_shape=node.shape, reason=reason)
 
@@ -283,14 +291,20 @@ def _measured(
     )
 
 
-def _refuse_empty(rows: list[_Unmeasured], source: Model, target: Model) -> None:
-    """Raises where there is nothing to measure."""
+def _refuse_strangers(
+    rows: list[_Unmeasured], correspondence: Correspondence, source: Model, target: Model
+) -> None:
+    """Raises where there is nothing to measure, or next to nothing."""
+    both = f"{source.name} ({source.architecture}) and {target.name} ({target.architecture})"
+    same = source.architecture == target.architecture
+    if not same and not correspondence.relates(sum(1 for row in rows if row.row.source)):
+        raise ProLoRAError(f"{both} have no blocks in common, so there is nothing to compare.")
     if any(row.link is not None for row in rows):
         return
-    both = f"{source.name} ({source.architecture}) and {target.name} ({target.architecture})"
     wider = next((row.row for row in rows if row.row.source and row.row.target), None)
     if wider is None:
-        raise ProLoRAError(f"{both} have no module in common, so there is nothing to compare.")
+        advice = " by the pairs that were given" if correspondence.given else ""
+        raise ProLoRAError(f"{both}: no weight of the one fits a weight of the other{advice}.")
     shapes = (" x ".join(map(str, shape)) for shape in (wider.source_shape, wider.target_shape))
     raise ProLoRAError(
         f"{both} cannot be compared: no two weights have one width. The first, {wider.target}, is "

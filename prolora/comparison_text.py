@@ -53,7 +53,7 @@ def _summary_lines(comparison: Comparison) -> Iterator[str]:
     worst, alike = min(measured, key=lambda pair: pair[1].score)
     yield (
         f"{comparison.target} ({theirs}) compared with {comparison.source} ({ours}): "
-        f"{len(measured)} weights, subspaces of {comparison.energy:.0%} of the energy"
+        f"{len(measured)} weights, subspaces of {100 * comparison.energy:.3g}% of the energy"
     )
     yield f"  {verdict(comparison)}"
     yield f"  lowest {alike.score:.3f}: {worst.target}"
@@ -109,6 +109,8 @@ def _cells(row: Row) -> tuple[str, ...]:
             "-" if row.corrected is None else f"{row.corrected:.3f}",
         )
     block = block_label(row) or "-"
+    if row.target and not row.block and row.source not in ("", row.target):
+        block = f"<- {row.source}"
     return (block if row.target else f"(source) {block}", row.module, *figures, row.reason)
 
 
@@ -120,6 +122,7 @@ def _aligned(line: Sequence[str], widths: Sequence[int]) -> str:
 
 def _fields(row: Row) -> dict[str, object]:
     alike = row.similarity
+    known = row.target_rank is not None or None  # nothing was decomposed of identical weights
     return {
         "target": row.target,
         "source": row.source,
@@ -132,8 +135,8 @@ def _fields(row: Row) -> dict[str, object]:
         "k_s": row.source_rank,
         "phi_left": alike and alike.left,
         "phi_right": alike and alike.right,
-        "chance_left": alike and alike.left_chance,
-        "chance_right": alike and alike.right_chance,
+        "chance_left": alike and known and alike.left_chance,
+        "chance_right": alike and known and alike.right_chance,
         "phi_corrected": row.corrected,
         "reason": row.reason,
     }

@@ -38,6 +38,8 @@ class Link:
 class BlockPair:
     """A block of the target, and the source's that serves it.
 
+    So is a single weight in a list that was aligned, or in a pair that was given.
+
     Attributes:
         source, target: paths; "" for none.
         stage: the two lists, the source's and the target's, by their paths.
@@ -59,7 +61,8 @@ class Correspondence:
     Attributes:
         links: by the source's key.
         blocks: of the stages that were gone through, those without a partner too.
-        alone: key -> the path of its block, for weights of source blocks that no target block took.
+        alone: key -> the path of its block or module, for those of the source that none of the
+            target took, where it could have.
         served: the target's key -> the path of the source's block or module that serves the block
             or module it lies in; "" for none.
         given: the pairs that a user gave.
@@ -70,6 +73,14 @@ class Correspondence:
     alone: Mapping[str, str]
     served: Mapping[str, str]
     given: Mapping[str, str | None] = field(default_factory=dict)
+
+    def relates(self, modules: int) -> bool:
+        """Whether two models of so many modules are relatives, as far as this tells.
+
+        One or two modules outside of blocks, as `final_layer.linear`, make no relatives.
+        """
+        paired = any(block.source and block.target for block in self.blocks)
+        return paired or 10 * len(self.links) > modules
 
     @property
     def pairs(self) -> dict[str, str | None]:
@@ -91,7 +102,7 @@ def correspond(
     Args:
         source, target: see module_tree.
         given: target module or block -> the source's, or None for none at all. They go before what
-            would be found for them and for all below them.
+            would be found for them and for all below them; what is named serves nothing else.
         wanted: the source's keys that matter; all, if it is left out.
         across_widths: pair blocks that are built alike also where but some widths differ. Where
             most of them do, that is done all the same: so a refusal can name both.
@@ -138,31 +149,36 @@ class _Search:
             return
         if source.key and target.key:
             self._link(source, target)
-        ours, theirs = source.named, self._open(target.named)
+        ours, theirs = source.named, target.named
         for name in _common(ours, theirs):
-            self._pair(ours[name], theirs[name])
+            self._take(self._by_name(ours[name], theirs[name]))
         alone = {name: node for name, node in ours.items() if name not in theirs}
         others = {name: node for name, node in theirs.items() if name not in ours}
         for found in fused_parts(alone, others):
-            self._link(found.whole, found.part, source_rows=found.rows)
+            self._link_part(found.whole, found.part, source_rows=found.rows)
         for found in fused_parts(others, alone):
-            self._link(found.part, found.whole, target_rows=found.rows)
+            self._link_part(found.part, found.whole, target_rows=found.rows)
         for entry in self._entries(source, target):
             self._enter(entry, (source.path, target.path))
 
     def _enter(self, entry: "_Entry", stage: tuple[str, str]) -> None:
         either = entry.source or entry.target
-        if either is not None and either.is_block:
+        if either is not None and (either.is_block or entry.how != BY_NAME):
             ours = entry.source.path if entry.source is not None else ""
             theirs = entry.target.path if entry.target is not None else ""
             self.blocks.append(BlockPair(ours, theirs, stage, entry.how, entry.likeness))
         if entry.target is not None:
             path = entry.source.path if entry.source is not None else ""
             self.served |= {node.key: path for node in entry.target.walk()}
-        elif entry.source is not None:
-            self.alone |= {node.key: entry.source.path for node in entry.source.walk()}
+        self._take(entry)
+
+    def _take(self, entry: "_Entry") -> None:
         if entry.source is not None and entry.target is not None:
             self._pair(entry.source, entry.target)
+        elif entry.source is not None:
+            self._leave(entry.source)
+        elif entry.target is not None:
+            self.served |= {node.key: "" for node in entry.target.walk()}
 
     def _link(
         self,
@@ -173,9 +189,23 @@ class _Search:
     ) -> None:
         self.links[source.key].append(Link(source.key, target.key, source_rows, target_rows))
 
-    def _open(self, nodes: dict[str, Node]) -> dict[str, Node]:
-        """Those of the target for which no partner was given."""
-        return {name: node for name, node in nodes.items() if node.path not in self.given}
+    def _by_name(self, source: Node, target: Node) -> "_Entry":
+        """Two of one name, without either that was given another partner."""
+        return _Entry(
+            None if source.path in self.given.values() else source,
+            None if target.path in self.given else target,
+            BY_NAME,
+        )
+
+    def _link_part(self, source: Node, target: Node, **rows: Slice) -> None:
+        if target.path in self.given:
+            self._leave(source)
+        else:
+            self._link(source, target, **rows)
+
+    def _leave(self, source: Node) -> None:
+        """Notes that nothing takes it, unless something else does; see run."""
+        self.alone |= {node.key: source.path for node in source.walk()}
 
     # Lists
 
@@ -188,10 +218,11 @@ class _Search:
     def _align(self, source: Node, target: Node) -> "list[_Entry]":
         ours, theirs = list(source.entries.values()), list(target.entries.values())
         if _agree(ours, theirs):
-            pairs = zip(ours, theirs, strict=True)
-            return [_Entry(s, t, BY_NAME) for s, t in pairs if t.path not in self.given]
-        given = set(self.given.values())
-        ours = [node for node in ours if node.path not in given]
+            entries = [self._by_name(s, t) for s, t in zip(ours, theirs, strict=True)]
+            return [entry for entry in entries if entry.source or entry.target]
+        if not ours or not theirs:  # one place, as `to_out.0` where the other has `to_out`
+            ours, theirs = ([node for node in nodes if node.is_block] for nodes in (ours, theirs))
+        ours = [node for node in ours if node.path not in self.given.values()]
         theirs = [node for node in theirs if node.path not in self.given]
         entries = self._by_similarity(ours, theirs)
         if not entries and _differ_in_width(ours, theirs, 0.0 if self.across_widths else 0.5):
@@ -199,12 +230,9 @@ class _Search:
         how = entries[0].how if entries else BY_SIMILARITY
         served = {entry.target.path: entry for entry in entries if entry.target is not None}
         taken = {entry.source.path for entry in entries if entry.source is not None}
-        left = [node for node in ours if node.path not in taken]
-        if not target.entries:  # one place, as `to_out.0` where the other has `to_out`, is no list
-            left = [node for node in left if node.is_block]
         return [
             *(served.get(node.path) or _Entry(None, node, how) for node in theirs),
-            *(_Entry(node, None, how) for node in left),
+            *(_Entry(node, None, how) for node in ours if node.path not in taken),
         ]
 
     def _by_similarity(self, ours: Sequence[Node], theirs: Sequence[Node]) -> "list[_Entry]":
@@ -313,7 +341,7 @@ def _built_alike(source: Node, target: Node) -> float:
     """Share of the modules' kinds that both have, each weighed by how near its sizes are."""
     ours, theirs = source.kinds(), target.kinds()
     near = 0.0
-    for kind in ours.keys() & theirs.keys():
+    for kind in (kind for kind in ours if kind in theirs):  # in one order in every run
         sides = zip(min(ours[kind]), min(theirs[kind]), strict=False)
         near += min(min(a, b) / max(a, b) for a, b in sides)
     return near / max(len(ours.keys() | theirs.keys()), 1)

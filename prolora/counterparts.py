@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from itertools import takewhile
 
 from .correspondence import Correspondence, Link
+from .module_names import is_text_encoder
 from .module_tree import path_of
 from .weights import Model, Slice, WeightRef
 
@@ -44,13 +45,15 @@ def counterparts(
     if same_name is None or ref.key in correspondence.alone:
         return ()
     served = correspondence.served.get(same_name.key)
+    if served is None and not is_text_encoder(name):
+        return ()  # to another architecture one name may mean what is nothing like it
     if served is not None and not _lies_in(path_of(source, ref.key), served):
         return ()
     return (Counterpart(same_name, name),)
 
 
 def _lies_in(path: str, module: str) -> bool:
-    return bool(module) and f"{path}.".startswith(f"{module}.")
+    return f"{path}.".startswith(f"{module}.")
 
 
 def _counterpart(
@@ -78,8 +81,10 @@ def _scaled(name: str, ref: WeightRef, link: Link, source: Model, target: Model)
     part, same = ref.part, target.find(name)
     if part is None:
         return None
-    ours = source.weights.shape(link.source)[part.dim]
-    theirs = target.weights.shape(link.target)[part.dim]
+    here, there = source.weights.shape(link.source), target.weights.shape(link.target)
+    if part.dim >= len(there):
+        return None
+    ours, theirs = here[part.dim], there[part.dim]
     if ours == theirs:
         return part
     if same is not None and same.key == link.target and same.part is not None:

@@ -59,7 +59,10 @@ class SafetensorsFile:
         return self.get_tensors([key])[key]
 
     def get_tensors(self, keys: Collection[str]) -> dict[str, torch.Tensor]:
-        found = self._mapped.tensors(keys)
+        try:
+            found = self._mapped.tensors(keys)
+        except (OSError, ValueError) as error:
+            raise ProLoRAError(f"{self._path} cannot be read: {error}.") from error
         if len(found) < len(keys):  # of kinds that the library may know all the same
             with safe_open(self._path, framework="pt") as handle:
                 found |= {key: handle.get_tensor(key) for key in keys if key not in found}
@@ -97,12 +100,23 @@ def write_safetensors(
         ProLoRAError: the folder cannot be written or the disk is full. An older file of that name
             is then as it was, and no temporary file is left behind.
     """
-    contiguous = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
     with written_whole(path) as temporary:
         temporary.touch(exist_ok=False)
         permissions = temporary.stat().st_mode  # the library lets the owner alone read its files
-        save_file(contiguous, temporary, dict(metadata))
+        save_file(_apart(tensors), temporary, dict(metadata))
         temporary.chmod(permissions)
+
+
+def _apart(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Each in memory of its own, as the library wants it: one bias may serve two modules."""
+    apart: dict[str, torch.Tensor] = {}
+    seen: set[int] = set()
+    for key, tensor in tensors.items():
+        own = tensor.detach().cpu().contiguous()
+        place = own.untyped_storage().data_ptr()
+        apart[key] = own.clone() if place in seen else own
+        seen.add(place)
+    return apart
 
 
 @contextmanager

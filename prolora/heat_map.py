@@ -3,6 +3,7 @@
 Each kind of block has a panel of its own: blocks whose modules are mostly of the same names.
 """
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -285,6 +286,14 @@ def _foot(comparison: Comparison) -> Iterator[str]:
             f"    {stage}: {', '.join(first(numbers, _TAKEN_BY_NONE))}"
             for stage, numbers in left.items()
         )
+    blocks = tuple(f"{pair.source}." for pair in comparison.blocks if not pair.target)
+    alone = (f"{row.source}." for row in comparison.rows if not row.target)
+    others = (path for path in alone if not path.startswith(blocks))
+    names = Counter(path.partition(".")[0] for path in others)
+    if names:
+        yield f"Other weights of {_short(comparison.source)} with no place here:"
+        counts = [f"{name}: {count}" for name, count in names.items()]
+        yield from (f"    {line}" for line in first(counts, _TAKEN_BY_NONE))
     yield from comparison.notes
 
 

@@ -27,7 +27,7 @@ class Likeness(Protocol):
 class SketchedLikeness:
     """The similarity of Eq. 1 between leading directions, corrected for chance.
 
-    Every weight is read once. A sketch of one has about a hundredth of its size, and all are kept.
+    Every weight is read once. A sketch of one has 1 to 4 % of its size, and all are kept.
 
     Args:
         watch: called with the name of each weight before it is read; what it raises stops the work.
@@ -50,6 +50,7 @@ class SketchedLikeness:
         self._shelf = _Shelf(device)
         self._sketches: dict[tuple[int, str], Subspace | ProLoRAError] = {}
 
+    @torch.no_grad()
     def __call__(self, source: Node, target: Node) -> float | None:
         ours, theirs = self._sketch(0, source), self._sketch(1, target)
         for found in (ours, theirs):
@@ -85,7 +86,7 @@ class _Shelf:
     """
 
     def __init__(self, device: torch.device) -> None:
-        self._free = torch.empty(0, device=device)
+        self._free = torch.empty(0, dtype=torch.float32, device=device)
 
     def kept(self, subspace: Subspace) -> Subspace:
         return Subspace(*(self._copy(part) for part in (subspace.U, subspace.V, subspace.shares)))
@@ -93,6 +94,6 @@ class _Shelf:
     def _copy(self, tensor: torch.Tensor) -> torch.Tensor:
         size = tensor.numel()
         if size > self._free.numel():
-            self._free = torch.empty(max(size, _SHELF), device=self._free.device)
+            self._free = self._free.new_empty(max(size, _SHELF))
         place, self._free = self._free[:size].view(tensor.shape), self._free[size:]
         return place.copy_(tensor)

@@ -5,7 +5,6 @@ that is larger than memory and swap together (its issue 528). Here it is mapped 
 """
 
 import json
-import math
 import mmap
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
@@ -58,9 +57,11 @@ class MappedFile:
             Less than was asked for, where a tensor is of a kind that torch does not have.
         """
         known = self._places()
-        places = (known[key] for key in keys if key in known)
-        found: dict[str, torch.Tensor] = {}
-        for stretch in _stretches(sorted(places, key=lambda place: place.start)):
+        places = [known[key] for key in keys if key in known]
+        empty = [place for place in places if place.start == place.end]  # maybe at the file's end
+        found = {place.key: torch.empty(place.shape, dtype=place.dtype) for place in empty}
+        filled = (place for place in places if place.start < place.end)
+        for stretch in _stretches(sorted(filled, key=lambda place: place.start)):
             found |= self._mapped(stretch)
         return {key: found[key] for key in keys if key in found}
 
@@ -103,8 +104,6 @@ def _stretches(places: list[_Place]) -> Iterator[list[_Place]]:
 
 
 def _tensor(bytes_: mmap.mmap, place: _Place, offset: int) -> torch.Tensor:
-    if math.prod(place.shape) == 0:
-        return torch.empty(place.shape, dtype=place.dtype)
     flat = torch.frombuffer(bytes_, dtype=torch.uint8, count=place.end - place.start, offset=offset)
     if offset % place.dtype.itemsize:  # it lies after a tensor of an odd number of bytes
         flat = flat.clone()

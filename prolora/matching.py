@@ -2,7 +2,7 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from operator import ge
 from typing import NoReturn
@@ -41,7 +41,11 @@ class Pair:
 
 @dataclass(frozen=True)
 class Unpaired:
-    """A module that stays behind, and why."""
+    """A module that stays behind, and why.
+
+    Attributes:
+        wider: whether its weight has another width in the target.
+    """
 
     name: str
     reason: str
@@ -49,6 +53,7 @@ class Unpaired:
     target: WeightRef | None = None
     source_shape: tuple[int, ...] = ()
     target_shape: tuple[int, ...] = ()
+    wider: bool = False
 
 
 @dataclass(frozen=True)
@@ -102,11 +107,7 @@ def pair_modules(
 
     Args:
         across_widths: also where the two weights have other widths.
-
-    Raises:
-        ProLoRAError: the LoRA does not belong to the source; see check_belongs.
     """
-    check_belongs(file, source)
     pairs: list[Pair] = []
     unpaired = [Unpaired(name, reason) for name, reason in file.left_out.items()]
     replaced = replaced_parts(file, source)
@@ -189,7 +190,9 @@ def _pair(
     if not reason and not found.name and not _can_be_joined(place, target):
         reason = f"the target has {place} for it, which no name in its LoRAs' files means"
     if reason:
-        return Unpaired(adapter.name, reason, ref, place, shape, there)
+        kernels = as_linear(ours)[2:], as_linear(there)[2:]
+        wider = ours[:2] != there[:2] and kernels[0] == kernels[1]
+        return Unpaired(adapter.name, reason, ref, place, shape, there, wider)
     return Pair(adapter, ref, place, shape, there, found.name, rows)
 
 
@@ -222,10 +225,6 @@ def _without(
     correspondence: Correspondence,
 ) -> Unpaired:
     """A module for which the target has nothing."""
-    same_name = None if ref.key in correspondence.alone else target.find(name)
-    if same_name is not None and not _same_widths(shape, there := target.shape(same_name)):
-        reason = f"shapes differ: {_by(shape)} in the source, {_by(there)} in the target"
-        return Unpaired(name, reason, ref, same_name, shape, there)
     return Unpaired(name, why_without(name, ref, target, correspondence), ref, None, shape)
 
 
@@ -238,10 +237,30 @@ def why_without(name: str, ref: WeightRef, target: Model, correspondence: Corres
         return f"no block of the target {target.name} takes the source's {block}"
     if same_name is not None:
         served = correspondence.served.get(same_name.key)
+        if served is None:
+            return f"its name means another module in the target {target.name}, {same_name}"
         other = f"the source's {served}" if served else "nothing"
         return f"its place in the target {target.name} takes {other}"
     advice = " (connect a CLIP to move text encoder modules)" if is_text_encoder(name) else ""
     return f"not in the target {target.name}{advice}"
+
+
+def refuse_strangers(
+    file: AdapterFile,
+    source: Model,
+    target: Model,
+    correspondence: Correspondence,
+    pairs: Iterable[Pair],
+) -> None:
+    """Raises an error where nothing but a name or two is the same in both architectures."""
+    if source.architecture == target.architecture or all(map(is_text_encoder, file.module_names)):
+        return
+    shared = correspondence.relates(len(file.module_names))
+    if not shared and not any(is_text_encoder(pair.name) for pair in pairs):
+        raise ProLoRAError(
+            f"The LoRA {file.name} cannot be moved {_between(source, target)}: they have no blocks "
+            "in common."
+        )
 
 
 def refuse_empty(
@@ -258,28 +277,24 @@ def refuse_empty(
         reasons: a line for each module; one at least.
         widths: in which the two differ, see other_widths; "" where that is no reason.
     """
-    between = f"from {source.name} ({source.architecture}) to {target.name} ({target.architecture})"
-    related = (
-        source.architecture == target.architecture
-        or any(block.source and block.target for block in correspondence.blocks)
-        # One or two names as `final_layer.linear` make no relatives.
-        or len(correspondence.links) * 10 > len(file.module_names)
-    )
-    if not related and not all(map(is_text_encoder, file.module_names)):
-        raise ProLoRAError(
-            f"The LoRA {file.name} cannot be moved {between}: they have no module in common."
-        )
+    between = _between(source, target)
     if widths:
         raise ProLoRAError(
             f"Nothing of the LoRA {file.name} can be moved {between}: their widths differ "
             f"({widths}). Choose a target of the source's width, or mode align, which is "
             "experimental."
         )
+    advice = (
+        "Look at the pairs" if correspondence.given else "Choose a target built like the source"
+    )
     raise ProLoRAError(
         f"Nothing of the LoRA {file.name} can be moved {between}. "
-        f"{len(reasons)} modules were looked at; the first: {reasons[0]}. Choose a target of the "
-        "source's architecture and size."
+        f"{len(reasons)} modules were looked at; the first: {reasons[0]}. {advice}."
     )
+
+
+def _between(source: Model, target: Model) -> str:
+    return f"from {source.name} ({source.architecture}) to {target.name} ({target.architecture})"
 
 
 def _advice(file: AdapterFile, source: Model) -> str:

@@ -1,5 +1,6 @@
 """What was paired, stage by stage, in a few lines for people."""
 
+import sys
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 
@@ -14,7 +15,8 @@ def stage_lines(blocks: Sequence[BlockPair]) -> Iterator[str]:
     stages: dict[tuple[str, str], list[BlockPair]] = defaultdict(list)
     for block in blocks:
         stages[block.stage].append(block)
-    for (source, target), pairs in stages.items():
+    for (source, target), found in stages.items():
+        pairs = sorted(found, key=_place)
         if any(pair.how != BY_NAME for pair in pairs):
             yield from _lines(source, target, pairs)
 
@@ -26,6 +28,7 @@ def _lines(source: str, target: str, pairs: Sequence[BlockPair]) -> Iterator[str
     likenesses = [pair.likeness for pair in paired if pair.likeness is not None]
     alike = f" (likeness {min(likenesses):.2f} to {max(likenesses):.2f}, " if likenesses else " ("
     stage = f"{target}, source -> target" if source == target else f"{source} -> {target}"
+    stage = stage if target else "source -> target"  # single modules that were given
     found = ", ".join(first(arrows, _LISTED)) or "no block fits another"
     yield f"{stage}{alike}{how}): {found}"
     without = [_short(pair.target, target) for pair in pairs if pair.target and not pair.source]
@@ -34,6 +37,12 @@ def _lines(source: str, target: str, pairs: Sequence[BlockPair]) -> Iterator[str
     left = [_short(pair.source, source) for pair in pairs if pair.source and not pair.target]
     if left:
         yield f"  of the source, taken by none: {', '.join(first(left, _LISTED))}"
+
+
+def _place(pair: BlockPair) -> tuple[bool, int, str]:
+    """In the order of the target; last what is in the source alone, and what has a name."""
+    last = (pair.target or pair.source).rpartition(".")[2]
+    return not pair.target, int(last) if last.isdecimal() else sys.maxsize, last
 
 
 def _short(path: str, stage: str) -> str:

@@ -1,7 +1,7 @@
 """The job: module by module, with progress, cancellation and a report."""
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NoReturn
 
@@ -18,7 +18,15 @@ from .errors import ProLoRAError
 from .fused import Piece, regroup
 from .likeness import SketchedLikeness
 from .listing import first
-from .matching import Pair, Pairing, as_matrix, pair_modules, refuse_empty
+from .matching import (
+    Pair,
+    Pairing,
+    as_matrix,
+    check_belongs,
+    pair_modules,
+    refuse_empty,
+    refuse_strangers,
+)
 from .module_transfer import CASA_RANK, Module, MovedModule, transfer_module
 from .module_tree import module_tree, other_widths
 from .report import ModuleReport, Report
@@ -82,13 +90,16 @@ def transfer(
             larger than any module has room for.
         Exception: whatever `progress` raises.
     """
+    check_belongs(file, source)
     correspondence, widths = _correspondence(file, source, target, settings, progress)
     pairing = pair_modules(file, source, target, correspondence, settings.mode == "align")
     carried = carry_differences(file.differences, source, target, correspondence, pairing.replaced)
+    refuse_strangers(file, source, target, correspondence, pairing.pairs)
     if not pairing.pairs and not carried.differences:
         reasons = [f"{module.name}: {module.reason}" for module in pairing.unpaired]
         reasons += [f"{row.name}: {row.reason}" for row in carried.rows]
-        refuse_empty(file, source, target, correspondence, reasons, _reason(widths, reasons))
+        wider = [f"{module.name}: {module.reason}" for module in pairing.unpaired if module.wider]
+        refuse_empty(file, source, target, correspondence, reasons, widths or "".join(wider[:1]))
     _check_rank(pairing.pairs, settings.rank)
     ranks = {adapter.name: adapter.rank for adapter in file.adapters}
     skipped = [
@@ -201,15 +212,8 @@ def _accelerates(file: AdapterFile) -> tuple[str, ...]:
     return (accelerators.describe(file.accelerator),) if file.accelerator else ()
 
 
-def _reason(widths: str, reasons: Iterable[str]) -> str:
-    """In which widths the models differ, or else a module."""
-    return widths or next((reason for reason in reasons if "shapes differ" in reason), "")
-
-
 def _left_by_width(pairing: Pairing, widths: str, mode: str) -> tuple[str, ...]:
-    wider = sum("shapes differ" in module.reason for module in pairing.unpaired)
-    alone = sum("no block of" in module.reason for module in pairing.unpaired)
-    left = wider + alone if widths else wider
+    left = sum(module.wider for module in pairing.unpaired)
     if mode == "align" or not left:
         return ()
     return (

@@ -323,7 +323,7 @@ def test_similarity_of_models_with_nothing_in_common(folder, capsys):
     save_file(SDXL, folder / "a.safetensors")
     assert compare_them(folder, "--picture", str(folder / "map.png")) == 1
     error = capsys.readouterr().err
-    assert "a.safetensors (SDXL) and b.safetensors (SD3) have no module in common" in error
+    assert "a.safetensors (SDXL) and b.safetensors (SD3) have no blocks in common" in error
     assert not (folder / "map.png").exists()
 
 

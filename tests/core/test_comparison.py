@@ -95,7 +95,7 @@ def test_blocks_are_those_that_correspond():
     assert all(row.corrected > 0.8 for row, _ in comparison.measured)
     alone = [row for row in comparison.rows if not row.target]
     assert [row.source for row in alone] == [f"blocks.1.{name}" for name in SHAPES]
-    assert {row.reason for row in alone} == {"no block of the target takes its block"}
+    assert {row.reason for row in alone} == {"nothing in the target takes it"}
     lines = table(comparison).splitlines()
     labels = [line.split("  ")[0] for line in lines if "attn.q " in line]
     assert labels == ["blocks.0", "blocks.1 <- 2", "blocks.2 <- 3", "(source) blocks.1"]
@@ -211,7 +211,7 @@ def test_a_text_encoder_that_one_model_lacks_is_left_out(side):
 @pytest.mark.parametrize(
     ("target", "words"),
     [
-        ({"other": random_weight((4, 4))}, "A (SDXL) and B (SDXL) have no module in common"),
+        ({"other": random_weight((4, 4))}, "A (SDXL) and B (SDXL): no weight of the one fits"),
         ({"embed": random_weight((16, 9))}, "embed, is 16 x 8 in the one and 16 x 9 in the other"),
         ({"embed": torch.full((16, 8), torch.inf)}, "embed.weight of B"),
     ],

@@ -332,9 +332,19 @@ def test_given_pairs_of_models_that_line_up_are_not_read():
     given = {"blocks.1": "blocks.0", "blocks.2": None}
     links, found = links_of(tree(shapes_of(3)), tree(shapes_of(3)), given=given)
     key = "diffusion_model.blocks.{}.mlp.0.weight".format
-    assert links[key(0)] == links[key(1)] == key(0)
+    assert links[key(1)] == key(0)
+    assert key(0) not in links
     assert key(2) not in links
-    assert found.pairs == {"blocks.0": "blocks.0", "blocks.1": "blocks.0", "blocks.2": None}
+    assert found.pairs == {"blocks.0": None, "blocks.1": "blocks.0", "blocks.2": None}
+    assert {found.alone[key(1)], found.alone[key(2)]} == {"blocks.1", "blocks.2"}
+
+
+@pytest.mark.parametrize("depth", [2, 3])
+def test_a_source_block_serves_two_where_it_is_said(depth):
+    given = {"blocks.0": "blocks.0", "blocks.1": "blocks.0", "blocks.2": "blocks.1"}
+    links, _ = links_of(tree(shapes_of(depth)), tree(shapes_of(3)), given=given)
+    key = "diffusion_model.blocks.{}.mlp.0.weight".format
+    assert [links[key(i)] for i in range(3)] == [key(0), key(0), key(1)]
 
 
 def test_given_within_given():
@@ -345,7 +355,9 @@ def test_given_within_given():
         assert links[key(0, "attn.q")] == key(2, "attn.q")
         assert links[key(0, "attn.out")] == key(1, "attn.out")
         assert key(1, "mlp.0") not in links
-        assert links[key(1, "attn.q")] == key(1, "attn.q")
+        assert key(1, "attn.q") not in links  # the source's serves block 0
+        assert key(2, "attn.q") not in links
+        assert links[key(2, "mlp.0")] == key(2, "mlp.0")
 
 
 def test_given_inner_blocks():
