@@ -66,7 +66,7 @@ def _summary_lines(comparison: Comparison) -> Iterator[str]:
     missing: dict[str, list[str]] = defaultdict(list)
     for row in comparison.rows:
         if row.similarity is None:
-            missing[row.reason].append(row.target or row.source)
+            missing[row.reason].append(row.target or f"(source) {row.source}")
     reasons = [f"{', '.join(first(names, 2))}: {reason}" for reason, names in missing.items()]
     if reasons:
         yield f"  {sum(map(len, missing.values()))} could not be compared:"
