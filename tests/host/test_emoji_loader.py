@@ -81,6 +81,23 @@ def test_the_core_lora_loader_reaches_every_block(client, comfy, graph, children
     assert min(change["change"] for change in changes.values()) > 0.1
 
 
+@pytest.mark.parametrize("as_model", [False, True], ids=["file", "source_model"])
+def test_a_deepened_source_is_read_whole(client, graph, children, as_model):
+    """As a file too: the host's class would have one block less."""
+    name = "emoji_a_deepened.safetensors"
+    given = {"source_checkpoint": name}
+    if as_model:
+        given["source_checkpoint"] = "(the connected source_model)"
+        given["source_model"] = load(graph, name)
+    source = graph.source(**given)
+    moved = graph.transfer(source, load(graph, A))
+    graph.save(moved, "of_a_deepened_source")
+    client.free()
+    summary = client.queue(graph.prompt).of(moved[0])["text"][0]
+    assert "by similarity): 0 -> 0, 1 -> 1, 3 -> 2" in summary
+    assert "of the source, taken by none: 2" in summary
+
+
 def test_another_model_is_refused_by_name(client, graph, sd15):
     graph.latents(load(graph, SD15), "refused")
     with pytest.raises(PromptFailed, match="is no checkpoint of this demo"):

@@ -1,7 +1,11 @@
 """What Save Transferred LoRA writes."""
 
+import json
+
 import pytest
+import torch
 from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from prolora import __version__
 
@@ -36,6 +40,22 @@ def test_the_file(client, comfy, graph, dtype, name):
     assert metadata["prolora_threshold"] == metadata["prolora_energy"] == "0.8"
     assert int(metadata["prolora_modules_moved"]) == len(ups)
     assert not list(path.parent.glob("*.partial"))
+
+
+def test_a_bias_that_serves_two_blocks(client, comfy, graph):
+    """Both are written, where the file's dtype is the one that they come in."""
+    bias = torch.randn(768, dtype=torch.float16)
+    module = "lora_unet_joint_blocks_1_x_block_attn_qkv"
+    save_file({f"{module}.diff_b": bias}, comfy.folder / "models" / "loras" / "bias.safetensors")
+    pairs = dict.fromkeys(("joint_blocks.0", "joint_blocks.1"), "joint_blocks.1")
+    model = graph.checkpoint("emoji_b.safetensors")
+    lora = graph.transfer(graph.source("bias.safetensors"), model, pairs=json.dumps(pairs))
+    graph.save(lora, "loras/bias_of_two", "fp16")
+    client.queue(graph.prompt)
+    path = max((comfy.folder / "output" / "loras").glob("bias_of_two_*.safetensors"))
+    written = load_file(path)
+    assert set(written) == {f"{module.replace('_1_', f'_{i}_')}.diff_b" for i in (0, 1)}
+    assert all(torch.equal(tensor, bias) for tensor in written.values())
 
 
 def test_nothing_is_overwritten(client, comfy):

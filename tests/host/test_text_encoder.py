@@ -84,6 +84,20 @@ def test_text_encoder_modules_stay_behind_without_a_clip(client, sd15, graph):
     assert "connect a CLIP to move text encoder modules" in summary
 
 
+def test_pairs_of_a_clip_serve_without_it(client, sd15, graph):
+    """What Similarity found with a CLIP is given to a transfer that has none."""
+    model = graph.checkpoint(TARGET)
+    inputs = {"source_checkpoint": SOURCE, "subspace_energy": 0.8}
+    found = graph.node("ProLoRASimilarity", model=model, clip=out(model, 1), **inputs)
+    said = graph.node("ProbeText", text=out(found, 2))
+    lora = graph.transfer(graph.source(), model, pairs=out(found, 2))
+    graph.save(lora, "loras/sd15_pairs")
+    client.free()
+    done = client.queue(graph.prompt)
+    assert '"clip_l.transformer.' in done.of(said[0])["text"][0]
+    assert "6 of 8 modules transferred" in done.of(lora[0])["text"][0]
+
+
 def test_the_key_map_of_a_file_is_that_of_the_loaded_model(client, sd15, graph):
     model = graph.checkpoint(SOURCE)
     probe = graph.node("ProbeKeyMap", model=model, clip=out(model, 1), file_name=SOURCE)
