@@ -19,12 +19,12 @@ import torch
 
 from prolora.adapters import LoraAdapter
 from prolora.adapters.lokr import LokrAdapter
-from prolora.dense import Dense
-from prolora.matching import Pair
-from prolora.module_transfer import Module, transfer_module
-from prolora.projection import Factors
-from prolora.settings import TransferSettings
-from prolora.weights import WeightRef
+from prolora.algebra.dense import DenseUpdate
+from prolora.algebra.updates import LowRankUpdate
+from prolora.models.references import WeightRef
+from prolora.pairing.module_pairs import Pair
+from prolora.transfer.module import Module, transfer_module
+from prolora.transfer.settings import TransferSettings
 
 from .decomposition import make_weight, wait
 
@@ -61,7 +61,7 @@ def _row(shape: tuple[int, int], device: torch.device, repeats: int) -> str:
     jobs: list[Callable[[], object]] = [
         lambda: move(lora),
         lambda: move(lokr),
-        lambda: Dense(delta).cut(RANK),
+        lambda: DenseUpdate(delta).truncate(RANK),
         lambda: torch.svd_lowrank(delta, q=RANK + 8),
     ]
     times: list[list[float]] = [[] for _ in jobs]
@@ -93,14 +93,14 @@ def _lokr(shape: tuple[int, int]) -> LokrAdapter:
     w1 = torch.randn(FACTOR, FACTOR, generator=random)
     up = torch.randn(rows, RANK // 2, generator=random)
     down = torch.randn(RANK // 2, columns, generator=random)
-    return LokrAdapter("lokr", w1, Factors(up, down), 1.0)
+    return LokrAdapter("lokr", w1, LowRankUpdate(up, down), 1.0)
 
 
 def _misses(delta: torch.Tensor) -> tuple[float, float]:
     """How much more than the best cut of RANK each of the two misses, as a share."""
     exact = torch.linalg.svdvals(delta.double())
     best = float(exact[RANK:].norm())
-    factors = Dense(delta).cut(RANK).factors
+    factors = DenseUpdate(delta).truncate(RANK).factors
     U, S, V = torch.svd_lowrank(delta, q=RANK + 8)
     ours = factors.up @ factors.down
     other = (U[:, :RANK] * S[:RANK]) @ V[:, :RANK].T

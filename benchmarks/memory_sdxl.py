@@ -29,8 +29,8 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from comfy_harness.children import CHILDREN, Child, any_of, origins
-from comfy_harness.stable_diffusion import (
+from fixtures.children import CHILDREN, Child, any_of, origins
+from fixtures.stable_diffusion import (
     LoraModule,
     Shapes,
     file_header,

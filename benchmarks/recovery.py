@@ -7,13 +7,13 @@
     python -m benchmarks.recovery --device cuda
 
 Run it in the repository's root. The models are made up: SDXL's and its children's names and shapes,
-every weight made anew whenever it is read, so that none is kept (comfy_harness/children.py says
+every weight made anew whenever it is read, so that none is kept (fixtures/children.py says
 what is real in them and what is not). A row for each child and drift:
 
 - *in doubt*: its blocks in lists that have another length in SDXL; the others are paired by name.
 - *right*: how many of those got the block that they are; and how many would by their names, and by
   being as far down their list.
-- *likeness*: of transformer blocks, the least of a right pair and the most of a wrong one in the
+- *similarity*: of transformer blocks, the least of a right pair and the most of a wrong one in the
   same transformer.
 - *time*: of the pairing, and beside it of making the weights; *peak*: of the process's resident
   memory, or of the GPU's.
@@ -28,13 +28,14 @@ from statistics import mean
 
 import torch
 
-from comfy_harness import children
-from comfy_harness import stable_diffusion as sd
-from comfy_harness.children import CHILDREN, Child, ChildWeights, MadeUpWeights
-from prolora.correspondence import correspond
-from prolora.likeness import SketchedLikeness
-from prolora.module_tree import Node, module_tree
-from prolora.weights import Model, WeightRef
+from fixtures import children
+from fixtures import stable_diffusion as sd
+from fixtures.children import CHILDREN, Child, ChildWeights, MadeUpWeights
+from prolora.models.model import Model
+from prolora.models.references import WeightRef
+from prolora.pairing.alignment import align
+from prolora.pairing.block_similarity import RandomizedBlockSimilarity
+from prolora.pairing.module_tree import Node, module_tree
 
 from .decomposition import wait
 
@@ -49,7 +50,7 @@ def main() -> None:
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
     threads = f"{torch.get_num_threads()} threads"
     print(f"{name}, {threads}, torch {torch.__version__}, width {options.width}\n")
-    print("| child | drift | in doubt | right | by name | by depth | likeness | time | peak |")
+    print("| child | drift | in doubt | right | by name | by depth | similarity | time | peak |")
     print("| --- | --- | --- | --- | --- | --- | --- | --- | --- |")
     for child in CHILDREN:
         for drift in options.drift:
@@ -91,14 +92,14 @@ def _row(child: Child, drift: float, width: int, device: torch.device) -> str:
         _model(name, TimedWeights(w, device)) for name, w in (("SDXL", parent), ("child", weights))
     )
     trees = module_tree(source), module_tree(target)
-    likeness = SketchedLikeness(source, target, device, lambda name: None)
+    similarity = RandomizedBlockSimilarity(source, target, device, lambda name: None)
     start = time.perf_counter()
-    found = correspond(*trees, likeness)
+    found = align(*trees, similarity)
     seconds = time.perf_counter() - start
     making = source.weights.seconds + target.weights.seconds
     truth, doubtful = children.block_origins(origins), children.unsettled(origins)
     positions = children.at_the_same_depth(origins)
-    alike = _likenesses(*trees, {path: truth[path] for path in doubtful}, likeness)
+    alike = _similarities(*trees, {path: truth[path] for path in doubtful}, similarity)
     cells = (
         child.inventory,
         f"{drift:g}",
@@ -120,16 +121,16 @@ def _model(name: str, weights: TimedWeights) -> Model:
 
 
 @dataclass(frozen=True)
-class Likenesses:
+class Similarities:
     """The least of the right pairs, the most of the wrong ones."""
 
     right: float
     wrong: float
 
 
-def _likenesses(
-    source: Node, target: Node, truth: Mapping[str, str], likeness: SketchedLikeness
-) -> Likenesses:
+def _similarities(
+    source: Node, target: Node, truth: Mapping[str, str], similarity: RandomizedBlockSimilarity
+) -> Similarities:
     right, wrong = [], []
     for path, origin in truth.items():
         stage, _, name = origin.rpartition(".")
@@ -138,9 +139,9 @@ def _likenesses(
         block, entries = target.at(path), source.at(stage).entries
         for number, rival in entries.items():
             modules = [module.strip(".") for module in block.names()]
-            values = [likeness(rival.at(module), block.at(module)) for module in modules]
+            values = [similarity(rival.at(module), block.at(module)) for module in modules]
             (right if number == int(name) else wrong).append(mean(values))
-    return Likenesses(min(right), max(wrong))
+    return Similarities(min(right), max(wrong))
 
 
 def _peak(device: torch.device) -> int:

@@ -22,13 +22,15 @@ import folder_paths
 import torch
 
 from ..prolora.adapters import AdapterFile, name_of, parse_adapter_file, read_peft_config
+from ..prolora.algebra.subspace import can_decompose
 from ..prolora.errors import ProLoRAError
-from ..prolora.files import open_safetensors, read_safetensors
-from ..prolora.ggml import from_ggml, is_ggml
-from ..prolora.key_map import key_map
-from ..prolora.quantised import marks_in, refuse_files_without_weights
-from ..prolora.subspace import can_decompose
-from ..prolora.weights import Model, Slice, StateDictWeights, WeightRef
+from ..prolora.files.safetensors import open_safetensors, read_safetensors
+from ..prolora.models.ggml import from_ggml, is_ggml
+from ..prolora.models.key_map import key_map
+from ..prolora.models.model import Model
+from ..prolora.models.quantised import marks_in, refuse_files_without_weights
+from ..prolora.models.references import Slice, WeightRef
+from ..prolora.models.weights import StateDictWeights
 
 # A projection holds, for one module, both weights in float32, and one in float64 with its Gram
 # matrix, the eigenvectors and their workspace: about this many bytes for each element of a weight.
@@ -302,7 +304,7 @@ def device() -> torch.device:
 
 def make_room(names: Iterable[str], model: Model) -> None:
     """Asks the host to free what the largest of these modules needs, as core nodes do."""
-    refs = (model.find(name) for name in names)
+    refs = (model.resolve(name) for name in names)
     sizes = (torch.Size(model.weights.shape(ref.key)).numel() for ref in refs if ref is not None)
     largest = max(sizes, default=0)
     comfy.model_management.free_memory(largest * _BYTES_PER_ELEMENT, device())

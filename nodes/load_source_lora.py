@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 from ..prolora.adapters import AdapterFile
 from ..prolora.inspection import describe_source
-from ..prolora.matching import check_belongs
-from ..prolora.weights import Model
+from ..prolora.models.model import Model
+from ..prolora.pairing.module_pairs import check_belongs
 from . import host
 from .source_model import SOURCE_INPUTS, checkpoint_input, chosen_source
 

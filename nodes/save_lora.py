@@ -2,8 +2,8 @@
 
 from ..prolora.adapters import FILE_DTYPES, lora_state_dict, parse_adapter_file
 from ..prolora.errors import ProLoRAError
-from ..prolora.files import write_safetensors
-from ..prolora.output_names import NAMINGS, rename
+from ..prolora.files.safetensors import write_safetensors
+from ..prolora.naming.output_names import NAMINGS, rename
 from . import host
 from .transfer_lora import TransferredLora
 

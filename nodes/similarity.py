@@ -3,11 +3,11 @@
 import numpy as np
 import torch
 
-from ..prolora import comparison_text
-from ..prolora.block_pairs import parse_pairs, write_pairs
-from ..prolora.comparison import compare
-from ..prolora.heat_map import check_pillow, draw
-from ..prolora.settings import TransferSettings
+from ..prolora.comparison import text as comparison_text
+from ..prolora.comparison.figures import compare
+from ..prolora.comparison.heat_map import check_pillow, draw
+from ..prolora.pairing.block_pairs import parse_pairs, write_pairs
+from ..prolora.transfer.settings import TransferSettings
 from . import host
 from .pairs_input import PAIRS_INPUT
 from .source_model import SOURCE_INPUTS, checkpoint_input, chosen_source

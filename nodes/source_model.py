@@ -1,7 +1,7 @@
 """The model that a LoRA was trained on: a file that is only read, or a MODEL of the graph."""
 
 from ..prolora.errors import ProLoRAError
-from ..prolora.weights import Model
+from ..prolora.models.model import Model
 from . import host
 
 FROM_INPUT = "(the connected source_model)"

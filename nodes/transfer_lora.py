@@ -3,11 +3,12 @@
 from collections.abc import Mapping
 
 from ..prolora.adapters import lora_state_dict
-from ..prolora.block_pairs import parse_pairs
-from ..prolora.output_names import rename
-from ..prolora.settings import MODES, TransferSettings
-from ..prolora.transfer import transfer
-from ..prolora.weights import Model, WeightRef
+from ..prolora.models.model import Model
+from ..prolora.models.references import WeightRef
+from ..prolora.naming.output_names import rename
+from ..prolora.pairing.block_pairs import parse_pairs
+from ..prolora.transfer.job import transfer
+from ..prolora.transfer.settings import MODES, TransferSettings
 from . import host
 from .pairs_input import PAIRS_INPUT
 

@@ -7,9 +7,9 @@ standard library, never the host.
 from ._version import __version__
 from .adapters import lora_state_dict, parse_adapter_file, read_adapter_file
 from .errors import ProLoRAError
-from .key_map import load_checkpoint
-from .settings import TransferSettings
-from .transfer import transfer
+from .models.key_map import load_checkpoint
+from .transfer.job import transfer
+from .transfer.settings import TransferSettings
 
 __all__ = [
     "ProLoRAError",

@@ -9,22 +9,23 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from . import comparison_text
 from ._version import __version__
 from .adapters import FILE_DTYPES, lora_state_dict, read_adapter_file
-from .adapters.naming import split_key
-from .block_pairs import read_pairs, write_pairs
-from .comparison import compare
+from .adapters.suffixes import split_key
+from .adapters.tools import OTHER_FILES, UNREADABLE, kind_of
+from .comparison import text as comparison_text
+from .comparison.figures import compare
+from .comparison.heat_map import check_pillow, draw
 from .errors import ProLoRAError
-from .files import open_safetensors, write_safetensors, written_whole
-from .heat_map import check_pillow, draw
+from .files.atomic_write import atomic_write
+from .files.safetensors import open_safetensors, write_safetensors
 from .inspection import describe_adapter
-from .key_map import load_checkpoint
-from .output_names import CHOICES, Renamed, rename
-from .settings import MODES, TransferSettings
-from .tools import OTHER_FILES, UNREADABLE, kind_of
-from .transfer import Progress, TransferResult, transfer
-from .weights import Model
+from .models.key_map import load_checkpoint
+from .models.model import Model
+from .naming.output_names import CHOICES, Renamed, rename
+from .pairing.block_pairs import read_pairs, write_pairs
+from .transfer.job import Progress, TransferResult, transfer
+from .transfer.settings import MODES, TransferSettings
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -172,7 +173,7 @@ def _similarity(options: argparse.Namespace) -> None:
         if options.write_pairs is not None:
             _write_text(options.write_pairs, write_pairs(comparison.pairs), said)
         if options.picture is not None:
-            with written_whole(options.picture) as temporary:
+            with atomic_write(options.picture) as temporary:
                 draw(comparison).image.save(temporary, format="PNG")
             said.append(f"wrote {options.picture}")
 
@@ -185,7 +186,7 @@ def _check_picture(path: Path) -> None:
 
 
 def _write_text(path: Path, text: str, said: list[str]) -> None:
-    with written_whole(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
     said.append(f"wrote {path}")
 

@@ -3,11 +3,10 @@
 from collections import Counter
 from collections.abc import Iterator
 
-from . import accelerators
-from .adapters import AdapterFile
-from .architectures import guess_architecture
-from .listing import first
-from .weights import Model
+from .adapters import AdapterFile, accelerators
+from .errors import truncated_list
+from .models.architectures import guess_architecture
+from .models.model import Model
 
 _LISTED = 8  # how many unmatched keys are named before the rest is counted
 
@@ -19,20 +18,20 @@ def describe_adapter(file: AdapterFile) -> str:
 
 def describe_source(file: AdapterFile, source: Model) -> str:
     """The same, and how many of the LoRA's modules the source checkpoint has."""
-    missing = [name for name in file.module_names if source.find(name) is None]
+    missing = [name for name in file.module_names if source.resolve(name) is None]
     matched = len(file.module_names) - len(missing)
     lines = [
         *_adapter_lines(file),
         f"trained on {source.name} ({source.architecture}): "
         f"{matched} of {len(file.module_names)} modules match",
-        *(f"  not in it: {name}" for name in first(missing, _LISTED)),
+        *(f"  not in it: {name}" for name in truncated_list(missing, _LISTED)),
     ]
     return "\n".join(lines)
 
 
 def _adapter_lines(file: AdapterFile) -> Iterator[str]:
     architecture = guess_architecture(file.module_names)
-    nothing = "differences only" if file.differences else "nothing that can be moved"
+    nothing = "differences only" if file.vector_patches else "nothing that can be moved"
     families = ", ".join(file.families) or nothing
     yield f"{file.name}: {families}, its names are those of {architecture}"
     if file.tool:
@@ -42,11 +41,11 @@ def _adapter_lines(file: AdapterFile) -> Iterator[str]:
     if file.adapters:
         ranks = Counter(str(adapter.rank or "none of its own") for adapter in file.adapters)
         yield f"  {len(file.adapters)} modules, rank {_counted(ranks)}"
-    for kind, count in Counter(part.kind for part in file.differences).items():
+    for kind, count in Counter(part.kind for part in file.vector_patches).items():
         yield f"  {count} of kind {kind}: carried over as they are, where the shapes agree"
     for reason, count in Counter(file.left_out.values()).items():
         yield f"  {count} modules are left out: {reason}"
-    for key in first(file.unknown, _LISTED):
+    for key in truncated_list(file.unknown, _LISTED):
         yield f"  unknown key: {key}"
     yield from (f"  {note}" for note in file.notes)
 

@@ -1,10 +1,9 @@
 """Adapter files: keys in, adapters out, and back. One file a family."""
 
 from .adapter import Adapter
-from .difference import Difference, FullDifference
-from .file import AdapterFile, name_of, parse_adapter_file, read_adapter_file
+from .difference import FullDifference, VectorPatch
+from .file import AdapterFile, Part, name_of, parse_adapter_file, read_adapter_file
 from .lora import LoraAdapter
-from .part import Part, called
 from .peft_config import read_peft_config
 from .writing import FILE_DTYPES, lora_state_dict
 
@@ -12,11 +11,10 @@ __all__ = [
     "FILE_DTYPES",
     "Adapter",
     "AdapterFile",
-    "Difference",
     "FullDifference",
     "LoraAdapter",
     "Part",
-    "called",
+    "VectorPatch",
     "lora_state_dict",
     "name_of",
     "parse_adapter_file",

@@ -6,8 +6,8 @@ from typing import Any, NoReturn, Protocol
 
 import torch
 
+from ..algebra.updates import Update
 from ..errors import ProLoRAError
-from ..projection import Update
 
 
 class Adapter(Protocol):
@@ -41,6 +41,9 @@ class Adapter(Protocol):
     def delta_shape(self) -> tuple[int | None, int | None]:
         """m, n of the weight that it changes; None for a side that it leaves open."""
 
+    def renamed(self, name: str) -> "Adapter":
+        """The same adapter for a module of another name."""
+
     def update(self, weight: torch.Tensor) -> Update:
         """What it adds to the weight that it was trained on.
 
@@ -49,9 +52,9 @@ class Adapter(Protocol):
                 and on the device to compute in.
         """
 
-    def moved(
+    def retarget(
         self, update: Update, rank: int, source: torch.Tensor, target: torch.Tensor
-    ) -> "Moved":
+    ) -> "Retargeted":
         """This adapter with another update, for another weight.
 
         Args:
@@ -65,7 +68,7 @@ class Adapter(Protocol):
 
 
 @dataclass(frozen=True)
-class Moved:
+class Retargeted:
     """A moved adapter.
 
     Attributes:

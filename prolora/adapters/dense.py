@@ -1,14 +1,15 @@
 """What the families without a low rank of their own share: their delta is formed, then cut."""
 
 from abc import ABC, abstractmethod
+from dataclasses import replace
 from typing import ClassVar
 
 import torch
 
-from ..dense import Dense
+from ..algebra.dense import DenseUpdate
+from ..algebra.updates import Update
 from ..errors import ProLoRAError
-from ..projection import Update
-from .adapter import Moved
+from .adapter import Retargeted
 from .lora import moved_lora
 
 
@@ -37,10 +38,16 @@ class DenseAdapter(ABC):
             Of the weight's shape, or m x n.
         """
 
-    def update(self, weight: torch.Tensor) -> Dense:
-        return Dense(self.delta(weight).to(weight).flatten(start_dim=1))
+    def renamed(self, name: str) -> "DenseAdapter":
+        """See Adapter."""
+        return replace(self, name=name)  # type: ignore[type-var]  # every family is a dataclass
 
-    def moved(self, update: Update, rank: int, source: torch.Tensor, target: torch.Tensor) -> Moved:
+    def update(self, weight: torch.Tensor) -> DenseUpdate:
+        return DenseUpdate(self.delta(weight).to(weight).flatten(start_dim=1))
+
+    def retarget(
+        self, update: Update, rank: int, source: torch.Tensor, target: torch.Tensor
+    ) -> Retargeted:
         return moved_lora(self.name, update, rank, tuple(target.shape[1:]))
 
     def tensors(self) -> dict[str, torch.Tensor]:

@@ -5,16 +5,16 @@ neither has a tensor that takes a weight's place: those are carried over as they
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
-from ..dense import Dense
-from ..projection import Update
-from .adapter import Moved, Origin
+from ..algebra.dense import DenseUpdate
+from ..algebra.updates import Update
+from .adapter import Origin, Retargeted
 from .dense import DenseAdapter
 from .factors import scale_of
-from .naming import FAMILY_OF, MAGNITUDES
+from .suffixes import FAMILY_OF, MAGNITUDES
 
 # Role -> what it is. ComfyUI's loader adds `diff` and `w_norm` to a module's weight, `diff_b` and
 # `b_norm` to its bias, and puts `set_weight` in place of the weight (since 2024).
@@ -50,12 +50,14 @@ class FullDifference(DenseAdapter):
     def delta(self, weight: torch.Tensor) -> torch.Tensor:
         return self.diff
 
-    def moved(self, update: Update, rank: int, source: torch.Tensor, target: torch.Tensor) -> Moved:
+    def retarget(
+        self, update: Update, rank: int, source: torch.Tensor, target: torch.Tensor
+    ) -> Retargeted:
         """See Adapter. Without a rank it stays a full difference, and nothing is dropped."""
-        if rank or not isinstance(update, Dense):
-            return super().moved(update, rank, source, target)
+        if rank or not isinstance(update, DenseUpdate):
+            return super().retarget(update, rank, source, target)
         moved = FullDifference(self.name, update.delta.reshape(target.shape).cpu())
-        return Moved(moved, update.energy(), dropped=0.0)
+        return Retargeted(moved, update.energy(), dropped=0.0)
 
     def tensors(self) -> dict[str, torch.Tensor]:
         return {"diff": self.diff}
@@ -76,7 +78,7 @@ def make_full_difference(
 
 
 @dataclass(frozen=True)
-class Difference:
+class VectorPatch:
     """A tensor that is added to a norm or a bias, or takes a weight's place.
 
     Attributes:
@@ -99,6 +101,10 @@ class Difference:
         """Whether it is the module's bias that it changes."""
         return self.role in _OF_BIAS
 
+    def renamed(self, name: str) -> "VectorPatch":
+        """The same for a module of another name."""
+        return replace(self, name=name)
+
     def tensors(self) -> dict[str, torch.Tensor]:
         """By role, what a file of it holds; see Adapter."""
         return {self.role: self.tensor}
@@ -116,12 +122,12 @@ def split_vectors(
     return vectors, {role: tensor for role, tensor in parts.items() if role not in vectors}
 
 
-def make_differences(
+def make_vector_patches(
     name: str,
     vectors: Mapping[str, torch.Tensor],
     parts: Mapping[str, torch.Tensor],
     origin: Origin,
-) -> list[Difference]:
+) -> list[VectorPatch]:
     """The differences of one module.
 
     PEFT's bias of a LoRA's up (lora_bias=True) becomes a bias difference with the LoRA's scale
@@ -147,4 +153,4 @@ def make_differences(
         tensors["diff_b"] = tensors.pop("up_bias").float() * scale
     if "b_norm" in tensors and "w_norm" not in tensors:
         tensors["diff_b"] = tensors.pop("b_norm")
-    return [Difference(name, role, tensor) for role, tensor in tensors.items()]
+    return [VectorPatch(name, role, tensor) for role, tensor in tensors.items()]

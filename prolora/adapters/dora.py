@@ -4,14 +4,14 @@ Liu et al., "DoRA: Weight-Decomposed Low-Rank Adaptation", ICML 2024, arXiv 2402
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
+from ..algebra.updates import Update
 from ..errors import ProLoRAError
-from ..projection import Update
-from .adapter import Adapter, Moved, Origin
-from .naming import MAGNITUDES
+from .adapter import Adapter, Origin, Retargeted
+from .suffixes import MAGNITUDES
 
 _ROLES = tuple(dict.fromkeys(MAGNITUDES.values()))
 _SIDES = ("outputs", "inputs")  # what the axes of a weight are
@@ -73,11 +73,17 @@ class DoraAdapter:
     def delta_shape(self) -> tuple[int | None, int | None]:
         return self.direction.delta_shape
 
+    def renamed(self, name: str) -> "DoraAdapter":
+        """See Adapter."""
+        return replace(self, direction=self.direction.renamed(name))
+
     def update(self, weight: torch.Tensor) -> Update:
         """The direction's delta: what is moved, not the whole change of the weight."""
         return self.direction.update(weight)
 
-    def moved(self, update: Update, rank: int, source: torch.Tensor, target: torch.Tensor) -> Moved:
+    def retarget(
+        self, update: Update, rank: int, source: torch.Tensor, target: torch.Tensor
+    ) -> Retargeted:
         """See Adapter. The direction moves by its own rule; m_t = m_s * ||W_t|| / ||W_s||.
 
         Where ||W_s|| is 0 there is no ratio to keep, and m stays as it is.
@@ -86,12 +92,12 @@ class DoraAdapter:
             ProLoRAError: the magnitude has not as many values as the weights have outputs or
                 inputs.
         """
-        moved = self.direction.moved(update, rank, source, target)
+        moved = self.direction.retarget(update, rank, source, target)
         before, after = self._norms(source), self._norms(target)
         ratio = torch.where(before == 0, 1.0, after / before)
         magnitude = self.magnitude.to(ratio).reshape(before.shape) * ratio
         adapter = DoraAdapter(moved.adapter, magnitude.to(target.dtype).cpu(), self.axis)
-        return Moved(adapter, moved.energy, moved.dropped)
+        return Retargeted(adapter, moved.energy, moved.dropped)
 
     def tensors(self) -> dict[str, torch.Tensor]:
         return {**self.direction.tensors(), "dora_scale": self.magnitude}

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 import torch
 
-from ..projection import Factors
+from ..algebra.updates import LowRankUpdate
 from .adapter import Origin, alpha_of
 
 
@@ -14,7 +14,7 @@ def pair_of(
     origin: Origin,
     roles: tuple[str, str],
     core: str = "",
-) -> Factors:
+) -> LowRankUpdate:
     """A pair of factors as matrices: up m x r, down r x n; a convolution is flattened.
 
     Args:
@@ -36,7 +36,7 @@ def pair_of(
         present = [role for role in (core, *roles) if role in parts]
         shapes = [f"{role} {list(parts[role].shape)}" for role in present]
         origin.refuse(name, f"has {', '.join(shapes)} that do not multiply")
-    return Factors(up.flatten(start_dim=1), down.flatten(start_dim=1))
+    return LowRankUpdate(up.flatten(start_dim=1), down.flatten(start_dim=1))
 
 
 def _with_core(
@@ -54,7 +54,7 @@ def fold(core: torch.Tensor, down: torch.Tensor) -> torch.Tensor:
     return torch.einsum("ij...,jn->in...", core.float(), down.flatten(start_dim=1).float())
 
 
-def product(pair: Factors, weight: torch.Tensor) -> torch.Tensor:
+def product(pair: LowRankUpdate, weight: torch.Tensor) -> torch.Tensor:
     """Both multiplied, m x n, in the weight's dtype and on its device."""
     return pair.up.to(weight) @ pair.down.to(weight)
 

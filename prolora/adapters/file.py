@@ -8,22 +8,22 @@ from typing import Any
 
 import torch
 
-from ..accelerators import accelerator_of
 from ..errors import ProLoRAError
-from ..files import read_safetensors
-from ..tools import UNREADABLE, kind_of, refuse_file, tool_of
+from ..files.safetensors import read_safetensors
+from .accelerators import accelerator_of
 from .adapter import Adapter, Make, Origin
 from .boft import make_boft
-from .difference import Difference, make_differences, make_full_difference, split_vectors
+from .difference import VectorPatch, make_full_difference, make_vector_patches, split_vectors
 from .dora import refuse_lone_magnitude, with_magnitude
 from .foura import make_foura
 from .glora import make_glora
 from .loha import make_loha
 from .lokr import make_lokr
 from .lora import make_lora
-from .naming import BUNDLED, FAMILY_OF, REASONS, ROLES, split_key
 from .oft import make_oft
 from .peft_config import WEIGHTS_NAME, PeftAlphas, peft_alphas, read_peft_config
+from .suffixes import BUNDLED, FAMILY_OF, REASONS, ROLES, split_key
+from .tools import UNREADABLE, kind_of, refuse_file, tool_of
 
 # What builds the adapter of a module. A family that naming.py knows and that has no row here is
 # left out by name.
@@ -47,6 +47,9 @@ _DTYPES = (
     *(torch.float8_e4m3fn, torch.float8_e5m2),
 )
 
+# What a file holds for one module.
+Part = Adapter | VectorPatch
+
 
 @dataclass(frozen=True)
 class AdapterFile:
@@ -69,7 +72,7 @@ class AdapterFile:
     unknown: tuple[str, ...]
     metadata: Mapping[str, str]
     notes: tuple[str, ...] = ()
-    differences: tuple[Difference, ...] = ()
+    vector_patches: tuple[VectorPatch, ...] = ()
     tool: str = ""
 
     @property
@@ -78,9 +81,9 @@ class AdapterFile:
         return accelerator_of(self.name, self.metadata)
 
     @property
-    def contents(self) -> tuple[Adapter | Difference, ...]:
+    def contents(self) -> tuple[Part, ...]:
         """What a file of the same holds; see lora_state_dict."""
-        return (*self.adapters, *self.differences)
+        return (*self.adapters, *self.vector_patches)
 
     @property
     def families(self) -> tuple[str, ...]:
@@ -143,7 +146,7 @@ def parse_adapter_file(
         unknown=tuple(unknown),
         metadata=metadata,
         notes=tuple(notes),
-        differences=tuple(part for found in read.values() for part in found.differences),
+        vector_patches=tuple(part for found in read.values() for part in found.vector_patches),
         tool=tool,
     )
 
@@ -159,7 +162,7 @@ class _Read:
     """
 
     adapter: Adapter | None = None
-    differences: tuple[Difference, ...] = ()
+    vector_patches: tuple[VectorPatch, ...] = ()
     left_out: str = ""
     unknown: tuple[str, ...] = ()
     has_peft_alpha: bool = False
@@ -176,12 +179,12 @@ def _read(
         origin.refuse(module, f"has tensors of {' and '.join(families)}")
     if not families:
         refuse_lone_magnitude(module, parts, origin)
-        differences = make_differences(module, vectors, parts, origin)
+        differences = make_vector_patches(module, vectors, parts, origin)
         return _Read(None, tuple(differences), left_out, () if vectors else tuple(parts))
     alpha = None if "alpha" in parts else alphas.of(module, parts, origin)
     if alpha is not None:
         parts["alpha"] = torch.tensor(alpha, dtype=torch.float64)
-    differences = make_differences(module, vectors, parts, origin)
+    differences = make_vector_patches(module, vectors, parts, origin)
     make = FAMILIES.get(families[0])
     if make is None:
         return _Read(None, tuple(differences), f"{families[0]} is not moved")

@@ -10,7 +10,7 @@ from typing import NoReturn
 
 import torch
 
-from ..projection import Factors
+from ..algebra.updates import LowRankUpdate
 from .adapter import Origin
 from .dense import DenseAdapter
 from .factors import fold, note_of, product, scale_of
@@ -31,8 +31,8 @@ class GloraAdapter(DenseAdapter):
     """
 
     name: str
-    a: Factors
-    b: Factors
+    a: LowRankUpdate
+    b: LowRankUpdate
     scale: float
     note: str = ""
 
@@ -80,8 +80,8 @@ def make_glora(name: str, parts: Mapping[str, torch.Tensor], origin: Origin) -> 
         if core.ndim < 3 or not core.shape[0] == core.shape[1] == b2.shape[0]:
             _refuse_shapes(name, parts, origin)
         b2 = fold(core, b2)
-    a = Factors(a1.flatten(start_dim=1), a2.flatten(start_dim=1))
-    b = Factors(b1.flatten(start_dim=1), b2.flatten(start_dim=1))
+    a = LowRankUpdate(a1.flatten(start_dim=1), a2.flatten(start_dim=1))
+    b = LowRankUpdate(b1.flatten(start_dim=1), b2.flatten(start_dim=1))
     rank, channels = b.rank, a.up.shape[0]
     ranks = {rank, a.rank, a.down.shape[0], b.down.shape[0]}
     if rank == 0 or len(ranks) > 1 or not channels == a.down.shape[1] == b2.shape[1]:

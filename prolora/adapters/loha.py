@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ..projection import Factors
+from ..algebra.updates import LowRankUpdate
 from .adapter import Origin
 from .dense import DenseAdapter
 from .factors import note_of, pair_of, product, scale_of
@@ -19,8 +19,8 @@ class LohaAdapter(DenseAdapter):
     """delta = scale * (w1_a @ w1_b) * (w2_a @ w2_b), both products m x n."""
 
     name: str
-    w1: Factors
-    w2: Factors
+    w1: LowRankUpdate
+    w2: LowRankUpdate
     scale: float
     note: str = ""
 

@@ -9,14 +9,14 @@ from dataclasses import dataclass
 
 import torch
 
+from ..algebra.updates import LowRankUpdate
 from ..errors import ProLoRAError
-from ..projection import Factors
 from .adapter import Origin, alpha_of
 from .dense import DenseAdapter
 from .factors import note_of, pair_of, product, scale_of
 from .peft_config import rank_in
 
-_Matrix = torch.Tensor | Factors
+_Matrix = torch.Tensor | LowRankUpdate
 
 
 @dataclass(frozen=True)
@@ -63,8 +63,8 @@ def make_lokr(name: str, parts: Mapping[str, torch.Tensor], origin: Origin) -> L
     w1, w2 = (_side(name, parts, origin, side) for side in ("lokr_w1", "lokr_w2"))
     if isinstance(w1, torch.Tensor) and isinstance(w2, torch.Tensor):
         return _with_both_whole(name, w1, w2, parts, origin)
-    factored = w2 if isinstance(w2, Factors) else w1  # w2's rank wins, as in ComfyUI
-    assert isinstance(factored, Factors)
+    factored = w2 if isinstance(w2, LowRankUpdate) else w1  # w2's rank wins, as in ComfyUI
+    assert isinstance(factored, LowRankUpdate)
     return LokrAdapter(name, w1, w2, scale_of(parts, factored.rank), note_of(parts))
 
 
@@ -111,10 +111,10 @@ def _with_both_whole(
 
 
 def _shape(matrix: _Matrix) -> tuple[int, int]:
-    if isinstance(matrix, Factors):
+    if isinstance(matrix, LowRankUpdate):
         return matrix.up.shape[0], matrix.down.shape[1]
     return matrix.shape[0], matrix.shape[1]
 
 
 def _formed(matrix: _Matrix, weight: torch.Tensor) -> torch.Tensor:
-    return product(matrix, weight) if isinstance(matrix, Factors) else matrix.to(weight)
+    return product(matrix, weight) if isinstance(matrix, LowRankUpdate) else matrix.to(weight)

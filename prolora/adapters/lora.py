@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from ..projection import Factors, Update
-from .adapter import Moved, Origin, alpha_of
+from ..algebra.updates import LowRankUpdate, Update
+from .adapter import Origin, Retargeted, alpha_of
 from .factors import fold
 
 
@@ -55,13 +55,19 @@ class LoraAdapter:
     def delta_shape(self) -> tuple[int, int]:
         return self.up.shape[0], self.down[0].numel()
 
-    def update(self, weight: torch.Tensor) -> Factors:
+    def renamed(self, name: str) -> "LoraAdapter":
+        """The same adapter for a module of another name."""
+        return replace(self, name=name)
+
+    def update(self, weight: torch.Tensor) -> LowRankUpdate:
         """The update as matrices, up m x r and down r x n, with the scale inside."""
         up = self.up.to(weight).flatten(start_dim=1)
         down = self.down.to(weight).flatten(start_dim=1)
-        return Factors(up * self.scale, down).balanced()
+        return LowRankUpdate(up * self.scale, down).balanced()
 
-    def moved(self, update: Update, rank: int, source: torch.Tensor, target: torch.Tensor) -> Moved:
+    def retarget(
+        self, update: Update, rank: int, source: torch.Tensor, target: torch.Tensor
+    ) -> Retargeted:
         """See Adapter. In the same layout, if the width is the same; its alpha equals its rank."""
         same = self.down[0].numel() == target[0].numel()
         inputs = tuple(self.down.shape[1:] if same else target.shape[1:])
@@ -79,15 +85,15 @@ def moved_lora(
     rank: int,
     inputs: tuple[int, ...],
     reshape: tuple[int, ...] = (),
-) -> Moved:
+) -> Retargeted:
     """An update as a LoRA whose alpha equals its rank.
 
     Args:
-        rank: see Update.cut.
+        rank: see Update.truncate.
         inputs: the weight's shape without its first side: (n,), or (in, kh, kw).
         reshape: see LoraAdapter.
     """
-    cut = update.cut(rank)
+    cut = update.truncate(rank)
     factors = cut.factors
     kernel = (1 for _ in inputs[1:])
     adapter = LoraAdapter(
@@ -97,7 +103,7 @@ def moved_lora(
         alpha=float(factors.rank),
         reshape=reshape,
     )
-    return Moved(adapter, factors.energy(), cut.dropped)
+    return Retargeted(adapter, factors.energy(), cut.dropped)
 
 
 def make_lora(name: str, parts: Mapping[str, torch.Tensor], origin: Origin) -> LoraAdapter:

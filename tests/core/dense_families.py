@@ -11,7 +11,7 @@ import torch
 
 from prolora.adapters import Adapter, lora_state_dict, parse_adapter_file, read_adapter_file
 from prolora.errors import ProLoRAError
-from prolora.files import write_safetensors
+from prolora.files.safetensors import write_safetensors
 
 from .dense_reference import dense_project, dense_subspace
 from .libraries import Net, Written, assert_same_updates, by_lycoris, formed, lycoris_applied

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 
 import torch
 
-from prolora.weights import Slice, WeightRef
+from prolora.models.references import Slice, WeightRef
 
 WIDTH = 8
 _DOUBLE = {  # the diffusers library's names, of the image's half and of the text's

@@ -14,8 +14,8 @@ from torch import nn
 from torch.nn import Conv2d, LayerNorm, Linear
 
 from prolora.adapters import read_adapter_file
-from prolora.dense import Dense
-from prolora.projection import Factors, Update
+from prolora.algebra.dense import DenseUpdate
+from prolora.algebra.updates import LowRankUpdate, Update
 
 from .strategies import dense, relative_error
 
@@ -144,9 +144,9 @@ def updates_in(path: Path, weights: Mapping[str, torch.Tensor]) -> dict[str, np.
 
 
 def formed(update: Update) -> np.ndarray:
-    if isinstance(update, Factors):
+    if isinstance(update, LowRankUpdate):
         return dense(update)
-    assert isinstance(update, Dense)
+    assert isinstance(update, DenseUpdate)
     return update.delta.double().numpy()
 
 

@@ -6,14 +6,16 @@ import numpy as np
 import torch
 
 from prolora.adapters import AdapterFile, LoraAdapter
-from prolora.correspondence import correspond
-from prolora.likeness import SketchedLikeness
-from prolora.matching import Pairing, pair_modules
-from prolora.module_tree import module_tree
-from prolora.report import ModuleReport
-from prolora.settings import TransferSettings
-from prolora.transfer import transfer
-from prolora.weights import Model, StateDictWeights, WeightRef
+from prolora.models.model import Model
+from prolora.models.references import WeightRef
+from prolora.models.weights import StateDictWeights
+from prolora.pairing.alignment import align
+from prolora.pairing.block_similarity import RandomizedBlockSimilarity
+from prolora.pairing.module_pairs import Pairing, pair_modules
+from prolora.pairing.module_tree import module_tree
+from prolora.transfer.job import transfer
+from prolora.transfer.report import ModuleReport
+from prolora.transfer.settings import TransferSettings
 
 SHAPES = {"linear": (24, 16), "conv 1x1": (16, 24, 1, 1), "conv 3x3": (12, 6, 3, 3)}
 
@@ -75,6 +77,6 @@ def move(
 
 def paired(file: AdapterFile, source: Model, target: Model) -> Pairing:
     """What goes where, without moving anything."""
-    likeness = SketchedLikeness(source, target, torch.device("cpu"), lambda name: None)
-    correspondence = correspond(module_tree(source), module_tree(target), likeness)
-    return pair_modules(file, source, target, correspondence)
+    similarity = RandomizedBlockSimilarity(source, target, torch.device("cpu"), lambda name: None)
+    alignment = align(module_tree(source), module_tree(target), similarity)
+    return pair_modules(file, source, target, alignment)

@@ -6,8 +6,10 @@ import numpy as np
 import torch
 
 from prolora.adapters import AdapterFile, LoraAdapter
-from prolora.module_tree import Node, module_tree
-from prolora.weights import Model, Slice, StateDictWeights, WeightRef
+from prolora.models.model import Model
+from prolora.models.references import Slice, WeightRef
+from prolora.models.weights import StateDictWeights
+from prolora.pairing.module_tree import Node, module_tree
 
 from .small_models import file_of, random_lora
 from .strategies import spectrum

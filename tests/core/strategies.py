@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from hypothesis import strategies as st
 
-from prolora.projection import Factors
+from prolora.algebra.updates import LowRankUpdate
 
 
 @dataclass(frozen=True)
@@ -15,7 +15,7 @@ class Case:
 
     source: torch.Tensor
     target: torch.Tensor
-    update: Factors
+    update: LowRankUpdate
     energy: float
 
     @property
@@ -23,7 +23,7 @@ class Case:
         return dense(self.update)
 
 
-def dense(update: Factors) -> np.ndarray:
+def dense(update: LowRankUpdate) -> np.ndarray:
     return (update.up.double() @ update.down.double()).numpy()
 
 
@@ -46,7 +46,7 @@ def cases(draw: st.DrawFn, min_energy: float = 0.3, max_energy: float = 0.95) ->
     return Case(
         source=torch.tensor(source, dtype=torch.float32),
         target=torch.tensor(target, dtype=torch.float32),
-        update=Factors(
+        update=LowRankUpdate(
             torch.tensor(random.normal(size=(m, rank)), dtype=torch.float32),
             torch.tensor(random.normal(size=(rank, n)), dtype=torch.float32),
         ),

@@ -9,8 +9,8 @@ import pytest
 from peft import LoraConfig, get_peft_model, set_peft_model_state_dict
 
 from prolora.adapters import lora_state_dict, parse_adapter_file, read_adapter_file
-from prolora.adapters.naming import ROLES, SUFFIXES, split_key
-from prolora.files import read_safetensors, write_safetensors
+from prolora.adapters.suffixes import ROLES, SUFFIXES, split_key
+from prolora.files.safetensors import read_safetensors, write_safetensors
 
 from .libraries import (
     MODULES,
@@ -55,7 +55,7 @@ def our_file(folder: Path, written: Written) -> Path:
     moved = []
     for adapter in read_adapter_file(written.path).adapters:
         weight = written.weights[adapter.name]
-        moved.append(adapter.moved(adapter.update(weight), 0, weight, weight).adapter)
+        moved.append(adapter.retarget(adapter.update(weight), 0, weight, weight).adapter)
     write_safetensors(lora_state_dict(moved), folder / "ours.safetensors", {})
     return folder / "ours.safetensors"
 

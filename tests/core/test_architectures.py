@@ -2,7 +2,7 @@
 
 import pytest
 
-from prolora.architectures import ARCHITECTURES, UNKNOWN, guess_architecture
+from prolora.models.architectures import ARCHITECTURES, UNKNOWN, guess_architecture
 
 from .checkpoints import SD3, SD15, SD21, SDXL
 

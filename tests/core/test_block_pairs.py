@@ -5,10 +5,10 @@ import json
 import pytest
 import torch
 
-from prolora.block_pairs import parse_pairs, read_pairs
 from prolora.errors import ProLoRAError
-from prolora.settings import TransferSettings
-from prolora.transfer import transfer
+from prolora.pairing.block_pairs import parse_pairs, read_pairs
+from prolora.transfer.job import transfer
+from prolora.transfer.settings import TransferSettings
 
 from .small_models import delta
 from .stacks import block, lora_for, model, noisy, stack

@@ -92,7 +92,7 @@ def test_odd_blocks_of_peft(tmp_path):
     assert_reads_as_written(by_peft(tmp_path, config, 0.5))
 
 
-# --- Moved
+# --- Retargeted
 
 
 def by_lycoris_s_layout(m: int, n: int) -> Adapter:

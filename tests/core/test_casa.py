@@ -16,8 +16,16 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from prolora import casa
-from prolora.casa import PUBLISHED, Basis, Choices, arbitrate, arbitrate_in, clusters, source_basis
+from prolora.algebra import casa
+from prolora.algebra.casa import (
+    PUBLISHED,
+    Basis,
+    Choices,
+    arbitrate,
+    arbitrate_in,
+    clusters,
+    source_basis,
+)
 
 from .strategies import relative_error, spectrum
 

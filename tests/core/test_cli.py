@@ -14,11 +14,12 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from prolora import __version__, cli, files
+from prolora import __version__, cli
 from prolora.adapters import lora_state_dict, read_adapter_file
-from prolora.block_pairs import read_pairs
 from prolora.cli import main
-from prolora.files import read_safetensors
+from prolora.files import safetensors as files
+from prolora.files.safetensors import read_safetensors
+from prolora.pairing.block_pairs import read_pairs
 
 from .checkpoints import SD3, SDXL
 from .dense_reference import dense_project, dense_similarity, dense_subspace

@@ -7,12 +7,12 @@ from dataclasses import replace
 import pytest
 import torch
 
-from prolora.block_pairs import parse_pairs, write_pairs
-from prolora.comparison import Comparison, Row, compare
-from prolora.comparison_text import summary, table, to_csv
+from prolora.comparison.figures import Comparison, Row, compare
+from prolora.comparison.text import summary, table, to_csv
 from prolora.errors import ProLoRAError
-from prolora.settings import TransferSettings
-from prolora.weights import Model
+from prolora.models.model import Model
+from prolora.pairing.block_pairs import parse_pairs, write_pairs
+from prolora.transfer.settings import TransferSettings
 
 from .dense_reference import dense_similarity, dense_subspace
 from .small_models import drifted, matrix, model_of, random_weight
@@ -125,7 +125,7 @@ def test_identical_weights_are_not_decomposed(monkeypatch):
     def refuse(*arguments):
         raise AssertionError("decomposed")
 
-    monkeypatch.setattr("prolora.comparison.leading_subspace", refuse)
+    monkeypatch.setattr("prolora.comparison.figures.leading_subspace", refuse)
     comparison = compared(weights(2), weights(2))
     assert [row.corrected for row in comparison.rows] == [1.0] * 7
     assert {row.similarity.score for row in comparison.rows} == {1.0}

@@ -5,8 +5,8 @@ import pytest
 import torch
 from hypothesis import given
 
-from prolora.projection import Factors
-from prolora.subspace import leading_subspace, similarity
+from prolora.algebra.subspace import leading_subspace, similarity
+from prolora.algebra.updates import LowRankUpdate
 
 from .strategies import Case, cases, dense
 
@@ -25,7 +25,7 @@ def moved(case: Case, device: torch.device) -> tuple[np.ndarray, float]:
     source, target = (
         leading_subspace(weight.to(device), case.energy) for weight in (case.source, case.target)
     )
-    update = Factors(case.update.up.to(device), case.update.down.to(device))
-    cut = update.project(source, target, "prolora").cut(update.rank)
-    result = Factors(cut.factors.up.cpu(), cut.factors.down.cpu())
+    update = LowRankUpdate(case.update.up.to(device), case.update.down.to(device))
+    cut = update.project(source, target, "prolora").truncate(update.rank)
+    result = LowRankUpdate(cut.factors.up.cpu(), cut.factors.down.cpu())
     return dense(result), similarity(source, target).score

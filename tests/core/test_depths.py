@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from prolora.errors import ProLoRAError
-from prolora.output_names import rename
-from prolora.settings import TransferSettings
-from prolora.transfer import transfer
+from prolora.naming.output_names import rename
+from prolora.transfer.job import transfer
+from prolora.transfer.settings import TransferSettings
 
 from .dense_reference import dense_project, dense_subspace
 from .small_models import delta, matrix, random_weight
@@ -95,7 +95,7 @@ def test_the_stage_in_the_summary():
     summary = run(stack(child((0, None, 3, 4)))).report.summary()
     lines = [line.strip() for line in summary.splitlines()]
     (stage,) = [line for line in lines if line.startswith("blocks, source -> target (")]
-    assert "(likeness 0." in stage
+    assert "(similarity 0." in stage
     assert stage.endswith("by similarity): 0 -> 0, 3 -> 2, 4 -> 3")
     assert "without a source: 1" in lines
     assert "of the source, taken by none: 1, 2" in lines
@@ -157,7 +157,7 @@ def test_names_are_spelled_as_they_were(spelling):
     names = {adapter.name for adapter in result.adapters}
     if "pipe" not in spelling:
         assert names == {spelled(path) for path in stack(child((0, 2, 3)))}
-    assert {target.find(name).key for name in names} == set(target.weights)
+    assert {target.resolve(name).key for name in names} == set(target.weights)
 
 
 def test_blocks_and_what_lies_outside_of_them():

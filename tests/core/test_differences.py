@@ -8,13 +8,15 @@ import torch
 from prolora.adapters import AdapterFile, lora_state_dict, parse_adapter_file, read_adapter_file
 from prolora.adapters.difference import FullDifference
 from prolora.errors import ProLoRAError
-from prolora.files import write_safetensors
+from prolora.files.safetensors import write_safetensors
 from prolora.inspection import describe_adapter
-from prolora.key_map import key_map
-from prolora.report import ModuleReport
-from prolora.settings import TransferSettings
-from prolora.transfer import TransferResult, transfer
-from prolora.weights import Model, Slice, StateDictWeights, WeightRef
+from prolora.models.key_map import key_map
+from prolora.models.model import Model
+from prolora.models.references import Slice, WeightRef
+from prolora.models.weights import StateDictWeights
+from prolora.transfer.job import TransferResult, transfer
+from prolora.transfer.report import ModuleReport
+from prolora.transfer.settings import TransferSettings
 
 from .dense_reference import dense_project, dense_subspace
 from .libraries import (
@@ -61,8 +63,8 @@ def test_lycoris(tmp_path):
 
 def test_the_norms_and_biases_of_lycoris(tmp_path):
     network, file = full_network(tmp_path)
-    got = {(part.name, part.of_bias): part.tensor for part in file.differences}
-    assert len(got) == len(file.differences) == 5  # three biases, and both parts of the norm
+    got = {(part.name, part.of_bias): part.tensor for part in file.vector_patches}
+    assert len(got) == len(file.vector_patches) == 5  # three biases, and both parts of the norm
     for module in network.loras:
         weight, bias = module.get_merged_weight()
         if module.lora_name == "lycoris_norm":
@@ -221,7 +223,7 @@ def test_a_bias_beside_a_lora_has_its_scale():
     tensors = lora_state_dict([lora]) | {"linear.lora_B.bias": bias}
     file = parse_adapter_file(tensors, "style.safetensors")
     result = transfer(file, model("A"), model("B"), LOW)
-    assert torch.equal(lora_state_dict(result.differences)["linear.diff_b"], 1.5 * bias)
+    assert torch.equal(lora_state_dict(result.vector_patches)["linear.diff_b"], 1.5 * bias)
     assert result.report.count("copied") == 2
     assert len(file.module_names) == 1
 

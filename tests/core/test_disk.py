@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from prolora.errors import ProLoRAError
-from prolora.files import read_safetensors, write_safetensors
+from prolora.files.safetensors import read_safetensors, write_safetensors
 
 NOBODY = 65534
 OLD, NEW = {"a": torch.zeros(4)}, {"a": torch.ones(1 << 18)}

@@ -14,7 +14,7 @@ from torch import Tensor
 from prolora.adapters import lora_state_dict, parse_adapter_file, read_adapter_file
 from prolora.adapters.dora import DoraAdapter
 from prolora.errors import ProLoRAError
-from prolora.files import read_safetensors
+from prolora.files.safetensors import read_safetensors
 
 from .dense_reference import dense_project, dense_subspace
 from .libraries import (

@@ -12,11 +12,11 @@ import pytest
 import torch
 from safetensors.torch import save
 
-from prolora import files
 from prolora.adapters import lora_state_dict, parse_adapter_file, read_adapter_file
 from prolora.errors import ProLoRAError
-from prolora.files import read_safetensors, write_safetensors
-from prolora.key_map import load_checkpoint
+from prolora.files import safetensors as files
+from prolora.files.safetensors import read_safetensors, write_safetensors
+from prolora.models.key_map import load_checkpoint
 
 from .small_models import random_lora
 

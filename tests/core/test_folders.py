@@ -7,14 +7,16 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from comfy_harness.stable_diffusion import SDXL as FULL_SDXL
-from comfy_harness.stable_diffusion import sdxl_checkpoint
+from fixtures.stable_diffusion import SDXL as FULL_SDXL
+from fixtures.stable_diffusion import sdxl_checkpoint
 from prolora.adapters import lora_state_dict
 from prolora.cli import main
 from prolora.errors import ProLoRAError
-from prolora.files import read_safetensors, write_safetensors
-from prolora.key_map import key_map, load_checkpoint
-from prolora.weights import Model, StateDictWeights, WeightRef
+from prolora.files.safetensors import read_safetensors, write_safetensors
+from prolora.models.key_map import key_map, load_checkpoint
+from prolora.models.model import Model
+from prolora.models.references import WeightRef
+from prolora.models.weights import StateDictWeights
 
 from .diffusers_layout import CHECKPOINTS, components_of, unet_of, write_folder, write_shards
 from .small_models import drifted, random_lora

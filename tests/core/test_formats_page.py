@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from prolora.accelerators import ACCELERATORS, accelerator_of
 from prolora.adapters import lora_state_dict
+from prolora.adapters.accelerators import ACCELERATORS, accelerator_of
 from prolora.adapters.dora import DoraAdapter
 from prolora.adapters.file import FAMILIES as MOVED
-from prolora.adapters.naming import (
+from prolora.adapters.suffixes import (
     BUNDLED,
     DIFFERENCES,
     MAGNITUDES,
@@ -20,14 +20,15 @@ from prolora.adapters.naming import (
     SHARED,
     SUFFIXES,
 )
-from prolora.diffusers_folder import COMPONENTS
-from prolora.key_map import DIFFUSERS_NAMES, key_map
-from prolora.module_names import is_text_encoder, plain
-from prolora.output_names import CHOICES, NAMINGS
-from prolora.output_names import FAMILIES as ARCHITECTURES
-from prolora.quantised import FORMS, UNMARKED, WITHOUT_WEIGHTS
-from prolora.tools import CHECKPOINT, OTHER_FILES, TOOLS, UNREADABLE
-from prolora.weights import Model, StateDictWeights
+from prolora.adapters.tools import CHECKPOINT, OTHER_FILES, TOOLS, UNREADABLE
+from prolora.models.diffusers_folder import COMPONENTS
+from prolora.models.key_map import DIFFUSERS_NAMES, key_map
+from prolora.models.model import Model
+from prolora.models.module_names import canonical_name, is_text_encoder
+from prolora.models.quantised import FORMS, UNMARKED, WITHOUT_WEIGHTS
+from prolora.models.weights import StateDictWeights
+from prolora.naming.output_names import CHOICES, NAMINGS
+from prolora.naming.output_names import FAMILIES as ARCHITECTURES
 
 from .small_models import random_lora
 
@@ -97,7 +98,7 @@ class Known:
 
     def finds(self, name: str) -> bool:
         weights = StateDictWeights({self.key: torch.zeros(4, 4)})
-        place = Model("", "", weights, key_map(weights)).find(name)
+        place = Model("", "", weights, key_map(weights)).resolve(name)
         return place is not None and place.key == self.key
 
 
@@ -133,7 +134,7 @@ def test_the_names_of_text_encoders():
         layer = "text_model.encoder.layers.0.mlp.fc1"
         names = [s + (layer.replace(".", "_") if s.endswith("_") else layer) for s in starts]
         assert all(map(is_text_encoder, names))
-        (one,) = {plain(name) for name in names}
+        (one,) = {canonical_name(name) for name in names}
         meant.append(one)
     assert len(set(meant)) == len(meant)
 

@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 import torch
 
-from prolora.adapters import Difference, FullDifference
+from prolora.adapters import FullDifference, VectorPatch
 from prolora.adapters.dora import DoraAdapter
 from prolora.adapters.loha import LohaAdapter
 from prolora.adapters.lokr import LokrAdapter
-from prolora.output_names import rename
-from prolora.projection import Factors
-from prolora.settings import TransferSettings
-from prolora.transfer import transfer
-from prolora.weights import Slice, WeightRef
+from prolora.algebra.updates import LowRankUpdate
+from prolora.models.references import Slice, WeightRef
+from prolora.naming.output_names import rename
+from prolora.transfer.job import transfer
+from prolora.transfer.settings import TransferSettings
 
 from .dense_reference import dense_project, dense_subspace
 from .small_models import delta, file_of, matrix, random_lora, random_weight
@@ -191,7 +191,7 @@ def test_a_part_that_the_target_cannot_name_goes_into_the_whole():
     wanted = np.zeros((48, WIDTH))
     wanted[:16] = by_hand(delta(loras[0]), parent[2]["to_q"], child[1]["to_q"])
     wanted[32:] = by_hand(delta(loras[1]), parent[2]["to_v"], child[1]["to_v"])
-    assert target.find(adapter.name).key == "diffusion_model.blocks.1.attn.qkv.weight"
+    assert target.resolve(adapter.name).key == "diffusion_model.blocks.1.attn.qkv.weight"
     assert relative_error(delta(adapter), wanted) < 1e-5
 
 
@@ -290,7 +290,7 @@ def dense_family(family, name, rows, seed=0):
         w1, w2 = random_weight((4, 4), seed), random_weight((rows // 4, 4), seed + 9)
         return LokrAdapter(name, w1, w2, 0.5)
     factors = [
-        Factors(random_weight((rows, 2), seed + i), random_weight((2, WIDTH), seed + i + 5))
+        LowRankUpdate(random_weight((rows, 2), seed + i), random_weight((2, WIDTH), seed + i + 5))
         for i in range(2)
     ]
     return LohaAdapter(name, *factors, 0.5)
@@ -353,14 +353,14 @@ def test_vectors_follow_their_blocks():
     linear = {f"blocks.{i}.mlp.0": mlp[i + 1] for i in range(2)}
     target = model("B", there | split | linear)
     differences = (
-        Difference("lora_unet_blocks_2_norm", "diff", torch.arange(16.0)),
-        Difference("lora_unet_blocks_0_norm", "diff", torch.ones(16)),
+        VectorPatch("lora_unet_blocks_2_norm", "diff", torch.arange(16.0)),
+        VectorPatch("lora_unet_blocks_0_norm", "diff", torch.ones(16)),
     )
     file = replace(
-        file_of(random_lora("lora_unet_blocks_2_mlp_0", (32, WIDTH))), differences=differences
+        file_of(random_lora("lora_unet_blocks_2_mlp_0", (32, WIDTH))), vector_patches=differences
     )
     result = transfer(file, source, target, ANYWAY)
-    (difference,) = result.differences
+    (difference,) = result.vector_patches
     assert difference.name == "lora_unet_blocks_1_norm"
     assert torch.equal(difference.tensor, torch.arange(16.0))
     (row,) = [row for row in result.report.rows if row.name == "lora_unet_blocks_0_norm.diff"]

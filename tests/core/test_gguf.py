@@ -14,9 +14,9 @@ from safetensors.torch import save_file
 from prolora.adapters import lora_state_dict
 from prolora.cli import main
 from prolora.errors import ProLoRAError
-from prolora.files import write_safetensors
-from prolora.ggml import from_ggml, is_ggml
-from prolora.key_map import load_checkpoint
+from prolora.files.safetensors import write_safetensors
+from prolora.models.ggml import from_ggml, is_ggml
+from prolora.models.key_map import load_checkpoint
 
 from .checkpoints import SD3
 from .small_models import random_lora

@@ -8,9 +8,9 @@ import pytest
 import torch
 from PIL import ImageFont
 
+from prolora.comparison.canvas import colour
+from prolora.comparison.heat_map import HeatMap, draw, panels
 from prolora.errors import ProLoRAError
-from prolora.heat_map import HeatMap, draw, panels
-from prolora.pen import colour
 
 from .small_models import drifted, random_weight
 from .test_comparison import compared, tuned, weights, without_block

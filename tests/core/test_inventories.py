@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from comfy_harness import inventory, stable_diffusion
-from comfy_harness.inventory import folded, unfolded, write_header_only
-from prolora.architectures import guess_architecture
-from prolora.weights import SafetensorsWeights
+from fixtures import inventory, stable_diffusion
+from fixtures.inventory import folded, unfolded, write_header_only
+from prolora.models.architectures import guess_architecture
+from prolora.models.weights import SafetensorsWeights
 from tests.host.architectures import COLUMNS, PAGE, own_columns
 
 from .test_formats_page import tables

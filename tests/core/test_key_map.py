@@ -4,9 +4,10 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from comfy_harness import stable_diffusion as sd
-from prolora.key_map import key_map, ldm_paths, load_checkpoint
-from prolora.weights import Slice, StateDictWeights, WeightRef
+from fixtures import stable_diffusion as sd
+from prolora.models.key_map import key_map, ldm_paths, load_checkpoint
+from prolora.models.references import Slice, WeightRef
+from prolora.models.weights import StateDictWeights
 
 from .checkpoints import SD3, SD15, SD21, SDXL
 

@@ -3,11 +3,11 @@
 import pytest
 import torch
 
-from comfy_harness import stable_diffusion as sd
+from fixtures import stable_diffusion as sd
 from prolora.adapters import parse_adapter_file
-from prolora.key_map import key_map
-from prolora.matching import as_matrix, check_belongs
-from prolora.weights import Model
+from prolora.models.key_map import key_map
+from prolora.models.model import Model
+from prolora.pairing.module_pairs import as_matrix, check_belongs
 
 RANK = 64
 # The size of the published file in bytes: names and shapes are in its header, so it tells a name
@@ -59,7 +59,7 @@ def test_an_lcm_lora_reads_with_no_key_left_over(case):
     model = Model(case, "", weights, key_map(weights))
     file = parse_adapter_file(tensors, f"lcm-lora-{case}.safetensors")
 
-    assert file.unknown == () and not file.left_out and not file.differences
+    assert file.unknown == () and not file.left_out and not file.vector_patches
     assert len(file.adapters) == len(modules)
     found = {adapter.name: model.key_map.get(adapter.name) for adapter in file.adapters}
     assert [name for name, place in found.items() if place is None] == []

@@ -5,7 +5,7 @@ import torch
 from peft import LoHaConfig
 
 from prolora.adapters import read_adapter_file
-from prolora.files import read_safetensors
+from prolora.files.safetensors import read_safetensors
 
 from .dense_families import (
     assert_lycoris_reads_the_result,

@@ -6,7 +6,7 @@ import torch
 from peft import LoKrConfig
 
 from prolora.adapters import parse_adapter_file, read_adapter_file
-from prolora.files import read_safetensors
+from prolora.files.safetensors import read_safetensors
 
 from .dense_families import (
     assert_lycoris_reads_the_result,

@@ -5,13 +5,15 @@ from dataclasses import replace
 import pytest
 import torch
 
-from prolora.adapters import Difference, lora_state_dict
+from prolora.adapters import VectorPatch, lora_state_dict
 from prolora.errors import ProLoRAError
-from prolora.module_names import is_text_encoder
-from prolora.output_names import rename
-from prolora.settings import TransferSettings
-from prolora.transfer import transfer
-from prolora.weights import Model, StateDictWeights, WeightRef
+from prolora.models.model import Model
+from prolora.models.module_names import is_text_encoder
+from prolora.models.references import WeightRef
+from prolora.models.weights import StateDictWeights
+from prolora.naming.output_names import rename
+from prolora.transfer.job import transfer
+from prolora.transfer.settings import TransferSettings
 
 from . import host_names
 from .small_models import file_of, paired, random_lora, random_weight
@@ -122,24 +124,24 @@ def test_a_spelling_that_no_map_lists(tool):
     kind, spelling, known = SPELLINGS[tool]
     names = {name: ref for name, ref in MAPS[kind].items() if name != spelling}
     assert spelling not in names
-    assert model(names).find(spelling) == MAPS[kind][known]
+    assert model(names).resolve(spelling) == MAPS[kind][known]
 
 
 @pytest.mark.parametrize("kind", MAPS)
 def test_what_the_map_lists_is_never_taken_for_something_else(kind):
     names = MAPS[kind]
-    assert {name: model(names).find(name) for name in names} == names
+    assert {name: model(names).resolve(name) for name in names} == names
 
 
 def test_a_name_that_could_be_two_modules_is_not_found():
     names = {"diffusion_model.a.b_c": WeightRef("one"), "diffusion_model.a_b.c": WeightRef("two")}
-    assert model(names).find("lora_unet_a_b_c") is None
-    assert model(names).find("diffusion_model.a.b_c") == WeightRef("one")
+    assert model(names).resolve("lora_unet_a_b_c") is None
+    assert model(names).resolve("diffusion_model.a.b_c") == WeightRef("one")
 
 
 @pytest.mark.parametrize("name", ["transformer.nowhere", "", "lora_te1_blocks_0_self_attn_q"])
 def test_a_name_of_no_module(name):
-    assert model(MAPS["wan"]).find(name) is None
+    assert model(MAPS["wan"]).resolve(name) is None
 
 
 TEXT = (
@@ -195,10 +197,10 @@ def test_differences_and_updates_of_one_weight_in_two_spellings():
     bias = replace(source, weights=WithBias(source.weights))
     file = replace(
         file_of(random_lora(last, (16, 8))),
-        differences=(
-            Difference(first, "set_weight", torch.ones(16, 8)),
-            Difference(first, "diff_b", torch.ones(16)),
-            Difference("base_model.model.x_embedder", "diff_b", torch.ones(16)),
+        vector_patches=(
+            VectorPatch(first, "set_weight", torch.ones(16, 8)),
+            VectorPatch(first, "diff_b", torch.ones(16)),
+            VectorPatch("base_model.model.x_embedder", "diff_b", torch.ones(16)),
         ),
     )
     result = transfer(file, bias, bias, TransferSettings())

@@ -159,7 +159,7 @@ def test_onetrainer_s_scale_is_the_root_of_a_block_s_numbers():
     assert relative_error(formed(got.update(weight)), want) < 1e-6
 
 
-# --- Moved
+# --- Retargeted
 
 MOVED = {
     "LyCORIS": lambda m, n: oft(oft_blocks=random_weight((m // 4, 4, 4)), rescale=ones(m)),

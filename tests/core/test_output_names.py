@@ -10,13 +10,14 @@ import torch
 from peft import LoraConfig, PeftModel
 from safetensors.torch import save_file
 
-from prolora.adapters import Difference, LoraAdapter, lora_state_dict, parse_adapter_file
+from prolora.adapters import LoraAdapter, VectorPatch, lora_state_dict, parse_adapter_file
 from prolora.adapters.dora import DoraAdapter
 from prolora.cli import main
-from prolora.files import read_safetensors
-from prolora.key_map import key_map
-from prolora.output_names import CHOICES, rename
-from prolora.weights import StateDictWeights, WeightRef
+from prolora.files.safetensors import read_safetensors
+from prolora.models.key_map import key_map
+from prolora.models.references import WeightRef
+from prolora.models.weights import StateDictWeights
+from prolora.naming.output_names import CHOICES, rename
 
 from . import host_names
 from .checkpoints import SD3, SD15, SDXL
@@ -172,7 +173,7 @@ def test_what_cannot_be_joined_or_split_keeps_a_name_of_its_own(choice):
     """A DoRA on one part, a difference of a fused bias: under a name that means just that."""
     part = "transformer.transformer_blocks.0.attn.to_q"
     dora = DoraAdapter(random_lora(part, (8, 6)), random_weight((8, 1)), 0)
-    bias = Difference("lora_unet_double_blocks_0_img_attn_qkv", "diff_b", random_weight((24,)))
+    bias = VectorPatch("lora_unet_double_blocks_0_img_attn_qkv", "diff_b", random_weight((24,)))
     named = rename([dora, bias], FLUX, "Flux", choice)
     places = [FLUX[adapter.name] for adapter in named.adapters]
     assert places == [FLUX[part], FLUX[bias.name]]

@@ -12,7 +12,7 @@ from peft import LoHaConfig, LoKrConfig, LoraConfig, get_peft_model
 
 from prolora.adapters import parse_adapter_file, read_adapter_file
 from prolora.errors import ProLoRAError
-from prolora.files import read_safetensors, write_safetensors
+from prolora.files.safetensors import read_safetensors, write_safetensors
 
 from .libraries import (
     MODULES,
@@ -114,7 +114,7 @@ def test_the_bias_of_a_lora(tmp_path):
     model.save_pretrained(tmp_path)
     merged = model.merge_and_unload()
     file = read_adapter_file(tmp_path / "adapter_model.safetensors")
-    got = {part.name.split(".")[-1]: part for part in file.differences}
+    got = {part.name.split(".")[-1]: part for part in file.vector_patches}
     assert got.keys() == set(MODULES)
     assert file.unknown == ()
     tensors, _ = read_safetensors(tmp_path / "adapter_model.safetensors")

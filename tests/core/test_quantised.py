@@ -8,8 +8,10 @@ import torch
 from safetensors.torch import save_file
 
 from prolora.errors import ProLoRAError
-from prolora.quantised import FORMS
-from prolora.weights import Model, SafetensorsWeights, StateDictWeights, WeightRef
+from prolora.models.model import Model
+from prolora.models.quantised import FORMS
+from prolora.models.references import WeightRef
+from prolora.models.weights import SafetensorsWeights, StateDictWeights
 
 RANDOM = np.random.default_rng(0)
 ROWS, COLUMNS = 200, 320  # two tiles of scales, the second one padded

@@ -1,6 +1,6 @@
 """Which blocks of SDXL a pruned child has kept is found again, in its weights alone.
 
-The models are made up (comfy_harness/children.py): SDXL's and its children's own names and
+The models are made up (fixtures/children.py): SDXL's and its children's own names and
 structure, at a tenth of the width; one stage at full size.
 """
 
@@ -14,9 +14,9 @@ from functools import cache
 import pytest
 import torch
 
-from comfy_harness import children, inventory
-from comfy_harness import stable_diffusion as sd
-from comfy_harness.children import (
+from fixtures import children, inventory
+from fixtures import stable_diffusion as sd
+from fixtures.children import (
     CHILDREN,
     KOALA_700M,
     SSD_1B,
@@ -26,13 +26,15 @@ from comfy_harness.children import (
     MadeUpWeights,
 )
 from prolora.adapters import LoraAdapter
-from prolora.correspondence import Correspondence, correspond
-from prolora.likeness import SketchedLikeness
-from prolora.module_tree import module_tree
-from prolora.settings import TransferSettings
-from prolora.subspace import smallest_rank
-from prolora.transfer import transfer
-from prolora.weights import Model, StateDictWeights, WeightRef, Weights
+from prolora.algebra.subspace import smallest_rank
+from prolora.models.model import Model
+from prolora.models.references import WeightRef
+from prolora.models.weights import StateDictWeights, Weights
+from prolora.pairing.alignment import Alignment, align
+from prolora.pairing.block_similarity import RandomizedBlockSimilarity
+from prolora.pairing.module_tree import module_tree
+from prolora.transfer.job import transfer
+from prolora.transfer.settings import TransferSettings
 
 from .small_models import delta, file_of, random_lora
 
@@ -222,9 +224,9 @@ def kept(name: str, weights: Weights, dtype: torch.dtype = torch.float32) -> Mod
     return Model(name, "SDXL", StateDictWeights(tensors), names)
 
 
-def found_pairs(source: Model, target: Model) -> Correspondence:
-    likeness = SketchedLikeness(source, target, torch.device("cpu"), lambda name: None)
-    return correspond(module_tree(source), module_tree(target), likeness)
+def found_pairs(source: Model, target: Model) -> Alignment:
+    similarity = RandomizedBlockSimilarity(source, target, torch.device("cpu"), lambda name: None)
+    return align(module_tree(source), module_tree(target), similarity)
 
 
 def right(

@@ -8,9 +8,9 @@ import torch
 from prolora.adapters import LoraAdapter, parse_adapter_file
 from prolora.adapters.dora import DoraAdapter
 from prolora.errors import ProLoRAError
-from prolora.settings import TransferSettings
-from prolora.transfer import transfer
-from prolora.weights import Slice
+from prolora.models.references import Slice
+from prolora.transfer.job import transfer
+from prolora.transfer.settings import TransferSettings
 
 from .small_models import file_of, random_lora, random_weight
 from .stacks import lora_for, model, stack

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prolora.subspace import (
+from prolora.algebra.subspace import (
     Subspace,
     chance_corrected,
     effective_rank,

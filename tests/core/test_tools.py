@@ -7,14 +7,14 @@ import torch
 from peft import AdaLoraConfig, C3AConfig, FourierFTConfig, HRAConfig, VeraConfig
 from safetensors.torch import save_file
 
-from prolora.accelerators import ACCELERATORS, accelerator_of
 from prolora.adapters import lora_state_dict, parse_adapter_file, read_adapter_file
+from prolora.adapters.accelerators import ACCELERATORS, accelerator_of
+from prolora.adapters.tools import kind_of, tool_of
 from prolora.cli import main
 from prolora.errors import ProLoRAError
 from prolora.inspection import describe_adapter
-from prolora.settings import TransferSettings
-from prolora.tools import kind_of, tool_of
-from prolora.transfer import transfer
+from prolora.transfer.job import transfer
+from prolora.transfer.settings import TransferSettings
 
 from .libraries import by_peft
 from .small_models import drifted, model_of, random_lora, random_weight

@@ -8,11 +8,13 @@ import pytest
 import torch
 
 from prolora import __version__
-from prolora.adapters import Difference, FullDifference
+from prolora.adapters import FullDifference, VectorPatch
 from prolora.adapters.lokr import LokrAdapter
-from prolora.settings import TransferSettings
-from prolora.transfer import transfer
-from prolora.weights import Model, Slice, StateDictWeights, WeightRef
+from prolora.models.model import Model
+from prolora.models.references import Slice, WeightRef
+from prolora.models.weights import StateDictWeights
+from prolora.transfer.job import transfer
+from prolora.transfer.settings import TransferSettings
 
 from .small_models import (
     SHAPES,
@@ -139,8 +141,8 @@ def test_what_rank_0_means(families, rank):
         "d": FullDifference("conv 1x1", random_weight(SHAPES["conv 1x1"])),
         "k": LokrAdapter("linear", random_weight((4, 4)), random_weight((6, 4)), 1.0),
     }
-    bias = Difference("linear", "diff_b", torch.zeros(24))
-    file = replace(file_of(*(adapters[family] for family in families)), differences=(bias,))
+    bias = VectorPatch("linear", "diff_b", torch.zeros(24))
+    file = replace(file_of(*(adapters[family] for family in families)), vector_patches=(bias,))
     tensors = {f"{kind}.weight": weight for kind, weight in WEIGHTS.items()}
     model = replace(model_of("A", WEIGHTS), weights=StateDictWeights(tensors | BIAS))
     assert transfer(file, model, model, LOW).report.settings["rank"] == rank

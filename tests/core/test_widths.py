@@ -8,14 +8,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prolora import module_transfer
-from prolora.dense import Dense
+from prolora.algebra.dense import DenseUpdate
+from prolora.algebra.subspace import Subspace, leading_subspace
+from prolora.algebra.updates import LowRankUpdate
+from prolora.algebra.widths import similarity_across, with_signs
 from prolora.errors import ProLoRAError
-from prolora.projection import Factors
-from prolora.settings import TransferSettings
-from prolora.subspace import Subspace, leading_subspace
-from prolora.transfer import transfer
-from prolora.widths import similarity_across, with_signs
+from prolora.transfer import module as module_transfer
+from prolora.transfer.job import transfer
+from prolora.transfer.settings import TransferSettings
 
 from .small_models import (
     delta,
@@ -140,9 +140,9 @@ def test_where_the_widths_agree_it_is_full(shape):
 def test_dense_and_factored_agree(seed, theirs):
     weights = random_weight((24, 16), seed), random_weight(theirs, seed + 1)
     subspaces = with_signs(*(leading_subspace(weight, 0.7) for weight in weights))
-    update = Factors(random_weight((24, 3), seed + 2), random_weight((3, 16), seed + 3))
+    update = LowRankUpdate(random_weight((24, 3), seed + 2), random_weight((3, 16), seed + 3))
     factored = update.project(*subspaces, "align").delta.numpy()
-    dense = Dense(update.delta).project(*subspaces, "align").delta.numpy()
+    dense = DenseUpdate(update.delta).project(*subspaces, "align").delta.numpy()
     assert dense.shape == theirs
     assert relative_error(factored, dense) < 1e-5
 

@@ -1,4 +1,4 @@
-"""docs/architectures.md and comfy_harness/inventories/, made and measured in a real ComfyUI.
+"""docs/architectures.md and fixtures/inventories/, made and measured in a real ComfyUI.
 
     COMFYUI_PATH=/path/to/ComfyUI make architectures
 
@@ -16,14 +16,16 @@ from typing import Any
 
 import torch
 
-from comfy_harness import inventory
 from comfy_harness.client import ComfyClient
 from comfy_harness.hosts import PACK_ROOT
-from comfy_harness.inventory import Inventory
 from comfy_harness.server import ComfyServer
-from prolora.module_tree import Node, module_tree
-from prolora.output_names import NAMINGS
-from prolora.weights import Model, StateDictWeights, WeightRef
+from fixtures import inventory
+from fixtures.inventory import Inventory
+from prolora.models.model import Model
+from prolora.models.references import WeightRef
+from prolora.models.weights import StateDictWeights
+from prolora.naming.output_names import NAMINGS
+from prolora.pairing.module_tree import Node, module_tree
 
 PROBES = {"probe_architectures.py": Path(__file__).with_name("probe_architectures.py")}
 PAGE = PACK_ROOT / "docs" / "architectures.md"
@@ -31,7 +33,7 @@ PAGE = PACK_ROOT / "docs" / "architectures.md"
 INTRO = """\
 # Architectures
 
-For each of these models the names and shapes of all weights lie in `comfy_harness/inventories/`, as
+For each of these models the names and shapes of all weights lie in `fixtures/inventories/`, as
 ComfyUI's own classes have them. A test writes a checkpoint of them that holds no data, loads it in
 ComfyUI as *Load Source LoRA* does, writes a LoRA of every module in every naming, reads that as
 ComfyUI does, pairs it with the model and makes the report: all of a transfer but the arithmetic,

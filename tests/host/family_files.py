@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import torch
 
-from comfy_harness.stable_diffusion import small_sd15_checkpoint
+from fixtures.stable_diffusion import small_sd15_checkpoint
 
 from .small_sd15 import lora_shapes
 

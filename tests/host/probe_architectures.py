@@ -79,13 +79,13 @@ class ProbeArchitecture(Probe):
         except errors.ProLoRAError as error:
             return {"ui": {"text": [json.dumps({"refused": str(error)})]}}
         lora = lora_of(model)
-        tree = pack("prolora.module_tree").module_tree(model)
-        same = pack("prolora.correspondence").correspond(tree, tree, no_likeness)
-        namings = pack("prolora.output_names").NAMINGS
+        tree = pack("prolora.pairing.module_tree").module_tree(model)
+        same = pack("prolora.pairing.alignment").align(tree, tree, no_similarity)
+        namings = pack("prolora.naming.output_names").NAMINGS
         result = {
             "architecture": model.architecture,
             "shapes": {key: list(model.weights.shape(key)) for key in model.weights},
-            "addressed": [model.find(adapter.name).key for adapter in lora],
+            "addressed": [model.resolve(adapter.name).key for adapter in lora],
             "text_encoders": len(
                 {ref.key for ref in model.key_map.values() if is_text(model, ref)}
             ),
@@ -119,7 +119,9 @@ def lora_of(model):
 
 def written(naming, lora, model, same):
     """What comes of a file of it in a naming."""
-    renamed = pack("prolora.output_names").rename(lora, model.key_map, model.architecture, naming)
+    renamed = pack("prolora.naming.output_names").rename(
+        lora, model.key_map, model.architecture, naming
+    )
     kept = [KEPT.match(note) for note in renamed.notes]
     adapters = pack("prolora.adapters")
     tensors = adapters.lora_state_dict(renamed.adapters, torch.float16, renamed.style)
@@ -127,7 +129,7 @@ def written(naming, lora, model, same):
         path = Path(folder) / f"{naming}.safetensors"
         save_file(tensors, path)
         file = pack("nodes.host").read_lora(path)
-        pairing = pack("prolora.matching").pair_modules(file, model, model, same)
+        pairing = pack("prolora.pairing.module_pairs").pair_modules(file, model, model, same)
     return {
         "otherwise": sum(int(match[1]) for match in kept if match),
         "paired": sorted({pair.target.key for pair in pairing.pairs}),
@@ -137,13 +139,13 @@ def written(naming, lora, model, same):
     }
 
 
-def no_likeness(source, target):
+def no_similarity(source, target):
     raise AssertionError(f"{source.path} and {target.path} were compared, though names tell")
 
 
 def report(file, model, pairing):
     """The report of a transfer, but for what is measured on weights."""
-    reports = pack("prolora.report")
+    reports = pack("prolora.transfer.report")
     rows = [
         reports.ModuleReport(
             pair.name,

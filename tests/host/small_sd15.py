@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from comfy_harness.stable_diffusion import Shapes, small_sd15_checkpoint
+from fixtures.stable_diffusion import Shapes, small_sd15_checkpoint
 
 SOURCE, TARGET = "v1-5-pruned-emaonly.safetensors", "realisticVisionV30.safetensors"
 LORA = "my_style.safetensors"

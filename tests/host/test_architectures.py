@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import pytest
 
-from comfy_harness import inventory
+from fixtures import inventory
 
 from .architectures import (
     PAGE,

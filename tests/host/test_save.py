@@ -44,7 +44,7 @@ def test_the_file(client, comfy, graph, dtype, name):
 
 def test_a_bias_that_serves_two_blocks(client, comfy, graph):
     """Both are written, where the file's dtype is the one that they come in."""
-    bias = torch.randn(768, dtype=torch.float16)
+    bias = torch.randn(576, dtype=torch.float16)
     module = "lora_unet_joint_blocks_1_x_block_attn_qkv"
     save_file({f"{module}.diff_b": bias}, comfy.folder / "models" / "loras" / "bias.safetensors")
     pairs = dict.fromkeys(("joint_blocks.0", "joint_blocks.1"), "joint_blocks.1")

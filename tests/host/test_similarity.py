@@ -12,9 +12,9 @@ from comfy_harness.client import PromptInterrupted
 from comfy_harness.hosts import PACK_ROOT
 from demo.run import link_model
 from prolora import TransferSettings, load_checkpoint
-from prolora.comparison import compare
-from prolora.comparison_text import table
-from prolora.heat_map import draw
+from prolora.comparison.figures import compare
+from prolora.comparison.heat_map import draw
+from prolora.comparison.text import table
 
 from .prompts import PromptBuilder, out
 from .test_bad_input import fails

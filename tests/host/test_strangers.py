@@ -1,4 +1,4 @@
-"""Architectures that share nothing but names: some of ComfyUI's aliases mean another module there."""
+"""Architectures that share nothing but names: ComfyUI's aliases may mean another module there."""
 
 import pytest
 

@@ -5,12 +5,12 @@ import math
 
 import pytest
 
-from comfy_harness.stable_diffusion import (
+from fixtures.stable_diffusion import (
     file_header,
     sdxl_checkpoint,
     small_sd15_checkpoint,
 )
-from prolora.key_map import load_checkpoint
+from prolora.models.key_map import load_checkpoint
 
 from .conftest import relative
 from .prompts import PromptBuilder, out

@@ -1,0 +1,181 @@
+"""The leading singular subspace of a weight, and how alike two of them are (Eq. 1 of the paper).
+
+Tensors in, tensors out: nothing here knows of models, files or reports.
+Source: Farhadzadeh et al., "Zero-Shot Adaptation of Parameter-Efficient Fine-Tuning in Diffusion
+Models", ICML 2025, arXiv 2506.04244.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+
+# Singular values whose squares agree to this are one: float32 weights do not tell them apart, so a
+# cut between them would pick an arbitrary basis.
+_TIE = 1e-6
+
+
+@dataclass(frozen=True)
+class Subspace:
+    """The leading k singular vectors of an m x n weight.
+
+    Attributes:
+        U: m x k, orthonormal columns (left, the outputs).
+        V: n x k, orthonormal columns (right, the inputs). Not transposed.
+        shares: k, of the weight's energy, descending; float64.
+    """
+
+    U: torch.Tensor
+    V: torch.Tensor
+    shares: torch.Tensor
+
+    @property
+    def rank(self) -> int:
+        """k, the effective rank."""
+        return self.U.shape[1]
+
+
+@dataclass(frozen=True)
+class Similarity:
+    """How far two subspaces coincide, left and right; every figure lies in [0, 1].
+
+    Attributes:
+        left, right: Phi_l and Phi_r of Eq. 1; 1 when the smaller subspace lies in the larger.
+        left_chance, right_chance: what unrelated subspaces of these ranks reach on average.
+    """
+
+    left: float
+    right: float
+    left_chance: float
+    right_chance: float
+
+    @property
+    def score(self) -> float:
+        """What is compared with the threshold."""
+        return min(self.left, self.right)
+
+    def reaches(self, threshold: float) -> bool:
+        """Whether it is enough; equal subspaces miss 1 by a rounding in float32."""
+        return self.score >= threshold - 1e-6
+
+    @property
+    def left_corrected(self) -> float:
+        return chance_corrected(self.left, self.left_chance)
+
+    @property
+    def right_corrected(self) -> float:
+        return chance_corrected(self.right, self.right_chance)
+
+
+def chance_corrected(phi: float, chance: float) -> float:
+    """0 for what chance gives, 1 for equal subspaces; NaN where chance alone already gives 1."""
+    return (phi - chance) / (1 - chance) if chance < 1 else math.nan  # also for a chance of NaN
+
+
+def smallest_rank(squared_singular_values: torch.Tensor, energy: float) -> int:
+    """The smallest k with s_1^2 + ... + s_k^2 >= energy * sum s_i^2; 0 for a zero matrix.
+
+    Args:
+        squared_singular_values: descending, float64.
+        energy: share of the squared Frobenius norm to hold, in (0, 1).
+    """
+    total = squared_singular_values.sum()
+    if total == 0:
+        return 0
+    held = torch.cumsum(squared_singular_values, dim=0)
+    # One rounding error of the sums must not cost a singular vector.
+    k = int((held < energy * total * (1 - 1e-12)).sum()) + 1
+    return min(k, len(squared_singular_values))
+
+
+def effective_rank(squared_singular_values: torch.Tensor, energy: float) -> int:
+    """The smallest rank that holds the energy, and all values equal to the last.
+
+    Without those the subspace would be arbitrary. The arguments are those of smallest_rank.
+    """
+    k = smallest_rank(squared_singular_values, energy)
+    if k == 0:
+        return 0
+    last = squared_singular_values[k - 1]
+    return int((squared_singular_values >= last * (1 - _TIE)).sum()) if last > 0 else k
+
+
+def leading_subspace(weight: torch.Tensor, energy: float) -> Subspace:
+    """The subspace of an m x n weight that holds `energy` of it, on the weight's device.
+
+    It comes from the eigenvectors of the smaller Gram matrix, in float64: squaring costs half of
+    the digits, and float64 has twice those of float32, so it is more exact than an SVD in float32
+    and takes about as long (benchmarks/decomposition.py). The result has the weight's dtype where
+    that is float32 or float64.
+
+    Args:
+        weight: m x n; a convolution flattened to out x (in * kh * kw).
+        energy: in (0, 1); at 1 a square full-rank weight would have no null space left.
+    """
+    if not 0 < energy < 1:
+        raise ValueError(f"energy is {energy}; it must lie between 0 and 1, both excluded")
+    dtype = weight.dtype if weight.dtype == torch.float64 else torch.float32
+    wide = weight.shape[0] <= weight.shape[1]
+    W = (weight if wide else weight.T).double()
+    eigenvalues, eigenvectors = torch.linalg.eigh(W @ W.T)
+    squared = eigenvalues.flip(0).clamp_min(0)
+    k = effective_rank(squared, energy)
+    short = eigenvectors.flip(1)[:, :k]
+    long = (W.T @ short) / squared[:k].sqrt()
+    U, V = (short, long) if wide else (long, short)
+    return Subspace(U.to(dtype), V.to(dtype), squared[:k] / squared.sum())
+
+
+def randomized_subspace(weight: torch.Tensor, rank: int) -> Subspace:
+    """About the subspace of the `rank` leading singular vectors, in a small part of the time.
+
+    Good enough to tell weights apart, not to project onto. A randomised range with two power
+    iterations (Halko, Martinsson and Tropp, SIAM Review 2011, algorithm 4.4), seeded: equal weights
+    have equal sketches. A zero weight has a subspace of rank 0.
+
+    Args:
+        weight: m x n, float32 or float64.
+        rank: cut to the smaller of m and n.
+    """
+    generator = torch.Generator().manual_seed(0)
+    k = min(rank, *weight.shape) if weight.any() else 0
+    start = torch.randn(weight.shape[1], k + k // 4, generator=generator, dtype=weight.dtype)
+    Q = start.to(weight.device)
+    for _ in range(2):
+        Q = torch.linalg.qr(weight @ Q).Q
+        Q = torch.linalg.qr(weight.T @ Q).Q
+    U, S, Vh = torch.linalg.svd(weight @ Q, full_matrices=False)
+    shares = S[:k].double().square() / weight.double().square().sum()
+    return Subspace(U[:, :k], Q @ Vh[:k].T, shares)
+
+
+def can_decompose(device: torch.device) -> bool:
+    """Whether a device computes in float64, as leading_subspace does; some GPUs do not."""
+    try:
+        torch.linalg.eigh(torch.eye(2, dtype=torch.float64, device=device))
+    except (RuntimeError, TypeError, NotImplementedError, AssertionError):
+        return False
+    return True
+
+
+def similarity(source: Subspace, target: Subspace) -> Similarity:
+    """Eq. 1: Phi = ||A_s^T A_t||_F^2 / min(k_s, k_t), for U and for V, with the chance levels.
+
+    Two empty subspaces (of zero weights) are equal: 1. An empty and another one: 0.
+    """
+    larger = max(source.rank, target.rank)
+    return Similarity(
+        left=overlap(source.U, target.U),
+        right=overlap(source.V, target.V),
+        left_chance=larger / source.U.shape[0],
+        right_chance=larger / source.V.shape[0],
+    )
+
+
+def overlap(source: torch.Tensor, target: torch.Tensor) -> float:
+    """Phi of one side: ||A_s^T A_t||_F^2 / min(k_s, k_t), for d x k_s and d x k_t orthonormal."""
+    smaller = min(source.shape[1], target.shape[1])
+    if smaller == 0:
+        return float(source.shape[1] == target.shape[1])
+    squared_norm = (source.T @ target).double().square().sum()
+    return min(float(squared_norm) / smaller, 1.0)  # rounding alone goes above 1

@@ -1,0 +1,315 @@
+"""How alike two models are, weight by weight: what to look at before a transfer."""
+
+import math
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+
+import torch
+
+from ..algebra.subspace import Similarity, leading_subspace, similarity
+from ..errors import ProLoRAError
+from ..models.model import Model
+from ..models.module_names import is_text_encoder
+from ..models.references import Slice, WeightRef
+from ..pairing.alignment import Alignment, BlockPair, Link, align
+from ..pairing.block_similarity import RandomizedBlockSimilarity
+from ..pairing.module_tree import Node, as_linear, module_tree
+from ..transfer.job import Progress
+from ..transfer.settings import TransferSettings
+
+# Of equal weights. Nothing is decomposed for it, so their chance level is not known.
+_SAME = Similarity(left=1.0, right=1.0, left_chance=0.0, right_chance=0.0)
+
+
+@dataclass(frozen=True)
+class Row:
+    """A weight of the target and the source's that corresponds to it, or either alone.
+
+    Attributes:
+        target, source: paths, with the rows that are meant of a fused weight; "" for none.
+        block, source_block: the innermost block that each lies in; "" outside of blocks.
+        module: the weight within its block; the source's, where there is no target.
+        target_shape, source_shape: of the weights, or of the rows that are meant.
+        target_rank, source_rank: k_t and k_s; None where nothing had to be decomposed.
+        similarity: Phi_l and Phi_r with their chance levels; None where there is none.
+        reason: why there is none; or that the weights are identical.
+    """
+
+    target: str
+    source: str
+    block: str
+    source_block: str
+    module: str
+    target_shape: tuple[int, ...] = ()
+    source_shape: tuple[int, ...] = ()
+    target_rank: int | None = None
+    source_rank: int | None = None
+    similarity: Similarity | None = None
+    reason: str = ""
+
+    @property
+    def corrected(self) -> float | None:
+        """The smaller Phi, corrected for chance; None where chance alone gives 1 on both sides."""
+        if self.similarity is None:
+            return None
+        sides = self.similarity.left_corrected, self.similarity.right_corrected
+        return min((side for side in sides if not math.isnan(side)), default=None)
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """All weights of two models; those of the target in its order, then those of the source alone.
+
+    Attributes:
+        source, target: the models' names.
+        architectures: of the source and of the target.
+        energy: that a weight's subspace holds.
+        threshold: of a transfer.
+        blocks: that were paired, see Alignment.
+        pairs: target block -> source block, as a user may give them; see block_pairs.py.
+        notes: what the user must know.
+    """
+
+    source: str
+    target: str
+    architectures: tuple[str, str]
+    energy: float
+    threshold: float
+    rows: tuple[Row, ...]
+    blocks: tuple[BlockPair, ...]
+    pairs: Mapping[str, str | None]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def measured(self) -> tuple[tuple[Row, Similarity], ...]:
+        """The rows that have a similarity, with it."""
+        return tuple((row, row.similarity) for row in self.rows if row.similarity is not None)
+
+    def leaves_out(self, row: Row) -> bool:
+        """Whether the weight is less alike than the threshold, so that a transfer leaves it out."""
+        phi = row.similarity
+        return phi is not None and not phi.reaches(self.threshold)
+
+    @property
+    def below(self) -> int:
+        """How many a transfer would leave out."""
+        return sum(map(self.leaves_out, self.rows))
+
+
+def block_label(row: Row) -> str:
+    """The target's block and, where it is called otherwise, the source's."""
+    ours, theirs = row.source_block, row.block
+    if not row.source or not row.target or ours == theirs:
+        return theirs if row.target else ours
+    stage = theirs.rpartition(".")[0]
+    short = ours.removeprefix(f"{stage}.") if stage else ours
+    return f"{theirs or row.target} <- {short or row.source}"
+
+
+@torch.no_grad()
+def compare(
+    source: Model,
+    target: Model,
+    settings: TransferSettings,
+    progress: Progress = lambda done, total, name: None,
+) -> Comparison:
+    """Measures Eq. 1 on every pair of weights that correspond and have one shape.
+
+    Two weights are in memory at a time. It is exact: each is decomposed once for each that
+    corresponds to it, unless the two are identical.
+
+    Args:
+        settings: of them count subspace_energy, threshold, pairs and device.
+
+    Raises:
+        ProLoRAError: nothing corresponds, or nothing of one width, or no weight can be read; see
+            also check_pairs.
+        Exception: whatever `progress` raises; that is how a user cancels.
+    """
+    source, target, notes = _of_what_both_have(source, target)
+    trees = module_tree(source), module_tree(target)
+    alignment = align(
+        *trees,
+        RandomizedBlockSimilarity(
+            source, target, settings.device, lambda name: progress(0, 1, name)
+        ),
+        settings.pairs,
+    )
+    rows = list(_rows(source, target, trees, alignment))
+    _refuse_strangers(rows, alignment, source, target)
+    total = sum(row.link is not None for row in rows)
+    finished: list[Row] = []
+    done, unreadable = 0, None
+    for row in rows:
+        if row.link is None:
+            finished.append(row.row)
+            continue
+        progress(done, total, row.row.target)
+        try:
+            finished.append(_measured(row.row, row.link, source, target, settings))
+        except ProLoRAError as error:  # one weight that cannot be read is no reason to stop
+            unreadable = error
+            finished.append(replace(row.row, reason=str(error)))
+        done += 1
+    progress(total, total, "")
+    if unreadable is not None and all(row.similarity is None for row in finished):
+        raise unreadable
+    return Comparison(
+        source=source.name,
+        target=target.name,
+        architectures=(source.architecture, target.architecture),
+        energy=settings.subspace_energy,
+        threshold=settings.threshold,
+        rows=tuple(finished),
+        blocks=alignment.blocks,
+        pairs=alignment.pairs,
+        notes=notes,
+    )
+
+
+def _of_what_both_have(source: Model, target: Model) -> tuple[Model, Model, tuple[str, ...]]:
+    """The models, one without its text encoder where the other comes without."""
+    texts = [_text_encoder(model) for model in (source, target)]
+    if bool(texts[0]) == bool(texts[1]):
+        return source, target, ()
+    models = [
+        replace(model, key_map={n: ref for n, ref in model.key_map.items() if ref.key not in keys})
+        for model, keys in zip((source, target), texts, strict=True)
+    ]
+    has, lacks = (source, target) if texts[0] else (target, source)
+    note = f"{lacks.name} comes without a text encoder, so that of {has.name} was not compared."
+    return models[0], models[1], (note,)
+
+
+def _text_encoder(model: Model) -> set[str]:
+    return {ref.key for name, ref in model.key_map.items() if is_text_encoder(name)}
+
+
+@dataclass(frozen=True)
+class _Unmeasured:
+    """A row, and what is to be measured for it."""
+
+    row: Row
+    link: Link | None = None
+
+
+def _rows(
+    source: Model, target: Model, trees: tuple[Node, Node], alignment: Alignment
+) -> Iterator[_Unmeasured]:
+    ours = {node.key: (block, node) for block, node in matrices_in_blocks(trees[0])}
+    paired: set[str] = set()
+    links: dict[str, list[Link]] = defaultdict(list)
+    for found in alignment.links.values():
+        for link in found:
+            if link.source in ours:
+                links[link.target].append(link)
+    unserved = [pair.target for pair in alignment.blocks if not pair.source]
+    for block, node in matrices_in_blocks(trees[1]):
+        for link in links[node.key]:
+            paired.add(link.source)
+            yield _linked(link, *ours[link.source], block, node)
+        if not links[node.key]:
+            yield _Unmeasured(_only_target(block, node, source, unserved))
+    for block, node in ours.values():
+        if node.key not in paired:
+            yield _Unmeasured(_only_source(block, node, target, alignment))
+
+
+def matrices_in_blocks(node: Node, block: str = "") -> Iterator[tuple[str, Node]]:
+    """Every matrix, in the model's order, with the innermost block that it lies in, or ""."""
+    if len(node.shape) >= 2:
+        yield block, node
+    for child in node.named.values():
+        yield from matrices_in_blocks(child, block)
+    for child in node.entries.values():
+        yield from matrices_in_blocks(child, child.path if child.is_block else block)
+
+
+def _linked(link: Link, source_block: str, ours: Node, block: str, theirs: Node) -> _Unmeasured:
+    source_shape = _rows_of(ours.shape, link.source_rows)
+    target_shape = _rows_of(theirs.shape, link.target_rows)
+    same = as_linear(source_shape) == as_linear(target_shape)
+    row = Row(
+        target=_named(theirs.path, link.target_rows),
+        source=_named(ours.path, link.source_rows),
+        block=block,
+        source_block=source_block,
+        module=_named(_within(theirs.path, block), link.target_rows),
+        target_shape=target_shape,
+        source_shape=source_shape,
+        reason="" if same else "another width",
+    )
+    return _Unmeasured(row, link if same else None)
+
+
+def _only_target(block: str, node: Node, source: Model, unserved: list[str]) -> Row:
+    alone = any(f"{node.path}.".startswith(f"{path}.") for path in unserved)
+    reason = "its block has no counterpart" if alone else f"not in {source.name}"
+    module = _within(node.path, block)
+    return Row(node.path, "", block, "", module, target_shape=node.shape, reason=reason)
+
+
+def _only_source(block: str, node: Node, target: Model, alignment: Alignment) -> Row:
+    reason = f"not in {target.name}"
+    if node.key in alignment.unmatched_source:
+        reason = "nothing in the target takes it"
+    elif node.key in alignment.links:
+        reason = f"no matrix in {target.name}"
+    module = _within(node.path, block)
+    return Row("", node.path, "", block, module, source_shape=node.shape, reason=reason)
+
+
+def _within(path: str, block: str) -> str:
+    return path.removeprefix(f"{block}.") if block else path
+
+
+def _named(path: str, rows: Slice | None) -> str:
+    return str(WeightRef(path, rows))
+
+
+def _rows_of(shape: tuple[int, ...], rows: Slice | None) -> tuple[int, ...]:
+    return shape if rows is None else (rows.length, *shape[1:])
+
+
+def _measured(
+    row: Row, link: Link, source: Model, target: Model, settings: TransferSettings
+) -> Row:
+    ours, theirs = (
+        model.weight(WeightRef(key, rows), settings.device, torch.float32).flatten(1)
+        for model, key, rows in (
+            (source, link.source, link.source_rows),
+            (target, link.target, link.target_rows),
+        )
+    )
+    if torch.equal(ours, theirs):
+        return replace(row, similarity=_SAME, reason="identical")
+    source_subspace = leading_subspace(ours, settings.subspace_energy)
+    target_subspace = leading_subspace(theirs, settings.subspace_energy)
+    return replace(
+        row,
+        source_rank=source_subspace.rank,
+        target_rank=target_subspace.rank,
+        similarity=similarity(source_subspace, target_subspace),
+    )
+
+
+def _refuse_strangers(
+    rows: list[_Unmeasured], alignment: Alignment, source: Model, target: Model
+) -> None:
+    """Raises where there is nothing to measure, or next to nothing."""
+    both = f"{source.name} ({source.architecture}) and {target.name} ({target.architecture})"
+    same = source.architecture == target.architecture
+    if not same and not alignment.relates(sum(1 for row in rows if row.row.source)):
+        raise ProLoRAError(f"{both} have no blocks in common, so there is nothing to compare.")
+    if any(row.link is not None for row in rows):
+        return
+    wider = next((row.row for row in rows if row.row.source and row.row.target), None)
+    if wider is None:
+        advice = " by the pairs that were given" if alignment.given else ""
+        raise ProLoRAError(f"{both}: no weight of the one fits a weight of the other{advice}.")
+    shapes = (" x ".join(map(str, shape)) for shape in (wider.source_shape, wider.target_shape))
+    raise ProLoRAError(
+        f"{both} cannot be compared: no two weights have one width. The first, {wider.target}, is "
+        f"{' in the one and '.join(shapes)} in the other. Choose two models of one size."
+    )

@@ -1,0 +1,39 @@
+"""Files are written whole or not at all: under a temporary name beside them, then renamed."""
+
+import os
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from safetensors import SafetensorError
+
+from ..errors import ProLoRAError
+
+
+@contextmanager
+def atomic_write(path: Path) -> Iterator[Path]:
+    """A temporary name beside a file, to be written to; at the end it becomes the file's.
+
+    Raises:
+        ProLoRAError: see write_safetensors.
+    """
+    temporary = path.with_name(f".prolora-{uuid.uuid4().hex}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        _flush_to_disk(temporary)
+        temporary.replace(path)
+    except (OSError, SafetensorError) as error:
+        raise ProLoRAError(
+            f"{path.name} could not be saved in {path.parent}: {error}. Nothing was written. "
+            "Is there room on the disk, and may this folder be written to?"
+        ) from error
+    finally:
+        with suppress(OSError):  # there is none, or its folder is no folder
+            temporary.unlink()
+
+
+def _flush_to_disk(path: Path) -> None:
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())

@@ -1,0 +1,133 @@
+"""GGUF: the tensors of ComfyUI-GGUF, and files for the command line.
+
+The blocks are unpacked by the `gguf` package, which ComfyUI-GGUF brings along. It is asked for
+when such a weight turns up; the pack does not depend on it.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..errors import ProLoRAError
+
+_ORIGINAL_SHAPE = "comfy.gguf.orig_shape."
+_INSTEAD = "or use an fp16, bf16 or fp32 version of this model."
+
+
+def is_ggml(tensor: object) -> bool:
+    """Whether this is a tensor of ComfyUI-GGUF: blocks of bytes that know what they stand for."""
+    return hasattr(tensor, "tensor_type") and hasattr(tensor, "tensor_shape")
+
+
+def from_ggml(tensor: Any, key: str) -> torch.Tensor:
+    """The values of a tensor of ComfyUI-GGUF as a plain tensor, on the device where it is.
+
+    Args:
+        tensor: its `tensor_type` is ggml's, its `tensor_shape` that of the values; its data are
+            the values themselves (F32, F16), or rows of bytes.
+        key: what to call it in messages.
+
+    Raises:
+        ProLoRAError: the gguf package is missing or does not know this type, or the bytes do not
+            make such a shape.
+    """
+    plain: torch.Tensor = tensor.as_subclass(torch.Tensor).detach()
+    if plain.is_floating_point():
+        return plain
+    kind, shape = tensor.tensor_type, tuple(tensor.tensor_shape)
+    data = plain.contiguous().cpu().view(torch.uint8).numpy()
+    return _dequantise(data, kind, shape, key).to(plain.device)
+
+
+@dataclass(frozen=True)
+class _Place:
+    start: int
+    size: int
+    kind: Any
+    shape: tuple[int, ...]
+
+
+class GGUFWeights:
+    """Weights of a GGUF file under the names that the file has, each read when it is asked for.
+
+    Raises:
+        ProLoRAError: the gguf package is missing, or the file is missing, damaged or no GGUF file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        gguf = _package(f"{path.name} is a GGUF file")
+        if not path.is_file():
+            raise ProLoRAError(f"{path} does not exist. Is the name right?")
+        self._path = path
+        try:
+            reader = gguf.GGUFReader(path)
+            self._places = {tensor.name: _place(reader, tensor) for tensor in reader.tensors}
+            foreign = reader.byte_order != "I"
+        except (ValueError, IndexError, KeyError, TypeError, OSError, OverflowError) as error:
+            raise ProLoRAError(
+                f"{path.name} is not a readable GGUF file: {error}. It may be a download that "
+                "broke off. Download it again."
+            ) from error
+        if foreign:
+            raise ProLoRAError(
+                f"{path.name} was written for machines of another byte order. Use another copy, "
+                + _INSTEAD
+            )
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._places)
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._places
+
+    def shape(self, key: str) -> tuple[int, ...]:
+        return self._places[key].shape
+
+    def read(self, key: str) -> torch.Tensor:
+        place = self._places[key]
+        data = np.fromfile(self._path, np.uint8, place.size, offset=place.start)
+        return _dequantise(data, place.kind, place.shape, key)
+
+
+def _place(reader: Any, tensor: Any) -> _Place:
+    """Where a tensor lies; ggml counts dimensions from the last one.
+
+    Convolutions are flattened where their rows would not fill a block; their shape is noted.
+    """
+    field = reader.get_field(_ORIGINAL_SHAPE + tensor.name)
+    reverse = reversed(tensor.shape) if field is None else [field.parts[i][0] for i in field.data]
+    shape = tuple(int(size) for size in reverse)
+    return _Place(int(tensor.data_offset), int(tensor.n_bytes), tensor.tensor_type, shape)
+
+
+def _dequantise(data: np.ndarray, kind: Any, shape: tuple[int, ...], key: str) -> torch.Tensor:
+    gguf = _package(f"The weight {key} is stored as GGUF ({getattr(kind, 'name', kind)})")
+    try:
+        block, size = gguf.GGML_QUANT_SIZES[kind]
+        if data.size * block != math.prod(shape) * size:
+            raise ValueError(f"{data.size} bytes are no {list(shape)}")
+        rows = math.gcd(data.size // size, *shape[:1])  # the package takes a few rows at a time
+        values = gguf.quants.dequantize(data.reshape(rows, -1), kind)
+        return torch.from_numpy(np.asarray(values, np.float32)).reshape(shape)
+    except (NotImplementedError, KeyError, ValueError) as error:
+        raise ProLoRAError(
+            f"The weight {key} is stored as GGUF ({getattr(kind, 'name', kind)}), which the gguf "
+            f"package cannot unpack: {error}. Update the package (pip install -U gguf), {_INSTEAD}"
+        ) from error
+
+
+def _package(what: str) -> Any:
+    try:
+        import gguf
+        import gguf.quants
+    except ImportError as error:
+        raise ProLoRAError(
+            f"{what}, which the Python package gguf unpacks, and it is not installed. Install it "
+            f"(pip install gguf), {_INSTEAD}"
+        ) from error
+    return gguf

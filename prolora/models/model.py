@@ -1,0 +1,94 @@
+"""A model as a transfer sees it: its weights, and which of them a LoRA's module names mean."""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import torch
+
+from ..errors import ProLoRAError
+from .module_names import by_canonical_name, canonical_name
+from .references import WeightRef
+from .weights import Weights
+
+# Where the diffusion model lies in a checkpoint: ldm and most since, some audio and video models,
+# a folder of diffusers (see diffusers_folder.py). A diffusion model alone has none of them.
+UNET_PREFIXES = ("model.diffusion_model.", "diffusion_model.", "unet/", "transformer/")
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model as a transfer sees it.
+
+    Attributes:
+        name: what to call it in reports, as a file name.
+        architecture: its family, as "SDXL"; the host's name for it where there is a host.
+        weights: its weights.
+        key_map: from the module names that LoRA files use to the weight each one means.
+        hint: what to say of a LoRA none of whose names is in it.
+        paths: weight -> its module, for weights whose own keys are not the architecture's usual
+            ones (see module_tree.py).
+    """
+
+    name: str
+    architecture: str
+    weights: Weights
+    key_map: Mapping[str, WeightRef]
+    hint: str = ""
+    paths: Mapping[str, str] = field(default_factory=dict)
+
+    def resolve(self, name: str) -> WeightRef | None:
+        """The weight that a LoRA's module means: by the key map, else by another spelling of it.
+
+        None for a name that is unknown or could mean two weights.
+        """
+        return self.key_map.get(name) or self._aliases.get(canonical_name(name))
+
+    def names_of(self, key: str) -> Sequence[tuple[str, WeightRef]]:
+        """The names in the key map for a weight and for parts of it, with what each means."""
+        return self._names.get(key, ())
+
+    @cached_property
+    def _names(self) -> dict[str, list[tuple[str, WeightRef]]]:
+        names: dict[str, list[tuple[str, WeightRef]]] = defaultdict(list)
+        for name, ref in self.key_map.items():
+            names[ref.key].append((name, ref))
+        return dict(names)
+
+    @cached_property
+    def _aliases(self) -> dict[str, WeightRef]:
+        return by_canonical_name(self.key_map)
+
+    def shape(self, ref: WeightRef) -> tuple[int, ...]:
+        """The shape of a referenced weight (of its slice), without reading it."""
+        shape = list(self.weights.shape(ref.key))
+        if ref.part is not None:
+            shape[ref.part.dim] = ref.part.length
+        return tuple(shape)
+
+    def weight(self, ref: WeightRef, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
+        """Reads a weight in its own shape.
+
+        Raises:
+            ProLoRAError: it is stored in a form that is no floating-point tensor, or it holds NaN
+                or infinity.
+        """
+        weight = self.weights.read(ref.key)
+        if not weight.is_floating_point():
+            raise ProLoRAError(
+                f"The weight {ref} of {self.name} is stored as {weight.dtype}: a quantised form "
+                "that ProLoRA cannot read. Use an fp16, bf16, fp32 or fp8 version of this model, "
+                "or load it in the graph and connect its MODEL."
+            )
+        if ref.part is not None:
+            weight = weight.narrow(ref.part.dim, ref.part.start, ref.part.length)
+        if ref.reorder is not None:
+            weight = ref.reorder(weight)
+        weight = weight.to(device, dtype)
+        if not torch.isfinite(weight).all():
+            raise ProLoRAError(
+                f"The weight {ref} of {self.name}, shape {list(weight.shape)}, holds NaN or "
+                "infinity: the file is damaged or was merged badly. Use another copy of it."
+            )
+        return weight

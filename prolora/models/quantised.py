@@ -1,0 +1,282 @@
+"""Weights that a file holds in fewer bits, and the values that they stand for.
+
+The forms are ComfyUI's. Beside a quantised `layer.weight` lie its scales and `layer.comfy_quant`,
+bytes of JSON that name the form; the header's `_quantization_metadata` may say the same of all
+layers. The older form has a `layer.scale_weight` alone. A form that is not exactly known is
+refused by name: wrong values would be far worse.
+"""
+
+import json
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+
+from ..errors import ProLoRAError
+
+MARK = "comfy_quant"
+_HEADER = "_quantization_metadata"
+
+_FP8 = (torch.float8_e4m3fn, torch.float8_e5m2)
+_FLOAT = (torch.float32, torch.float16, torch.bfloat16, *_FP8)
+# fp4 (E2M1): a sign bit and the eight magnitudes of two exponent bits and one of mantissa.
+_E2M1 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
+_E2M1_VALUES = torch.tensor([sign * value for sign in (1, -1) for value in _E2M1])
+# ConvRot (arXiv 2512.03673): W is stored times this matrix's Kronecker powers, halved.
+_HADAMARD = 0.5 * torch.tensor(
+    [[1.0, 1, 1, -1], [1, 1, -1, 1], [1, -1, 1, 1], [-1, 1, 1, 1]]
+)  # fmt: skip
+_GROUPS = tuple(4**power for power in range(1, 9))
+
+Options = Mapping[str, Any]
+Parts = Mapping[str, torch.Tensor]
+
+
+class Stored(Protocol):
+    """Tensors by key, as they are stored."""
+
+    def __contains__(self, key: object) -> bool: ...
+
+    def stored_shape(self, key: str) -> tuple[int, ...]: ...
+
+    def stored(self, key: str) -> torch.Tensor: ...
+
+
+@dataclass(frozen=True)
+class Form:
+    """How a weight is stored.
+
+    Attributes:
+        name: what messages call it.
+        parts: what must lie beside the weight.
+        dtypes: what the weight itself may be stored as.
+        values: the true float32 values of (weight, parts, options); None for a form that is
+            known by name only.
+        packed: values in one stored element; 0 where they cannot be told.
+    """
+
+    name: str
+    parts: tuple[str, ...] = ()
+    dtypes: tuple[torch.dtype, ...] = ()
+    values: Callable[[torch.Tensor, Parts, Options], torch.Tensor] | None = None
+    packed: int = 1
+
+
+class _Mismatch(Exception):
+    """Parts whose shapes do not go with the weight; says what is wrong."""
+
+
+def _scaled(weight: torch.Tensor, parts: Parts, options: Options) -> torch.Tensor:
+    """One scale, or one for every row."""
+    (scale,) = parts.values()
+    per_row = (weight.shape[0], *(1,) * (weight.ndim - 1))
+    if scale.numel() != 1 and tuple(scale.shape) != per_row:
+        raise _Mismatch(f"its scales have the shape {list(scale.shape)}")
+    return weight.float() * (scale.float().reshape(()) if scale.numel() == 1 else scale.float())
+
+
+def _int8(weight: torch.Tensor, parts: Parts, options: Options) -> torch.Tensor:
+    values = _scaled(weight, parts, options)
+    more = options.get("params")
+    options = {**(more if isinstance(more, dict) else {}), **options}
+    return _unrotate(values, options) if options.get("convrot") else values
+
+
+def _unrotate(weight: torch.Tensor, options: Options) -> torch.Tensor:
+    """The rotation is symmetric and orthogonal: doing it again undoes it."""
+    size = options.get("convrot_groupsize", 256)
+    if weight.ndim != 2 or size not in _GROUPS or weight.shape[1] % size:
+        raise _Mismatch(f"it is rotated in groups of {size}")
+    rotation = torch.ones(1, 1)
+    while len(rotation) < size:
+        rotation = torch.kron(rotation, _HADAMARD)
+    return (weight.reshape(-1, size) @ rotation.to(weight.device)).reshape(weight.shape)
+
+
+def _mxfp8(weight: torch.Tensor, parts: Parts, options: Options) -> torch.Tensor:
+    """Blocks of 32 in a row share a power of two (OCP Microscaling Formats 1.0)."""
+    exponents = _tiled(weight, parts["weight_scale"], torch.uint8, block=32)
+    return _blockwise(weight.float(), torch.exp2(exponents.double() - 127).float())
+
+
+def _nvfp4(weight: torch.Tensor, parts: Parts, options: Options) -> torch.Tensor:
+    """Two fp4 in a byte, the first in the high half; blocks of 16 share an fp8 scale."""
+    if weight.ndim != 2:
+        raise _Mismatch(f"it has {weight.ndim} dimensions")
+    codes = torch.stack((weight >> 4, weight & 15), dim=-1).flatten(start_dim=1)
+    values = _E2M1_VALUES.to(weight.device)[codes.long()]
+    scales = _tiled(values, parts["weight_scale"], torch.float8_e4m3fn, block=16)
+    whole = parts["weight_scale_2"].float()
+    if whole.numel() != 1:
+        raise _Mismatch(f"its weight_scale_2 has the shape {list(whole.shape)}")
+    return _blockwise(values, whole.reshape(()) * scales.float())
+
+
+def _tiled(
+    weight: torch.Tensor, scales: torch.Tensor, dtype: torch.dtype, block: int
+) -> torch.Tensor:
+    """The block scales in rows x blocks, from the tiles of 128 x 4 that cuBLAS wants.
+
+    In a tile, row 32 q + i and column c lie at i, q, c; the edges are padded.
+    """
+    if weight.ndim != 2 or weight.shape[1] % block:
+        raise _Mismatch(f"its shape {list(weight.shape)} has no whole blocks of {block}")
+    rows, blocks = weight.shape[0], weight.shape[1] // block
+    across, along = -(-rows // 128), -(-blocks // 4)
+    if scales.element_size() != 1 or scales.numel() != across * along * 512:
+        raise _Mismatch(f"its scales are {scales.dtype} of the shape {list(scales.shape)}")
+    tiles = scales.view(dtype).reshape(across, along, 32, 4, 4)
+    untiled = tiles.permute(0, 3, 2, 1, 4).reshape(across * 128, along * 4)
+    return untiled[:rows, :blocks]
+
+
+def _blockwise(weight: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
+    blocks = weight.reshape(*scales.shape, -1)
+    return (blocks * scales.unsqueeze(-1)).reshape(weight.shape)
+
+
+# By the name that comfy_quant gives.
+FORMS = {
+    "float8_e4m3fn": Form("scaled fp8", ("weight_scale",), _FLOAT, _scaled),
+    "float8_e5m2": Form("scaled fp8", ("weight_scale",), _FLOAT, _scaled),
+    "int8_tensorwise": Form("int8", ("weight_scale",), (torch.int8,), _int8),
+    "mxfp8": Form("mxfp8", ("weight_scale",), (torch.float8_e4m3fn,), _mxfp8),
+    "nvfp4": Form(
+        "nvfp4", ("weight_scale", "weight_scale_2"), (torch.uint8,), _nvfp4, packed=2
+    ),
+    "convrot_w4a4": Form("int4 (ConvRot W4A4)", packed=2),
+    "asym_w4a8_int8": Form("int4 (W4A8)", packed=2),
+}  # fmt: skip
+# By what lies beside the weight, where no comfy_quant does; the first one that is there.
+UNMARKED = {
+    "weight.absmax": Form("bitsandbytes 4-bit", packed=0),
+    "weight.SCB": Form("bitsandbytes int8"),
+    "SCB": Form("bitsandbytes int8"),
+    "weight_scale_2": Form("nvfp4 without ComfyUI's comfy_quant", packed=0),
+    "weight_scale_inv": Form("fp8 in blocks (weight_scale_inv)"),
+    "scale_weight": Form("scaled fp8", ("scale_weight",), _FLOAT, _scaled),
+    "weight_scale": Form("scaled fp8", ("weight_scale",), _FLOAT, _scaled),
+}
+# Files whose layers have no `weight` at all: the end of a key, and what it is.
+WITHOUT_WEIGHTS = {
+    ".qweight": "int4 (Nunchaku's SVDQuant, AWQ or GPTQ)",
+    ".weight._data": "quanto's int8 or int4",
+    ".weight_packed": "packed int4 (compressed-tensors)",
+}
+# ComfyUI multiplies the layer's input by it, so the weight alone is not what the layer does.
+_SMOOTHED = "pre_quant_scale"
+
+
+def shape_of(tensors: Stored, key: str) -> tuple[int, ...]:
+    """The shape of a weight's values, without reading it.
+
+    Raises:
+        ProLoRAError: the weight is in a form whose shape is not that of its values.
+    """
+    shape = tensors.stored_shape(key)
+    form, _ = _form(tensors, key)
+    if form is None or not shape:
+        return shape
+    if form.packed == 0:
+        raise _refusal(key, form.name)
+    return (*shape[:-1], shape[-1] * form.packed)
+
+
+def values_of(tensors: Stored, key: str) -> torch.Tensor:
+    """A weight's values: as they are stored, or dequantised to float32.
+
+    Raises:
+        ProLoRAError: the form is not known, known by name only, or what lies beside the weight
+            does not go with it.
+    """
+    form, options = _form(tensors, key)
+    if form is None:
+        return tensors.stored(key)
+    if form.values is None:
+        raise _refusal(key, form.name)
+    layer = key.removesuffix("weight")
+    missing = [part for part in form.parts if layer + part not in tensors]
+    if missing:
+        raise _refusal(key, form.name, f"{layer}{missing[0]} is missing")
+    if layer + _SMOOTHED in tensors:
+        raise _refusal(key, form.name, f"it goes with {layer}{_SMOOTHED}")
+    weight = tensors.stored(key)
+    if weight.dtype not in form.dtypes:
+        raise _refusal(key, form.name, f"but holds {weight.dtype}")
+    try:
+        return form.values(
+            weight, {part: tensors.stored(layer + part) for part in form.parts}, options
+        )
+    except _Mismatch as mismatch:
+        raise _refusal(key, form.name, str(mismatch)) from None
+
+
+def marks_in(metadata: Mapping[str, str]) -> dict[str, torch.Tensor]:
+    """What a file's header says of its layers, as the comfy_quant tensors that say the same.
+
+    Raises:
+        ProLoRAError: it says so in a way that is not known.
+    """
+    if _HEADER not in metadata:
+        return {}
+    try:
+        layers = json.loads(metadata[_HEADER])["layers"]
+        return {f"{layer}.{MARK}": _bytes(json.dumps(layers[layer])) for layer in layers}
+    except (ValueError, KeyError, TypeError):
+        raise ProLoRAError(
+            f"What the file's header says of its quantisation ({_HEADER}) cannot be read. "
+            + _WHAT_TO_DO
+        ) from None
+
+
+def refuse_files_without_weights(name: str, keys: Iterable[str]) -> None:
+    for key in keys:
+        for end, form in WITHOUT_WEIGHTS.items():
+            if key.endswith(end):
+                raise ProLoRAError(
+                    f"{name} is quantised as {form}: it has {key} where a weight would be. "
+                    + _WHAT_TO_DO
+                )
+
+
+_WHAT_TO_DO = (
+    "Use an fp16, bf16 or fp32 version of this model, or load it in the graph and connect its "
+    "MODEL."
+)
+
+
+def _form(tensors: Stored, key: str) -> tuple[Form | None, Options]:
+    """The form of a weight, None for one that is stored as it is, and the layer's options."""
+    layer = key.removesuffix("weight")
+    if layer == key:
+        return None, {}
+    if layer + MARK in tensors:
+        options = _read_mark(tensors.stored(layer + MARK), key)
+        name = str(options.get("format"))
+        return FORMS.get(name, Form(f"{name!r}, a form unknown here", packed=0)), options
+    for part, form in UNMARKED.items():
+        if layer + part in tensors:
+            return form, {}
+    return None, {}
+
+
+def _read_mark(mark: torch.Tensor, key: str) -> Options:
+    try:
+        options = json.loads(bytes(mark.flatten().tolist()))
+    except (ValueError, TypeError):
+        options = None
+    if not isinstance(options, dict):
+        raise _refusal(key, "a form that its comfy_quant does not say")
+    return options
+
+
+def _bytes(text: str) -> torch.Tensor:
+    return torch.tensor(list(text.encode()), dtype=torch.uint8)
+
+
+def _refusal(key: str, form: str, why: str = "") -> ProLoRAError:
+    return ProLoRAError(
+        f"The weight {key} is quantised as {form}{why and f' ({why})'}, which ProLoRA cannot read "
+        f"from a file. {_WHAT_TO_DO}"
+    )

@@ -1,0 +1,1 @@
+"""What the written file calls its modules."""

@@ -1,0 +1,299 @@
+"""Names for the file that is written: the same updates, called as another tool calls them.
+
+What a name means is the target's key map alone, read backwards. Some tools name the whole of a
+fused weight (`qkv`), others its parts (`to_q`, `to_k`, `to_v`); a LoRA goes exactly from either to
+the other.
+"""
+
+import re
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+
+from ..adapters import LoraAdapter, Part
+from ..models.module_names import by_canonical_name, canonical_name, is_text_encoder
+from ..models.references import WeightRef
+from .fused import Piece, regroup
+
+
+@dataclass(frozen=True)
+class Naming:
+    """How a tool names modules.
+
+    Attributes:
+        patterns: for names of the key map, the first that matches one is taken.
+        style: of the suffixes, see writing.STYLES.
+        respelled: pattern -> replacement, where the tool's own spelling is not one that the key map
+            has (ComfyUI may not load it then).
+    """
+
+    patterns: tuple[str, ...]
+    style: str
+    respelled: tuple[tuple[str, str], ...] = ()
+
+
+# Module names of the models' authors, which the diffusers library has otherwise.
+_AUTHORS = (
+    r"(double_blocks|single_blocks|joint_blocks|input_blocks|output_blocks|middle_block|"
+    r"time_embed|label_emb|out|final_layer)\.|blocks\.\d+\.(self|cross)_attn"
+)
+_DIFFUSERS = Naming(
+    (
+        rf"unet\.(?!base_model\.|{_AUTHORS})",
+        rf"transformer\.(?!{_AUTHORS})",
+        r"text_encoder(_\d)?\.",
+    ),
+    "peft",
+    ((r"\.processor\.(to_\w+)$", r".\1"), (r"(\.attn\d\.to_out)$", r"\1.0")),
+)
+# Module names of the diffusers library for a UNet, where the authors have others.
+_LIBRARY = r"(down|up|mid)_block|conv_(in|out)$|(time|add)_embedding"
+_COMFYUI = Naming(
+    (rf"diffusion_model\.(?!{_LIBRARY})", r"diffusion_model\.", r"text_encoders\."), "kohya"
+)
+_KOHYA = Naming(
+    (
+        rf"lora_unet_(?!{_LIBRARY}|.*_processor_)",
+        *(r"lora_te3_", r"lora_te2_", r"lora_te1_", r"lora_(unet|te|prior)"),
+    ),
+    "kohya",
+)
+# For SD1.x and SD2.x kohya's trainer has the names of the diffusers library.
+_KOHYA_SD1 = Naming(
+    (rf"lora_unet_({_LIBRARY})(?!.*_processor_)", r"lora_te_", r"lora_(unet|te)"),
+    "kohya",
+)
+_TO_PEFT = (r"^(unet|transformer|diffusion_model)\.", "base_model.model.")
+# PEFT has the names of whatever model it was wrapped around.
+_PEFT = tuple(
+    replace(naming, style="peft", respelled=(*naming.respelled, _TO_PEFT))
+    for naming in (_DIFFUSERS, _COMFYUI)
+)
+# Of several, the one is taken that keeps most modules as they are, fused or split.
+NAMINGS = {
+    "kohya": (_KOHYA,),
+    "comfyui": (_COMFYUI,),
+    "diffusers": (_DIFFUSERS,),
+    "peft": _PEFT,
+}
+CHOICES = ("auto", "source", *NAMINGS)
+
+
+@dataclass(frozen=True)
+class Family:
+    """What an architecture's files are mostly called.
+
+    Attributes:
+        pattern: for the host's class names and for ours (architectures.py).
+        auto: namings, the usual one first.
+        foreign: names that the host knows from another model of the same class.
+    """
+
+    pattern: str
+    auto: tuple[Naming, ...]
+    foreign: str = r"(?!)"
+    kohya: Naming = _KOHYA
+
+
+# The first row that matches wins.
+FAMILIES = (
+    Family(r"SD1|SD2", (_KOHYA_SD1,), kohya=_KOHYA_SD1),
+    Family(r"SDXL|SSD1B|Segmind|KOALA", (_KOHYA,)),
+    Family(r"SD3", (_DIFFUSERS, _KOHYA)),
+    Family(
+        r"Flux2",
+        (_COMFYUI,),
+        r".*(\.ff(_context)?\.net\.|single_transformer_blocks\.\d+\.(proj_|attn\.to_[qkv]$))",
+    ),
+    Family(
+        r"Flux|Chroma",
+        (_DIFFUSERS, _KOHYA),
+        r".*(to_qkv_mlp_proj$|\.linear_(in|out)$|single_transformer_blocks\.\d+\.attn\.to_out$)",
+    ),
+    Family(r"HiDream|PixArt|AuraFlow|HunyuanDiT", (_DIFFUSERS, _COMFYUI)),
+    # Wan, Qwen-Image, Z-Image, HunyuanVideo, LTX and what comes. Without a host no text encoder has
+    # such a name, and kohya's is taken for all.
+    Family("", (_COMFYUI, _KOHYA)),
+)
+
+
+@dataclass(frozen=True)
+class Renamed:
+    """Adapters for a file.
+
+    Attributes:
+        style: of the suffixes, see writing.STYLES.
+        notes: what the user must know, a line each.
+    """
+
+    adapters: tuple[Part, ...]
+    style: str
+    notes: tuple[str, ...] = ()
+
+
+def rename(
+    adapters: Iterable[Part],
+    names: Mapping[str, WeightRef],
+    architecture: str,
+    choice: str = "auto",
+) -> Renamed:
+    """The same updates under other names.
+
+    Args:
+        names: the target's key map.
+        architecture: of the target, as its Model has it.
+        choice: one of CHOICES. `auto` gives what most files of the architecture have, and only
+            names that are in `names`.
+    """
+    adapters = tuple(adapters)
+    if choice == "source":
+        return Renamed(adapters, "kohya")
+    family = next(row for row in FAMILIES if re.match(row.pattern, architecture))
+    namings = {**NAMINGS, "kohya": (family.kohya,), "auto": family.auto}[choice]
+    groups = _by_weight(adapters, names)
+    plans = [_plan(groups, naming, family.foreign) for naming in namings]
+    plan = min(plans, key=lambda plan: (len(plan.kept), plan.joined + plan.split))
+    naming, notes = plan.naming, list(plan.notes())
+    if choice == "auto":  # what ComfyUI loads: no name of our own spelling, its suffix for a DoRA
+        style = "diffusers" if naming.style == "peft" else naming.style
+        return Renamed(plan.adapters, style, tuple(notes))
+    if choice in ("peft", "diffusers"):
+        own = sum(not {"up", "down"} <= adapter.tensors().keys() for adapter in plan.adapters)
+        if own:
+            notes.append(f"{own} differences go by ComfyUI's keys, which {choice} does not read")
+    if choice == "peft":
+        notes.append("PEFT wants an adapter_config.json beside it: r of the ranks, lora_alpha = r")
+    if choice == "peft" and any(is_text_encoder(adapter.name) for adapter in plan.adapters):
+        notes.append("PEFT loads one model from a file: its text encoder modules lie apart there")
+    named = tuple(adapter.renamed(_respell(adapter.name, naming)) for adapter in plan.adapters)
+    return Renamed(named, naming.style, tuple(notes))
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """What a naming makes of adapters.
+
+    Attributes:
+        adapters: by names of the key map.
+        kept: the names of those for which the naming has none.
+        joined, split: how many fused weights had to be put together, or taken apart.
+    """
+
+    naming: Naming
+    adapters: tuple[Part, ...]
+    kept: tuple[str, ...]
+    joined: int
+    split: int
+
+    def notes(self) -> Iterator[str]:
+        if self.joined:
+            yield (
+                f"{self.joined} weights have one name for the whole in this naming: the LoRAs of "
+                "their parts were joined, and the ranks added up"
+            )
+        if self.split:
+            yield (
+                f"{self.split} weights have names for their parts in this naming: their LoRAs "
+                "were split"
+            )
+        if self.kept:
+            yield (
+                f"{len(self.kept)} modules have no name in this naming and go by another (the "
+                f"first: {self.kept[0]})"
+            )
+
+
+@dataclass(frozen=True)
+class _Group:
+    """What a file has for one weight.
+
+    Attributes:
+        parts: adapters with their places; None for a name that is not in the key map.
+        known: the names that the key map has for the weight and for parts of it.
+    """
+
+    parts: list[tuple[Part, WeightRef | None]]
+    known: Mapping[str, WeightRef]
+
+    @property
+    def apart(self) -> bool:
+        """Whether no two of them change the same place in the same way."""
+        changes = {(place, getattr(part, "role", "")) for part, place in self.parts}
+        return len(changes) == len(self.parts)
+
+
+def _by_weight(adapters: Collection[Part], names: Mapping[str, WeightRef]) -> list[_Group]:
+    all_known = all(adapter.name in names for adapter in adapters)
+    aliases = {} if all_known else by_canonical_name(names)
+    known: dict[str, dict[str, WeightRef]] = defaultdict(dict)
+    for name, place in names.items():
+        known[place.key][name] = place
+    groups: dict[str, list[tuple[Part, WeightRef | None]]] = defaultdict(list)
+    for adapter in adapters:
+        found = names.get(adapter.name) or aliases.get(canonical_name(adapter.name))
+        groups[found.key if found else adapter.name].append((adapter, found))
+    return [_Group(parts, known.get(key, {})) for key, parts in groups.items()]
+
+
+def _plan(groups: Iterable[_Group], naming: Naming, foreign: str) -> _Plan:
+    made: list[Part] = []
+    kept: list[str] = []
+    joined = split = 0
+    for group in groups:
+        wanted = _wanted(group.known, naming, foreign)
+        if group.apart and all(place in wanted for _, place in group.parts):
+            made += [adapter.renamed(wanted[place]) for adapter, place in group.parts]
+            continue
+        pieces = _regrouped(group, wanted) if group.apart else None
+        if pieces is None:
+            kept += [adapter.name for adapter, _ in group.parts]
+            made += [a.renamed(_any_name(a.name, at, group.known)) for a, at in group.parts]
+            continue
+        made += [piece.adapter.renamed(wanted[piece.place]) for piece in pieces]
+        joined += len(pieces) < len(group.parts)
+        split += len(pieces) > len(group.parts)
+    return _Plan(naming, tuple(made), tuple(kept), joined, split)
+
+
+def _wanted(
+    known: Mapping[str, WeightRef], naming: Naming, foreign: str
+) -> dict[WeightRef | None, str]:
+    """The naming's name for a weight and for each part of it that has one."""
+    found: dict[WeightRef | None, tuple[int, int, str]] = {}
+    for name, place in known.items():
+        fits = [i for i, pattern in enumerate(naming.patterns) if re.match(pattern, name)]
+        if not fits or re.match(foreign, name):
+            continue
+        bare = name.partition(".")[2]  # a name that is the weight's own key goes before others
+        own = len(bare) if place.key.removesuffix(".weight").endswith(bare) else 0
+        rating = (fits[0], -own, name)
+        found[place] = min(found.get(place, rating), rating)
+    return {place: name for place, (_, _, name) in found.items()}
+
+
+def _regrouped(group: _Group, wanted: Mapping[WeightRef | None, str]) -> tuple[Piece, ...] | None:
+    pieces = [
+        Piece(part, place)
+        for part, place in group.parts
+        if isinstance(part, LoraAdapter) and not part.reshape and place is not None
+    ]
+    if len(pieces) < len(group.parts):
+        return None
+    slices = [place.part for place in group.known.values() if place.part is not None]
+    ends = [part.start + part.length for part in slices]
+    wholes = [piece.adapter.up.shape[0] for piece in pieces if piece.place.part is None]
+    return regroup(pieces, [place for place in wanted if place], max((*ends, *wholes), default=0))
+
+
+def _any_name(own: str, place: WeightRef | None, known: Mapping[str, WeightRef]) -> str:
+    """A name that the key map has, the adapter's own if it is there."""
+    if own in known or place is None:
+        return own
+    there = [name for name, other in known.items() if other == place]
+    return min(there, key=lambda name: not name.startswith(("diffusion_model.", "lora_")))
+
+
+def _respell(name: str, naming: Naming) -> str:
+    for pattern, replacement in naming.respelled:
+        name = re.sub(pattern, replacement, name)
+    return name

@@ -1,0 +1,1 @@
+"""Which block and module of one model is which of the other."""

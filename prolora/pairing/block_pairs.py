@@ -1,0 +1,126 @@
+"""Pairs of blocks that a user gives, as JSON: what the report writes, a transfer reads.
+
+    {"pairs": {"blocks.2": "blocks.3", "blocks.5": null}}
+
+The target's block 2 takes what the LoRA has for the source's block 3; its block 5 takes nothing.
+All else is found as usual. A single module may be named as well as a block. A whole report will do:
+nothing but `pairs` is read of it.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ..errors import ProLoRAError, truncated_list
+from ..models.module_names import is_text_encoder
+from .module_tree import Node
+
+
+def read_pairs(path: Path) -> dict[str, str | None]:
+    """Reads a file of pairs.
+
+    Raises:
+        ProLoRAError: it cannot be read, or see parse_pairs.
+    """
+    try:
+        text = path.read_text(encoding="utf-8-sig")  # Notepad begins with a mark
+    except (OSError, UnicodeDecodeError) as error:
+        raise ProLoRAError(
+            f"The pairs could not be read: {error}. Is {path.name} a text file, in UTF-8?"
+        ) from error
+    return parse_pairs(text, path.name)
+
+
+def parse_pairs(text: str, name: str = "the pairs") -> dict[str, str | None]:
+    """Reads pairs from JSON; none from an empty text.
+
+    Raises:
+        ProLoRAError: it is no JSON of the form above.
+    """
+    if not text.strip():
+        return {}
+    try:
+        content = json.loads(text, object_pairs_hook=_once)
+    except ProLoRAError as error:
+        raise ProLoRAError(f"{name}: {error}") from None
+    except (ValueError, RecursionError) as error:
+        raise ProLoRAError(f"{name}: this is no JSON ({error}). {_FORM}") from error
+    pairs = content.get("pairs", content) if isinstance(content, dict) else None
+    if not isinstance(pairs, dict):
+        raise ProLoRAError(f"{name}: there are no pairs in it. {_FORM}")
+    for target, source in pairs.items():
+        named = source is None or (isinstance(source, str) and source != "")
+        if not named or not target:
+            raise ProLoRAError(f"{name}: {target!r}: {source!r} is not a pair. {_FORM}")
+    return pairs
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """JSON itself would keep the last of two that have one name."""
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in found:
+            raise ProLoRAError(f"{name} is in it twice. Keep one of them. {_FORM}")
+        found[name] = value
+    return found
+
+
+def write_pairs(pairs: Mapping[str, str | None]) -> str:
+    """The form that parse_pairs reads."""
+    return json.dumps({"pairs": dict(pairs)}, indent=1) + "\n"
+
+
+# Where a checkpoint has its text encoders, or a folder of diffusers.
+_TEXT_ENCODERS = ("cond_stage_model.", "conditioner.", "text_encoder")
+
+_FORM = (
+    'Write {"pairs": {"target block": "source block"}}, with null for a block that takes nothing; '
+    "the pairs of ProLoRA Similarity and the command line's report have all pairs in this form."
+)
+
+
+def check_pairs(pairs: Mapping[str, str | None], source: Node, target: Node) -> None:
+    """Refuses pairs of modules that are not there, or have nothing in common.
+
+    Raises:
+        ProLoRAError: one of them is so, and not of a text encoder that the model comes without.
+    """
+    for target_path, source_path in pairs.items():
+        for path, root, side in ((target_path, target, "target"), (source_path, source, "source")):
+            if path is not None and root.at(path) is None and not _of_no_text_encoder(path, root):
+                raise ProLoRAError(
+                    f"The pairs name {path}, which the {side} does not have. {_known(path, root)}"
+                )
+        _check_in_common(target.at(target_path), source.at(source_path) if source_path else None)
+
+
+def _of_no_text_encoder(path: str, root: Node) -> bool:
+    """Whether it lies in a text encoder that the model comes without, as in a graph with no CLIP.
+
+    Its modules are left out, and reported, whatever the pairs say.
+    """
+    first = path.partition(".")[0]
+    lies_there = path.startswith(_TEXT_ENCODERS) or is_text_encoder(path)
+    return lies_there and first not in root.children
+
+
+def _check_in_common(target: Node | None, source: Node | None) -> None:
+    if target is None or source is None or target.inside() & source.inside():
+        return
+    raise ProLoRAError(
+        f"The pairs give {source.path} for {target.path}, which have no module in common."
+    )
+
+
+def _known(path: str, root: Node) -> str:
+    """What there is in place of a path."""
+    parts = path.split(".")
+    for length in range(len(parts) - 1, -1, -1):
+        node = root.at(".".join(parts[:length])) if length else root
+        if node is not None and node.path and not node.children:
+            return f"{node.path} is a single module: leave out what comes after it."
+        if node is not None:
+            place = f"In {node.path}" if node.path else "There"
+            return f"{place} are: {', '.join(truncated_list(list(node.children), 8))}."
+    return ""

@@ -1,0 +1,31 @@
+"""The best pairs of two rows of things that keep their order (Needleman and Wunsch, 1970)."""
+
+from collections.abc import Sequence
+
+
+def monotonic_alignment(gains: Sequence[Sequence[float]]) -> list[tuple[int, int]]:
+    """The pairs (row, column), both ascending, whose gains add up to the most.
+
+    A row or column is in one pair at most, and stays alone at no cost; a pair without a gain is
+    never made.
+
+    Args:
+        gains: rows x columns.
+    """
+    rows, columns = len(gains), len(gains[0]) if gains else 0
+    best = [[0.0] * (columns + 1) for _ in range(rows + 1)]  # of the rows and columns from here on
+    for i in reversed(range(rows)):
+        for j in reversed(range(columns)):
+            paired = gains[i][j] + best[i + 1][j + 1]
+            best[i][j] = max(best[i + 1][j], best[i][j + 1], paired)
+    pairs = []
+    i = j = 0
+    while i < rows and j < columns:
+        if best[i][j] == best[i + 1][j]:
+            i += 1
+        elif best[i][j] == best[i][j + 1]:
+            j += 1
+        else:
+            pairs.append((i, j))
+            i, j = i + 1, j + 1
+    return pairs

@@ -1,0 +1,64 @@
+"""What a user chooses for a transfer."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+import torch
+
+from ..algebra.subspace import can_decompose
+from ..algebra.updates import CARRIERS
+from ..errors import ProLoRAError
+
+# The modes that project (see projection.py); another project's way (casa.py); nothing at all, the
+# baseline.
+MODES = (*CARRIERS, "casa", "copy")
+
+
+@dataclass(frozen=True)
+class TransferSettings:
+    """The choices of a transfer, with the defaults that design.md argues for.
+
+    Attributes:
+        mode: what is moved, one of MODES.
+        threshold: least similarity (Eq. 1) of a module that is moved, in [0, 1].
+        subspace_energy: share of a weight's energy that its subspace holds, in (0, 1).
+        rank: of the result; a module never gets more than it has. 0 for the source's, or for the
+            smallest that keeps 99 % of the energy, where the source's family has no rank.
+        copy_identical: take the update as it is where both models have the same weight.
+        pairs: target block -> source block, for those that are not to be found; see block_pairs.py.
+        device, dtype: where and in what the projection runs; float32 or float64.
+
+    Raises:
+        ProLoRAError: a value is out of its range.
+    """
+
+    mode: str = "full"
+    threshold: float = 0.8
+    subspace_energy: float = 0.8
+    rank: int = 0
+    copy_identical: bool = True
+    pairs: Mapping[str, str | None] = field(default_factory=dict)
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    dtype: torch.dtype = torch.float32
+
+    def __post_init__(self) -> None:
+        if self.mode not in MODES:
+            raise ProLoRAError(
+                f"There is no mode {self.mode!r}. Choose one of: {', '.join(MODES)}."
+            )
+        if not 0 <= self.threshold <= 1:
+            raise ProLoRAError(f"The threshold is {self.threshold}; choose one from 0 to 1.")
+        if not 0 < self.subspace_energy < 1:
+            raise ProLoRAError(
+                f"The subspace energy is {self.subspace_energy}; choose one between 0 and 1, "
+                "both excluded (0.8 is a good value; at 1 no null space is left)."
+            )
+        if self.rank < 0:
+            raise ProLoRAError(f"The rank is {self.rank}; choose 0 for the source's, or more.")
+        if not can_decompose(self.device):
+            raise ProLoRAError(
+                f"The device {self.device} is not there, or cannot compute in float64 as subspaces "
+                "need it. Choose cuda or cpu."
+            )
+        if self.dtype not in (torch.float32, torch.float64):
+            raise ProLoRAError(f"The projection runs in float32 or float64, not in {self.dtype}.")
