@@ -29,7 +29,7 @@ from ..prolora.models.ggml import from_ggml, is_ggml
 from ..prolora.models.key_map import key_map
 from ..prolora.models.model import Model
 from ..prolora.models.quantised import marks_in, refuse_files_without_weights
-from ..prolora.models.references import Slice, WeightRef
+from ..prolora.models.references import Slice, WeightRef, swap_halves
 from ..prolora.models.weights import StateDictWeights
 
 # A projection holds, for one module, both weights in float32, and one in float64 with its Gram
@@ -286,11 +286,25 @@ def _weight_ref(place: str | tuple[Any, ...]) -> WeightRef:
 
     The host applies the reordering to an update. It swaps halves, so it is its own inverse and
     takes a weight into the order of the update as well.
+
+    Raises:
+        ProLoRAError: the host reorders in another way.
     """
     if isinstance(place, str):
         return WeightRef(place)
     key, part, *reorder = place
-    return WeightRef(key, None if part is None else Slice(*part), *reorder)
+    return WeightRef(key, None if part is None else Slice(*part), any(map(_swaps_halves, reorder)))
+
+
+def _swaps_halves(reorder: Any) -> bool:
+    rows = torch.arange(4)
+    found = reorder(rows)
+    if not torch.equal(found, rows) and not torch.equal(found, swap_halves(rows)):
+        raise ProLoRAError(
+            "This ComfyUI reorders the rows of a weight in a way that ProLoRA does not know. Use "
+            "ProLoRA's command line, or another version of either."
+        )
+    return not torch.equal(found, rows)
 
 
 # Work

@@ -149,6 +149,15 @@ def randomized_subspace(weight: torch.Tensor, rank: int) -> Subspace:
     return Subspace(U[:, :k], Q @ Vh[:k].T, shares)
 
 
+def has_float64(device: torch.device) -> bool:
+    """Whether a device is there and holds float64, as leading_subspace needs; Apple's does not."""
+    try:
+        torch.empty(0, dtype=torch.float64, device=device)
+    except (RuntimeError, TypeError, NotImplementedError, AssertionError):
+        return False
+    return True
+
+
 def can_decompose(device: torch.device) -> bool:
     """Whether a device computes in float64, as leading_subspace does; some GPUs do not."""
     try:

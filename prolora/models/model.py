@@ -83,9 +83,7 @@ class Model:
             )
         if ref.part is not None:
             weight = weight.narrow(ref.part.dim, ref.part.start, ref.part.length)
-        if ref.reorder is not None:
-            weight = ref.reorder(weight)
-        weight = weight.to(device, dtype)
+        weight = ref.reordered(weight).to(device, dtype)
         if not torch.isfinite(weight).all():
             raise ProLoRAError(
                 f"The weight {ref} of {self.name}, shape {list(weight.shape)}, holds NaN or "

@@ -1,6 +1,5 @@
 """Where a weight lies in a model: its key, and the part of it that is meant."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -22,16 +21,26 @@ class WeightRef:
     Attributes:
         key: the weight's own key.
         part: the slice of it, for a fused weight.
-        reorder: brings its rows into the order that the LoRA was trained in, where a host's model
-            stores them in another (diffusers swaps scale and shift).
+        halves_swapped: whether a host's model stores the two halves of its rows the other way round
+            than the LoRA was trained on them (diffusers swaps scale and shift).
     """
 
     key: str
     part: Slice | None = None
-    reorder: Callable[[torch.Tensor], torch.Tensor] | None = None
+    halves_swapped: bool = False
+
+    def reordered(self, rows: torch.Tensor) -> torch.Tensor:
+        """Rows as they are stored in the order of training, or the other way round."""
+        return swap_halves(rows) if self.halves_swapped else rows
 
     def __str__(self) -> str:
         if self.part is None:
             return self.key
         end = self.part.start + self.part.length
         return f"{self.key}[{':, ' * self.part.dim}{self.part.start}:{end}]"
+
+
+def swap_halves(rows: torch.Tensor) -> torch.Tensor:
+    """The second half of the rows, then the first: its own inverse."""
+    first, second = rows.chunk(2)
+    return torch.cat([second, first])

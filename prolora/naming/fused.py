@@ -69,7 +69,7 @@ def _cover(places: Iterable[WeightRef], rows: int) -> Iterator[WeightRef]:
 def _order(place: WeightRef, rows: int) -> tuple[int, int, bool]:
     """From the first row on, the longer first, and first as it is stored."""
     span = _rows(place, rows)
-    return span.start, -len(span), place.reorder is not None
+    return span.start, -len(span), place.halves_swapped
 
 
 def _rows(place: WeightRef, rows: int) -> range:
@@ -90,8 +90,7 @@ def _composed(pieces: Sequence[Piece], place: WeightRef, rows: int) -> Piece | N
             continue
         adapter = piece.adapter
         up = adapter.up.float().flatten(start_dim=1) * adapter.scale
-        if piece.place.reorder is not None:  # into the order that the weight is stored in
-            up = piece.place.reorder(up)
+        up = piece.place.reordered(up)  # into the order that the weight is stored in
         shared = [i for i, down in enumerate(downs) if torch.equal(down, adapter.down)]
         if not shared:
             downs.append(adapter.down)
@@ -103,8 +102,7 @@ def _composed(pieces: Sequence[Piece], place: WeightRef, rows: int) -> Piece | N
     whole = torch.zeros(len(span), columns[-1])
     for row, which, block in blocks:
         whole[row : row + len(block), columns[which] : columns[which + 1]] += block
-    if place.reorder is not None:
-        whole = place.reorder(whole)
+    whole = place.reordered(whole)
     kernel = (1 for _ in downs[0].shape[2:])
     down = torch.cat([down.float() for down in downs])
     up = whole.reshape(*whole.shape, *kernel)

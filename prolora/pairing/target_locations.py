@@ -67,7 +67,7 @@ def _location(
         if spans is None:
             return None
         part, rows = spans
-    place, own_name = _named(name, WeightRef(link.target, part, ref.reorder), target)
+    place, own_name = _named(name, WeightRef(link.target, part, ref.halves_swapped), target)
     return TargetLocation(place, own_name, rows)
 
 
@@ -149,5 +149,5 @@ def _common(name: str, other: str) -> int:
 
 def _names(place: WeightRef, target: Model) -> Iterator[tuple[str, WeightRef]]:
     for name, ref in target.names_of(place.key):
-        if ref.part == place.part and (ref.reorder is None) == (place.reorder is None):
+        if ref.part == place.part and ref.halves_swapped == place.halves_swapped:
             yield name, ref

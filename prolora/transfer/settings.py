@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from ..algebra.subspace import can_decompose
+from ..algebra.subspace import has_float64
 from ..algebra.updates import CARRIERS
 from ..errors import ProLoRAError
 
@@ -55,7 +55,7 @@ class TransferSettings:
             )
         if self.rank < 0:
             raise ProLoRAError(f"The rank is {self.rank}; choose 0 for the source's, or more.")
-        if not can_decompose(self.device):
+        if not has_float64(self.device):
             raise ProLoRAError(
                 f"The device {self.device} is not there, or cannot compute in float64 as subspaces "
                 "need it. Choose cuda or cpu."

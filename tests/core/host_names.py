@@ -66,7 +66,7 @@ def flux() -> dict[str, WeightRef]:
     places[f"{single}.proj_out"] = places[f"{single}.attn.to_out"] = WeightRef(linear2)
     places["x_embedder"] = WeightRef("diffusion_model.img_in.weight")
     final = "diffusion_model.final_layer.adaLN_modulation.1.weight"
-    places["norm_out.linear"] = WeightRef(final, None, swap_halves)
+    places["norm_out.linear"] = WeightRef(final, None, halves_swapped=True)
     spellings = ("transformer.{dotted}", "lycoris_{flat}", "lora_transformer_{flat}", "{dotted}")
     qkv = {"diffusion_model.single_blocks.0.linear1_qkv": Slice(0, 0, 3 * WIDTH)}
     return (

@@ -53,8 +53,7 @@ def changes(adapters, names: dict[str, WeightRef]) -> dict[str, np.ndarray]:
     for adapter in adapters:
         ref = names[adapter.name]
         update = delta(adapter)
-        if ref.reorder is not None:
-            update = ref.reorder(torch.from_numpy(update)).numpy()
+        update = ref.reordered(torch.from_numpy(update)).numpy()
         shape = host_names.rows_of(names, ref.key), update.shape[1]
         start = ref.part.start if ref.part else 0
         weight = total.setdefault(ref.key, np.zeros(shape))

@@ -53,10 +53,10 @@ def model_of_map(name, architecture, names, seed=0, real=False):
 
 
 def same_place(one, other):
-    return (one.key, one.part, one.reorder is None) == (
+    return (one.key, one.part, one.halves_swapped) == (
         other.key,
         other.part,
-        other.reorder is None,
+        other.halves_swapped,
     )
 
 
@@ -139,7 +139,7 @@ def test_written_names_mean_the_right_weights(architecture, naming):
             assert place is not None, own
             rows = into.setdefault(place.key, torch.zeros(rows_of(names, place.key), WIDTH))
             update = adapter.up @ adapter.down * adapter.scale
-            update = place.reorder(update) if place.reorder is not None else update
+            update = place.reordered(update)
             first = place.part.start if place.part is not None else 0
             rows[first : first + len(update)] += update
     assert found.keys() == wanted.keys()
@@ -150,7 +150,7 @@ def test_written_names_mean_the_right_weights(architecture, naming):
 def test_rows_in_another_order():
     """A name means one thing, whatever order the rows are stored in on either side."""
     key = "diffusion_model.final_layer.adaLN_modulation.1.weight"
-    ldm = {"norm_out.linear": WeightRef(key, None, swap_halves), "final": WeightRef(key)}
+    ldm = {"norm_out.linear": WeightRef(key, None, halves_swapped=True), "final": WeightRef(key)}
     diffusers = {"norm_out.linear": WeightRef(key)}
     weight = real_weight((16, 8), 1)
     models = {

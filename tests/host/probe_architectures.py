@@ -110,7 +110,9 @@ def lora_of(model):
         shape = model.weights.shape(key)
         if not (key.startswith("diffusion_model.") and key.endswith(".weight") and len(shape) > 1):
             continue
-        whole = [name for name, ref in model.names_of(key) if ref.part is None and not ref.reorder]
+        whole = [
+            name for name, ref in model.names_of(key) if ref.part is None and not ref.halves_swapped
+        ]
         if whole:
             up = torch.zeros(shape[0], 1, *(1 for _ in shape[2:]))
             lora.append(adapter(whole[0], up, torch.zeros(1, *shape[1:]), None))
