@@ -18,10 +18,14 @@ class DenseAdapter(ABC):
 
     name: str
     family: ClassVar[str]
-    rank = 0
     note = ""
     reshape: tuple[int, ...] = ()
     is_divisible = True
+
+    @property
+    def rank(self) -> int:
+        """See Adapter."""
+        return 0
 
     @property
     @abstractmethod
@@ -42,13 +46,13 @@ class DenseAdapter(ABC):
         """See Adapter."""
         return replace(self, name=name)  # type: ignore[type-var]  # every family is a dataclass
 
-    def update(self, weight: torch.Tensor) -> DenseUpdate:
+    def update(self, weight: torch.Tensor) -> Update:
         return DenseUpdate(self.delta(weight).to(weight).flatten(start_dim=1))
 
     def retarget(
         self, update: Update, rank: int, source: torch.Tensor, target: torch.Tensor
     ) -> Retargeted:
-        return moved_lora(self.name, update, rank, tuple(target.shape[1:]))
+        return moved_lora(self.name, update, rank or self.rank, tuple(target.shape[1:]))
 
     def tensors(self) -> dict[str, torch.Tensor]:
         raise ProLoRAError(

@@ -10,10 +10,11 @@ from typing import NoReturn
 
 import torch
 
-from ..algebra.updates import LowRankUpdate
+from ..algebra.dense import DenseUpdate
+from ..algebra.updates import LowRankUpdate, Update
 from .adapter import Origin
 from .dense import DenseAdapter
-from .factors import fold, note_of, product, scale_of
+from .factors import fold, note_of, scale_of
 
 _ROLES = ("glora_a1", "glora_a2", "glora_b1", "glora_b2")
 
@@ -39,15 +40,31 @@ class GloraAdapter(DenseAdapter):
     family = "GLoRA"
 
     @property
+    def rank(self) -> int:
+        """Of b, and of W a for each place of the kernel; 0 where the weight has no more itself."""
+        rank = self.b.rank + self.a.rank * (self.b.down.shape[1] // self.a.down.shape[1])
+        return rank if rank < min(self.delta_shape) else 0
+
+    @property
     def delta_shape(self) -> tuple[int, int]:
         return self.b.up.shape[0], self.b.down.shape[1]
 
+    def update(self, weight: torch.Tensor) -> Update:
+        """See Adapter. W a has the factors W a.up and a.down, apart for each place of a kernel."""
+        factors = self._factors(weight)
+        return factors.balanced() if self.rank else DenseUpdate(factors.delta)
+
     def delta(self, weight: torch.Tensor) -> torch.Tensor:
-        channels = self.a.up.shape[0]
-        W = weight.reshape(weight.shape[0], channels, -1)
-        left = torch.einsum("oik,ir->ork", W, self.a.up.to(weight))
-        multiplied = torch.einsum("ork,rj->ojk", left, self.a.down.to(weight))
-        return self.scale * (multiplied.flatten(start_dim=1) + product(self.b, weight))
+        return self._factors(weight).delta
+
+    def _factors(self, weight: torch.Tensor) -> LowRankUpdate:
+        W = weight.reshape(weight.shape[0], self.a.up.shape[0], -1)
+        places = torch.eye(W.shape[2]).to(weight)
+        left = torch.einsum("oik,ir->ork", W, self.a.up.to(weight)).flatten(start_dim=1)
+        right = torch.einsum("rj,kl->rkjl", self.a.down.to(weight), places)
+        up = torch.cat([left, self.b.up.to(weight)], dim=1)
+        down = torch.cat([right.reshape(left.shape[1], -1), self.b.down.to(weight)])
+        return LowRankUpdate(up * self.scale, down)
 
 
 def make_glora(name: str, parts: Mapping[str, torch.Tensor], origin: Origin) -> GloraAdapter:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ..algebra.updates import LowRankUpdate
+from ..algebra.updates import LowRankUpdate, Update
 from .adapter import Origin
 from .dense import DenseAdapter
 from .factors import note_of, pair_of, product, scale_of
@@ -29,6 +29,15 @@ class LohaAdapter(DenseAdapter):
     @property
     def delta_shape(self) -> tuple[int, int]:
         return self.w1.up.shape[0], self.w1.down.shape[1]
+
+    def update(self, weight: torch.Tensor) -> Update:
+        """See Adapter. Its factors are the products of columns, and of rows, of every two ranks."""
+        if self.w1.rank * self.w2.rank >= min(self.delta_shape):
+            return super().update(weight)
+        up = torch.einsum("mr,ms->mrs", self.w1.up.to(weight), self.w2.up.to(weight))
+        down = torch.einsum("rn,sn->rsn", self.w1.down.to(weight), self.w2.down.to(weight))
+        factors = LowRankUpdate(up.flatten(start_dim=1) * self.scale, down.flatten(end_dim=1))
+        return factors.balanced()
 
     def delta(self, weight: torch.Tensor) -> torch.Tensor:
         return self.scale * product(self.w1, weight) * product(self.w2, weight)

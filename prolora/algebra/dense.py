@@ -9,9 +9,8 @@ from dataclasses import dataclass
 import torch
 
 from .subspace import Subspace, smallest_rank
-from .updates import CARRIERS, Carrier, LowRankUpdate, Quadrants, Truncated
+from .updates import CARRIERS, KEPT, Carrier, LowRankUpdate, Quadrants, Truncated
 
-_KEPT = 0.99  # of the energy, where no rank was chosen
 _BLOCK = 2048  # columns or rows that are carried at a time
 # A squared singular value below this share of the largest is rounding of the Gram matrix.
 _ROUNDING = 1e-15
@@ -19,7 +18,7 @@ _ROUNDING = 1e-15
 
 @dataclass(frozen=True)
 class DenseUpdate:
-    """An update as an m x n matrix; see projection.Update."""
+    """An update as an m x n matrix; see Update."""
 
     delta: torch.Tensor
 
@@ -46,16 +45,12 @@ class DenseUpdate:
         return float(torch.linalg.vector_norm(self.delta, dtype=torch.float64).square())
 
     def truncate(self, rank: int) -> Truncated:
-        """See projection.Update. From the smaller Gram matrix, as the subspaces are.
-
-        Args:
-            rank: 0 for the smallest one that keeps 99 % of the energy.
-        """
+        """See Update. From the smaller Gram matrix, as the subspaces are."""
         wide = self.delta.shape[0] <= self.delta.shape[1]
         delta = (self.delta if wide else self.delta.T).double()
         eigenvalues, eigenvectors = torch.linalg.eigh(delta @ delta.T)
         squared = eigenvalues.flip(0).clamp_min(0)
-        wanted = rank or max(smallest_rank(squared, _KEPT), 1)
+        wanted = rank or max(smallest_rank(squared, KEPT), 1)
         present = int((squared > squared[0] * _ROUNDING).sum())
         k = max(min(wanted, present), 1)
         short = eigenvectors.flip(1)[:, :k]

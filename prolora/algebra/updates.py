@@ -15,7 +15,9 @@ from typing import Protocol
 
 import torch
 
-from .subspace import Subspace
+from .subspace import Subspace, smallest_rank
+
+KEPT = 0.99  # of the energy, where no rank was chosen
 
 # (factor d x r, source basis d x k_s, target basis d x k_t) -> carried factor d x r
 Carrier = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
@@ -114,7 +116,11 @@ class Update(Protocol):
         """||delta||_F^2, in float64."""
 
     def truncate(self, rank: int) -> "Truncated":
-        """The best update of at most `rank` (Eckart-Young), its factors balanced; in float64."""
+        """The best update of at most `rank` (Eckart-Young), its factors balanced; in float64.
+
+        Args:
+            rank: 0 for the smallest one that keeps 99 % of the energy.
+        """
 
 
 @dataclass(frozen=True)
@@ -158,13 +164,14 @@ class LowRankUpdate:
 
     def truncate(self, rank: int) -> "Truncated":
         """See Update. QR of both factors, SVD of the small core; both sides share the values."""
-        if self.rank <= rank:
+        if rank and self.rank <= rank:
             return Truncated(self.balanced(), dropped=0.0)
         Q_up, R_up = torch.linalg.qr(self.up.double())
         Q_down, R_down = torch.linalg.qr(self.down.T.double())
         U, S, Vh = torch.linalg.svd(R_up @ R_down.T, full_matrices=False)
         squared = S.square()
         total = float(squared.sum())
+        rank = rank or max(smallest_rank(squared, KEPT), 1)
         root = S[:rank].sqrt()
         dtype = self.up.dtype
         factors = LowRankUpdate(

@@ -7,13 +7,16 @@ import torch
 from lycoris.modules import glora
 
 from prolora.adapters import read_adapter_file
+from prolora.algebra.dense import DenseUpdate
+from prolora.algebra.updates import LowRankUpdate
 from prolora.files.safetensors import read_safetensors
 
 from .dense_families import (
+    adapters_of,
     assert_lycoris_reads_the_result,
     assert_nothing_is_lost_at_full_rank,
-    assert_rank_0_keeps_99_percent,
     assert_refused,
+    move,
     read_module,
     written_by_lycoris,
 )
@@ -67,7 +70,11 @@ def test_moved_at_full_rank(tmp_path):
 
 
 def test_rank_0(tmp_path):
-    assert_rank_0_keeps_99_percent(written_by_lycoris(tmp_path, algo="glora"))
+    """Its own rank, and nothing is dropped."""
+    written = written_by_lycoris(tmp_path, algo="glora")
+    adapter, weight = next((a, w) for a, w, _ in adapters_of(written) if a.rank)
+    moved, row = move(adapter, weight, weight, mode="full", rank=0, copy_identical=False)
+    assert (adapter.name, moved.rank, row.energy_dropped) == ("lycoris_linear", 8, 0)
 
 
 def test_lycoris_reads_the_lora(tmp_path):
@@ -159,3 +166,15 @@ BROKEN = {
 def test_bad_modules(kind):
     tensors, words = BROKEN[kind]
     assert_refused(tensors, words)
+
+
+def test_the_update_has_its_own_rank(tmp_path):
+    """Twice that of the factors; for a kernel of k places k + 1 times, if the weight has that."""
+    written = written_by_lycoris(tmp_path, algo="glora")
+    updates = {a.name: (a.rank, a.update(weight)) for a, weight, _ in adapters_of(written)}
+    rank, update = updates["lycoris_linear"]
+    assert isinstance(update, LowRankUpdate)
+    assert (rank, update.rank) == (8, 8)
+    for name in ("lycoris_conv1", "lycoris_conv3"):  # of 8 and 20, and the weights have 8 and 12
+        rank, update = updates[name]
+        assert (rank, type(update)) == (0, DenseUpdate)

@@ -5,6 +5,8 @@ import torch
 from peft import LoHaConfig
 
 from prolora.adapters import read_adapter_file
+from prolora.algebra.dense import DenseUpdate
+from prolora.algebra.updates import LowRankUpdate
 from prolora.files.safetensors import read_safetensors
 
 from .dense_families import (
@@ -15,7 +17,8 @@ from .dense_families import (
     read_module,
     written_by_lycoris,
 )
-from .libraries import MODULES, assert_reads_as_written, by_peft
+from .libraries import MODULES, assert_reads_as_written, by_peft, formed
+from .strategies import relative_error
 
 CHOICES = {
     "two ranks": {},  # 4 and 2, with alphas 1.5 and 6
@@ -115,3 +118,16 @@ BROKEN = {
 def test_bad_modules(kind):
     tensors, words = BROKEN[kind]
     assert_refused(tensors, words)
+
+
+def test_the_update_has_the_rank_of_its_product(tmp_path):
+    """The ranks multiplied, where that is less than the weight's own."""
+    found = {}
+    for rank in (2, 5):
+        written = by_peft(tmp_path / str(rank), LoHaConfig(r=rank, target_modules=["linear"]))
+        (adapter,) = read_adapter_file(written.path).adapters
+        found[rank] = adapter.update(written.weights[adapter.name])
+        assert relative_error(formed(found[rank]), written.updates[adapter.name]) < 1e-5
+    assert isinstance(found[2], LowRankUpdate)
+    assert found[2].rank == 4
+    assert isinstance(found[5], DenseUpdate)  # 25 is more than the weight's 16
