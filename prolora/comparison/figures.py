@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from ..algebra.precision import full_float32
 from ..algebra.subspace import Similarity, leading_subspace, similarity
 from ..errors import ProLoRAError
 from ..models.model import Model
@@ -107,6 +108,7 @@ def block_label(row: Row) -> str:
     return f"{theirs or row.target} <- {short or row.source}"
 
 
+@full_float32()
 @torch.no_grad()
 def compare(
     source: Model,

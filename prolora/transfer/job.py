@@ -17,6 +17,7 @@ from ..adapters import (
     accelerators,
 )
 from ..adapters.accelerators import MARK
+from ..algebra.precision import full_float32
 from ..errors import ProLoRAError, truncated_list
 from ..models.model import Model
 from ..models.references import Slice, WeightRef
@@ -80,6 +81,7 @@ class TransferResult:
         }
 
 
+@full_float32()
 def transfer(
     file: AdapterFile,
     source: Model,

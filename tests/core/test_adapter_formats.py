@@ -6,10 +6,18 @@ from pathlib import Path
 import lycoris
 import numpy as np
 import pytest
+import torch
 from peft import LoraConfig, get_peft_model, set_peft_model_state_dict
 
-from prolora.adapters import lora_state_dict, parse_adapter_file, read_adapter_file
+from prolora.adapters import (
+    FullDifference,
+    LoraAdapter,
+    lora_state_dict,
+    parse_adapter_file,
+    read_adapter_file,
+)
 from prolora.adapters.suffixes import ROLES, SUFFIXES, split_key
+from prolora.errors import ProLoRAError
 from prolora.files.safetensors import read_safetensors, write_safetensors
 
 from .libraries import (
@@ -132,3 +140,23 @@ def test_the_name_of_a_peft_adapter_is_left_out(suffix, adapter):
     role, _, kind = suffix[1:].partition(".")
     key = ".".join(filter(None, (MODULE, role, adapter, kind)))
     assert split_key(key) == (MODULE, suffix)
+
+
+@pytest.mark.parametrize("role", ["diff", "up"])
+@pytest.mark.parametrize("size", [1e-9, 1e-8, 1e-7])
+def test_what_fp16_rounds_to_nothing_is_refused(role, size):
+    """As a `.diff` of a nearly untrained layer is; bf16 has the exponents of float32."""
+    small = size * torch.randn(16, 4, generator=torch.Generator().manual_seed(0))
+    lora = LoraAdapter("m", small, torch.ones(4, 8), None)
+    adapter = FullDifference("m", small) if role == "diff" else lora
+    with pytest.raises(ProLoRAError, match=r"module m .* only, which float16 rounds to nothing"):
+        lora_state_dict([adapter], torch.float16)
+    for dtype in (torch.bfloat16, torch.float32):
+        lora_state_dict([adapter], dtype)
+
+
+def test_what_fp16_holds_is_written():
+    for size in (1e-4, 1e-5, 1.0, 1e3):
+        diff = size * torch.randn(16, 4, generator=torch.Generator().manual_seed(0))
+        lora_state_dict([FullDifference("m", diff)], torch.float16)
+    lora_state_dict([FullDifference("m", torch.zeros(16, 4))], torch.float16)

@@ -1,0 +1,34 @@
+"""Products of float32 matrices in float32: what the promised 1e-5 rests on."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+
+@contextmanager
+def full_float32() -> Iterator[None]:
+    """Forbids TF32 and bfloat16 inside products of float32 matrices, and puts back what was set.
+
+    A host or another pack may have allowed them for the whole process. TF32 is wrong by about 6e-4.
+    """
+    backends: list[Any] = [torch.backends.cuda, torch.backends.mkldnn]
+    products: list[Any] = [getattr(backend, "matmul", None) for backend in backends]
+    settable = [product for product in products if hasattr(product, "fp32_precision")]
+    if not settable:  # a torch before 2.9
+        before = torch.get_float32_matmul_precision()
+        torch.set_float32_matmul_precision("highest")
+        try:
+            yield
+        finally:
+            torch.set_float32_matmul_precision(before)
+        return
+    found = [product.fp32_precision for product in settable]
+    try:
+        for product in settable:
+            product.fp32_precision = "ieee"
+        yield
+    finally:
+        for product, precision in zip(settable, found, strict=True):
+            product.fp32_precision = precision
