@@ -17,13 +17,13 @@ from statistics import median
 
 import torch
 
-from prolora.adapters import LoraAdapter
+from prolora.adapters import AdapterFile, LoraAdapter
 from prolora.adapters.lokr import LokrAdapter
-from prolora.algebra.dense import DenseUpdate
-from prolora.algebra.updates import LowRankUpdate
+from prolora.algebra.updates import DenseUpdate, LowRankUpdate
+from prolora.models.model import Model
 from prolora.models.references import WeightRef
-from prolora.pairing.module_pairs import Pair
-from prolora.transfer.module import Module, transfer_module
+from prolora.models.weights import StateDictWeights
+from prolora.transfer.job import transfer
 from prolora.transfer.settings import TransferSettings
 
 from .decomposition import make_weight, wait
@@ -53,9 +53,13 @@ def _row(shape: tuple[int, int], device: torch.device, repeats: int) -> str:
     lora, lokr = _lora(shape), _lokr(shape)
     settings = TransferSettings(rank=RANK, threshold=0, device=device)
 
+    models = [
+        Model(name, "", StateDictWeights({"weight": weight}), {"layer": WeightRef("weight")})
+        for name, weight in (("source", source), ("target", target))
+    ]
+
     def move(adapter: LoraAdapter | LokrAdapter) -> None:
-        ref = WeightRef("weight")
-        transfer_module(Module(Pair(adapter, ref, ref, shape, shape), source, target, settings))
+        transfer(AdapterFile("a", (adapter.renamed("layer"),), {}, (), {}), *models, settings)
 
     delta = lokr.update(source).delta
     jobs: list[Callable[[], object]] = [

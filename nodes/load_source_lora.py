@@ -1,21 +1,9 @@
 """Load Source LoRA: a LoRA file, and the checkpoint that it was trained on."""
 
-from dataclasses import dataclass
-
-from ..prolora.adapters import AdapterFile
 from ..prolora.inspection import describe_source
-from ..prolora.models.model import Model
-from ..prolora.pairing.module_pairs import check_belongs
+from ..prolora.transfer.resolve import resolve
 from . import host
 from .source_model import SOURCE_INPUTS, checkpoint_input, chosen_source
-
-
-@dataclass(frozen=True)
-class SourceLora:
-    """What travels along the PROLORA_SOURCE link."""
-
-    file: AdapterFile
-    model: Model
 
 
 class LoadSourceLora:
@@ -57,7 +45,7 @@ class LoadSourceLora:
     ):
         file = host.read_lora(host.lora_path(lora_name))
         model = chosen_source(source_checkpoint, source_model, source_clip, unique_id, prompt)
-        check_belongs(file, model)
-        info = describe_source(file, model)
+        lora = resolve(file, model)
+        info = describe_source(lora)
         host.show(info, unique_id)
-        return {"ui": {"text": [info]}, "result": (SourceLora(file, model), info)}
+        return {"ui": {"text": [info]}, "result": (lora, info)}

@@ -7,7 +7,7 @@ from ..prolora.comparison import text as comparison_text
 from ..prolora.comparison.figures import compare
 from ..prolora.comparison.heat_map import check_pillow, draw
 from ..prolora.pairing.block_pairs import parse_pairs, write_pairs
-from ..prolora.transfer.settings import TransferSettings
+from ..prolora.transfer.settings import DEFAULTS, TransferSettings
 from . import host
 from .pairs_input import PAIRS_INPUT
 from .source_model import SOURCE_INPUTS, checkpoint_input, chosen_source
@@ -43,7 +43,7 @@ class ProLoraSimilarity:
                 "subspace_energy": (
                     "FLOAT",
                     {
-                        "default": 0.8,
+                        "default": DEFAULTS.subspace_energy,
                         "min": 0.01,
                         "max": 0.999,
                         "step": 0.01,

@@ -3,12 +3,14 @@
 from collections.abc import Mapping
 
 from ..prolora.adapters import lora_state_dict
+from ..prolora.errors import ProLoRAError
 from ..prolora.models.model import Model
 from ..prolora.models.references import WeightRef
 from ..prolora.naming.output_names import rename
 from ..prolora.pairing.block_pairs import parse_pairs
-from ..prolora.transfer.job import transfer
-from ..prolora.transfer.settings import MODES, TransferSettings
+from ..prolora.transfer.job import transfer_resolved
+from ..prolora.transfer.modes import MODES, describe_modes, mode_named
+from ..prolora.transfer.settings import DEFAULTS, TransferSettings
 from . import host
 from .pairs_input import PAIRS_INPUT
 
@@ -59,7 +61,7 @@ class ProLoraTransfer:
                 "threshold": (
                     "FLOAT",
                     {
-                        "default": 0.8,
+                        "default": DEFAULTS.threshold,
                         "min": 0.0,
                         "max": 1.0,
                         "step": 0.01,
@@ -70,7 +72,7 @@ class ProLoraTransfer:
                 "rank": (
                     "INT",
                     {
-                        "default": 0,
+                        "default": DEFAULTS.rank,
                         "min": 0,
                         "max": 16384,
                         "tooltip": "Rank of the result; 0 keeps that of the source LoRA, and for "
@@ -80,19 +82,15 @@ class ProLoraTransfer:
                 "mode": (
                     list(MODES),
                     {
-                        "default": "full",
+                        "default": DEFAULTS.mode,
                         "advanced": True,
-                        "tooltip": "full: all of the LoRA, each part to its counterpart. prolora: "
-                        "the paper's, without the mixed parts. subspace: the leading part only. "
-                        "align: full, also between other widths; experimental, mostly needs "
-                        "threshold 0. casa: for distilled targets, takes back a part of the "
-                        "models' difference; at strength 1 only. copy: as it is, to compare.",
+                        "tooltip": describe_modes(),
                     },
                 ),
                 "subspace_energy": (
                     "FLOAT",
                     {
-                        "default": 0.8,
+                        "default": DEFAULTS.subspace_energy,
                         "min": 0.01,
                         "max": 0.999,
                         "step": 0.01,
@@ -110,7 +108,7 @@ class ProLoraTransfer:
                 "copy_identical": (
                     "BOOLEAN",
                     {
-                        "default": True,
+                        "default": DEFAULTS.copy_identical,
                         "advanced": True,
                         "tooltip": "Where both models have the same weight, take the LoRA's "
                         "module as it is, which is exact and faster.",
@@ -120,6 +118,17 @@ class ProLoraTransfer:
             },
             "hidden": {"unique_id": "UNIQUE_ID", "prompt": "PROMPT"},
         }
+
+    @classmethod
+    def VALIDATE_INPUTS(cls, mode=None):
+        """The host leaves `mode` to this: a saved graph may have the name that it had before."""
+        if mode is None:  # comes along a link
+            return True
+        try:
+            mode_named(mode)
+        except ProLoRAError as error:
+            return str(error)
+        return True
 
     def transfer(
         self,
@@ -147,7 +156,7 @@ class ProLoraTransfer:
         name = host.file_behind(prompt or {}, unique_id, "model") or "the MODEL of the graph"
         target = host.model_from_graph(model, clip, name)
         host.make_room(source_lora.file.module_names, target)
-        result = transfer(source_lora.file, source_lora.model, target, settings, host.Progress())
+        result = transfer_resolved(source_lora, target, settings, host.Progress())
         named = rename(result.contents, target.key_map, target.architecture)
         lora = TransferredLora.of(named.adapters, named.style, result.metadata(), target)
         summary = "\n  ".join((result.report.summary(), *named.notes))

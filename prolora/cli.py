@@ -24,8 +24,11 @@ from .models.key_map import load_checkpoint
 from .models.model import Model
 from .naming.output_names import CHOICES, Renamed, rename
 from .pairing.block_pairs import read_pairs, write_pairs
-from .transfer.job import Progress, TransferResult, transfer
-from .transfer.settings import MODES, TransferSettings
+from .transfer.assemble import TransferResult
+from .transfer.backends import Progress
+from .transfer.job import transfer
+from .transfer.modes import MODES, mode_named
+from .transfer.settings import DEFAULTS, TransferSettings
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -56,10 +59,21 @@ def _parser() -> argparse.ArgumentParser:
     move.add_argument("--source", type=Path, required=True, metavar="CKPT", help="trained on this")
     move.add_argument("--target", type=Path, required=True, metavar="CKPT", help="to be used on")
     move.add_argument("-o", "--out", type=Path, required=True, help="the LoRA to write")
-    move.add_argument("--mode", choices=MODES, default="full", help="what is moved (full)")
-    move.add_argument("--threshold", type=float, default=0.8, help="least similarity (0.8)")
-    move.add_argument("--energy", type=float, default=0.8, help="energy of the subspace (0.8)")
-    move.add_argument("--rank", type=int, default=0, help="of the result (the source's)")
+    move.add_argument(
+        "--mode", type=_mode, default=DEFAULTS.mode, help=f"one of {', '.join(MODES)} (%(default)s)"
+    )
+    move.add_argument(
+        "--threshold", type=float, default=DEFAULTS.threshold, help="least similarity (%(default)s)"
+    )
+    move.add_argument(
+        "--energy",
+        type=float,
+        default=DEFAULTS.subspace_energy,
+        help="of the subspace (%(default)s)",
+    )
+    move.add_argument(
+        "--rank", type=int, default=DEFAULTS.rank, help="of the result (the source's)"
+    )
     move.add_argument("--dtype", choices=FILE_DTYPES, default="fp16", help="of the file (fp16)")
     move.add_argument("--naming", choices=CHOICES, default="auto", help="of the modules (auto)")
     move.add_argument("--device", type=_device, default="cpu", help="cpu, cuda, ... (cpu)")
@@ -74,7 +88,12 @@ def _parser() -> argparse.ArgumentParser:
     compare.add_argument("--table", type=Path, metavar="CSV", help="write every weight's row there")
     compare.add_argument("--pairs", type=Path, metavar="JSON", help="blocks to pair, by hand")
     compare.add_argument("--write-pairs", type=Path, metavar="JSON", help="write all pairs there")
-    compare.add_argument("--energy", type=float, default=0.8, help="energy of the subspace (0.8)")
+    compare.add_argument(
+        "--energy",
+        type=float,
+        default=DEFAULTS.subspace_energy,
+        help="of the subspace (%(default)s)",
+    )
     compare.add_argument("--device", type=_device, default="cpu", help="cpu, cuda, ... (cpu)")
 
     look = commands.add_parser("inspect", help="say what a LoRA or a checkpoint is")
@@ -202,6 +221,13 @@ def _refuse_to_overwrite(out: Path, others: Sequence[Path]) -> None:
                 f"{out} is {'part of ' + str(path) if inside else 'named twice'}; what is there "
                 "would be lost. Choose another name."
             )
+
+
+def _mode(name: str) -> str:
+    try:
+        return mode_named(name).name
+    except ProLoRAError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _device(name: str) -> torch.device:

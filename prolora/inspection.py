@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from .adapters import AdapterFile, accelerators
 from .errors import truncated_list
 from .models.architectures import guess_architecture
-from .models.model import Model
+from .transfer.resolve import ResolvedLora
 
 _LISTED = 8  # how many unmatched keys are named before the rest is counted
 
@@ -16,9 +16,9 @@ def describe_adapter(file: AdapterFile) -> str:
     return "\n".join(_adapter_lines(file))
 
 
-def describe_source(file: AdapterFile, source: Model) -> str:
+def describe_source(lora: ResolvedLora) -> str:
     """The same, and how many of the LoRA's modules the source checkpoint has."""
-    missing = [name for name in file.module_names if source.resolve(name) is None]
+    file, source, missing = lora.file, lora.source, lora.unresolved
     matched = len(file.module_names) - len(missing)
     lines = [
         *_adapter_lines(file),

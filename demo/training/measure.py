@@ -23,10 +23,10 @@ from demo.training.train import CHECKPOINTS, LORA_FILE, Task
 from prolora import TransferSettings, load_checkpoint, lora_state_dict, read_adapter_file
 from prolora.files.safetensors import write_safetensors
 from prolora.transfer.job import job as transfer
-from prolora.transfer.settings import MODES
+from prolora.transfer.modes import MODES
 
 # Modes with the rank of their result: the LoRA's own, and for casa that of its authors.
-TRIED = (*((mode, 8) for mode in MODES if mode != "align"), ("casa", 32))
+TRIED = (*((mode, 8) for mode in MODES if mode != "cross_width"), ("casa", 32))
 
 
 def drifts(which: str, source_key: Callable[[str], str | None] = str) -> dict[str, float]:

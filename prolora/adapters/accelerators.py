@@ -41,13 +41,13 @@ _BASES = (
 )
 # Where a header says what a LoRA is called.
 _TITLES = ("modelspec.title", "ss_output_name", "name", "title")
-MARK = "prolora_accelerator"
+ACCELERATOR_KEY = "prolora_accelerator"  # of a header
 
 
 def accelerator_of(file_name: str, metadata: Mapping[str, str]) -> str:
     """The kind of accelerator that a LoRA is by its name and its header, or ""."""
-    if MARK in metadata:
-        return metadata[MARK]
+    if ACCELERATOR_KEY in metadata:
+        return metadata[ACCELERATOR_KEY]
     for title in (file_name, *(metadata.get(key, "") for key in _TITLES)):
         words = re.sub(r"[^a-z0-9]+", " ", title.lower().removesuffix(".safetensors"))
         words = re.sub(_BASES, " ", words)

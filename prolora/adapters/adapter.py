@@ -41,6 +41,23 @@ class Adapter(Protocol):
     def delta_shape(self) -> tuple[int | None, int | None]:
         """m, n of the weight that it changes; None for a side that it leaves open."""
 
+    @property
+    def has_divisible_rows(self) -> bool:
+        """Whether its update may move in parts, some outputs each, and be joined again."""
+
+    def of_rows(self, start: int, length: int) -> "Adapter":
+        """What of it retarget() is asked of, for the update of some outputs."""
+
+    def kept_for(self, shape: tuple[int, ...]) -> "Adapter | None":
+        """The adapter with its own tensors, bit by bit, for a weight of that shape.
+
+        A linear layer and a 1x1 convolution are one weight in two layouts: the tensors get the
+        target's.
+
+        Returns:
+            None where no loader reads such tensors, so that the update must become a LoRA.
+        """
+
     def renamed(self, name: str) -> "Adapter":
         """The same adapter for a module of another name."""
 

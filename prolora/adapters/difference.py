@@ -9,8 +9,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from ..algebra.dense import DenseUpdate
-from ..algebra.updates import Update
+from ..algebra.updates import DenseUpdate, Update
 from .adapter import Origin, Retargeted
 from .dense import DenseAdapter
 from .factors import scale_of
@@ -49,6 +48,10 @@ class FullDifference(DenseAdapter):
 
     def delta(self, weight: torch.Tensor) -> torch.Tensor:
         return self.diff
+
+    def kept_for(self, shape: tuple[int, ...]) -> "FullDifference":
+        """See Adapter."""
+        return self if self.diff.shape == shape else replace(self, diff=self.diff.reshape(shape))
 
     def retarget(
         self, update: Update, rank: int, source: torch.Tensor, target: torch.Tensor

@@ -73,6 +73,23 @@ class DoraAdapter:
     def delta_shape(self) -> tuple[int | None, int | None]:
         return self.direction.delta_shape
 
+    @property
+    def has_divisible_rows(self) -> bool:
+        """The norm of a row is the row's own; that of a column is of all rows."""
+        return self.axis == 0 and self.direction.has_divisible_rows
+
+    def of_rows(self, start: int, length: int) -> "DoraAdapter":
+        """See Adapter."""
+        direction = self.direction.of_rows(start, length)
+        return replace(self, direction=direction, magnitude=self.magnitude[start : start + length])
+
+    def kept_for(self, shape: tuple[int, ...]) -> "DoraAdapter | None":
+        """See Adapter."""
+        direction = self.direction.kept_for(shape)
+        if direction is None:
+            return None
+        return replace(self, direction=direction, magnitude=self._laid_out(self.magnitude, shape))
+
     def renamed(self, name: str) -> "DoraAdapter":
         """See Adapter."""
         return replace(self, direction=self.direction.renamed(name))
@@ -95,15 +112,16 @@ class DoraAdapter:
         moved = self.direction.retarget(update, rank, source, target)
         before, after = self._norms(source), self._norms(target)
         ratio = torch.where(before == 0, 1.0, after / before)
-        magnitude = self.magnitude.to(ratio).reshape(before.shape) * ratio
-        adapter = DoraAdapter(moved.adapter, magnitude.to(target.dtype).cpu(), self.axis)
+        magnitude = (self.magnitude.to(ratio).flatten() * ratio).to(target.dtype).cpu()
+        laid_out = self._laid_out(magnitude, tuple(target.shape))
+        adapter = DoraAdapter(moved.adapter, laid_out, self.axis)
         return Retargeted(adapter, moved.energy, moved.dropped)
 
     def tensors(self) -> dict[str, torch.Tensor]:
         return {**self.direction.tensors(), "dora_scale": self.magnitude}
 
     def _norms(self, weight: torch.Tensor) -> torch.Tensor:
-        """||W|| along the axis, in float64, in the shape of a magnitude."""
+        """||W|| along the axis, in float64: as many as the magnitude has values."""
         length, wanted = self.magnitude.numel(), weight.shape[self.axis]
         if length != wanted:
             raise ProLoRAError(
@@ -112,10 +130,14 @@ class DoraAdapter:
                 "checkpoint that it was trained on."
             )
         others = [axis for axis in range(weight.ndim) if axis != self.axis]
-        norms: torch.Tensor = torch.linalg.vector_norm(
-            weight, dim=others, keepdim=True, dtype=torch.float64
-        )
+        norms: torch.Tensor = torch.linalg.vector_norm(weight, dim=others, dtype=torch.float64)
         return norms
+
+    def _laid_out(self, magnitude: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
+        """The magnitude in the shape that divides by the norms of a weight."""
+        sides = [1] * len(shape)
+        sides[self.axis] = -1
+        return magnitude.reshape(sides)
 
 
 def with_magnitude(

@@ -2,7 +2,7 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,12 +22,12 @@ from .lokr import make_lokr
 from .lora import make_lora
 from .oft import make_oft
 from .peft_config import WEIGHTS_NAME, PeftAlphas, peft_alphas, read_peft_config
-from .suffixes import BUNDLED, FAMILY_OF, REASONS, ROLES, split_key
+from .suffixes import BUNDLED, FAMILY_OF, MAGNITUDES, REASONS, ROLES, split_key
 from .tools import UNREADABLE, kind_of, refuse_file, tool_of
 
 # What builds the adapter of a module. A family that naming.py knows and that has no row here is
 # left out by name.
-FAMILIES: dict[str, Make] = {
+MAKERS: dict[str, Make] = {
     "LoRA": make_lora,
     "LoHa": make_loha,
     "LoKr": make_lokr,
@@ -185,13 +185,20 @@ def _read(
     if alpha is not None:
         parts["alpha"] = torch.tensor(alpha, dtype=torch.float64)
     differences = make_vector_patches(module, vectors, parts, origin)
-    make = FAMILIES.get(families[0])
+    make = MAKERS.get(families[0])
     if make is None:
         return _Read(None, tuple(differences), f"{families[0]} is not moved")
-    adapter = with_magnitude(make(module, parts, origin), parts, origin)
+    made = make(module, parts, origin)
+    # Every family is a dataclass, which a protocol cannot say.
+    direction = replace(made, parts=_without_magnitude(parts))  # type: ignore[type-var]
+    adapter = with_magnitude(direction, parts, origin)
     # ComfyUI pads a weight for a LoRA alone.
     unknown = ("reshape_weight",) if "reshape_weight" in parts and not adapter.reshape else ()
     return _Read(adapter, tuple(differences), left_out, unknown, alpha is not None)
+
+
+def _without_magnitude(parts: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {role: part for role, part in parts.items() if role not in MAGNITUDES.values()}
 
 
 def _bundled(keys: list[str]) -> str:

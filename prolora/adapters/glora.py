@@ -10,8 +10,7 @@ from typing import NoReturn
 
 import torch
 
-from ..algebra.dense import DenseUpdate
-from ..algebra.updates import LowRankUpdate, Update
+from ..algebra.updates import DenseUpdate, LowRankUpdate, Update
 from .adapter import Origin
 from .dense import DenseAdapter
 from .factors import fold, note_of, scale_of

@@ -2,13 +2,14 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 
 from ..algebra.updates import LowRankUpdate, Update
 from .adapter import Origin, Retargeted, alpha_of
 from .factors import fold
+from .writing import HELD
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,7 @@ class LoraAdapter:
         alpha: None when the file has none; the scale is 1 then, as every loader has it.
         reshape: what the weight is padded to with zeros before the update is added; () for a weight
             that stays as it is. Control LoRAs give a first layer more inputs so.
+        parts: what the file has of it, by role; empty for one that is made.
     """
 
     name: str
@@ -29,6 +31,9 @@ class LoraAdapter:
     down: torch.Tensor
     alpha: float | None
     reshape: tuple[int, ...] = ()
+    parts: Mapping[str, torch.Tensor] = field(
+        default_factory=dict, kw_only=True, repr=False, compare=False
+    )
 
     family = "LoRA"
 
@@ -55,6 +60,21 @@ class LoraAdapter:
     def delta_shape(self) -> tuple[int, int]:
         return self.up.shape[0], self.down[0].numel()
 
+    @property
+    def has_divisible_rows(self) -> bool:
+        return not self.reshape
+
+    def of_rows(self, start: int, length: int) -> "LoraAdapter":
+        """See Adapter: its update is all that retarget looks at."""
+        return self
+
+    def kept_for(self, shape: tuple[int, ...]) -> "LoraAdapter":
+        """See Adapter."""
+        if self.down.shape[1:] == shape[1:]:
+            return self
+        up, down = _in_layout(self.up, self.down, shape[1:])
+        return replace(self, up=up, down=down, parts={})
+
     def renamed(self, name: str) -> "LoraAdapter":
         """The same adapter for a module of another name."""
         return replace(self, name=name)
@@ -68,12 +88,13 @@ class LoraAdapter:
     def retarget(
         self, update: Update, rank: int, source: torch.Tensor, target: torch.Tensor
     ) -> Retargeted:
-        """See Adapter. In the same layout, if the width is the same; its alpha equals its rank."""
-        same = self.down[0].numel() == target[0].numel()
-        inputs = tuple(self.down.shape[1:] if same else target.shape[1:])
+        """See Adapter. In the target's layout; its alpha equals its rank."""
+        inputs = tuple(target.shape[1:])
         return moved_lora(self.name, update, rank or self.rank, inputs, self.reshape)
 
     def tensors(self) -> dict[str, torch.Tensor]:
+        if self.parts and self.parts.keys() <= HELD:
+            return dict(self.parts)
         alpha = float(self.rank) if self.alpha is None else self.alpha
         tensors = {"up": self.up, "down": self.down, "alpha": torch.tensor(alpha)}
         return tensors | ({"reshape_weight": torch.tensor(self.reshape)} if self.reshape else {})
@@ -95,15 +116,17 @@ def moved_lora(
     """
     cut = update.truncate(rank)
     factors = cut.factors
-    kernel = (1 for _ in inputs[1:])
-    adapter = LoraAdapter(
-        name=name,
-        up=factors.up.cpu().reshape(-1, factors.rank, *kernel),
-        down=factors.down.cpu().reshape(factors.rank, *inputs),
-        alpha=float(factors.rank),
-        reshape=reshape,
-    )
+    up, down = _in_layout(factors.up.cpu(), factors.down.cpu(), inputs)
+    adapter = LoraAdapter(name, up, down, float(factors.rank), reshape)
     return Retargeted(adapter, factors.energy(), cut.dropped)
+
+
+def _in_layout(
+    up: torch.Tensor, down: torch.Tensor, inputs: tuple[int, ...]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Both factors for a weight of these inputs: (n,), or (in, kh, kw)."""
+    rank, ones = down.shape[0], (1,) * len(inputs[1:])
+    return up.reshape(-1, rank, *ones), down.reshape(rank, *inputs)
 
 
 def make_lora(name: str, parts: Mapping[str, torch.Tensor], origin: Origin) -> LoraAdapter:

@@ -6,6 +6,7 @@ from typing import Protocol
 import torch
 
 from ..errors import ProLoRAError
+from .factors import fold
 
 FILE_DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 
@@ -25,7 +26,17 @@ _SUFFIXES = {
     "w_norm": ".w_norm",
     "b_norm": ".b_norm",
     "set_weight": ".set_weight",
+    # of what is written only as it was read
+    "mid": ".lora_mid.weight",
+    **{f"hada_{part}": f".hada_{part}" for part in ("w1_a", "w1_b", "w2_a", "w2_b", "t1", "t2")},
+    **{f"lokr_{part}": f".lokr_{part}" for part in ("w1", "w1_a", "w1_b")},
+    **{f"lokr_{part}": f".lokr_{part}" for part in ("w2", "w2_a", "w2_b", "t2")},
+    **{f"glora_{part}": f".{part}.weight" for part in ("a1", "a2", "b1", "b2", "bm")},
+    "oft_blocks": ".oft_blocks",
+    "rescale": ".rescale",
 }
+# The roles that a file may have in any naming.
+HELD = frozenset(_SUFFIXES)
 # As diffusers and PEFT have it. They keep alpha beside the tensors, so there is none here, and its
 # scale is in the up. For a DoRA `diffusers` has the suffix that ComfyUI reads, `peft` has PEFT's.
 _DIFFUSERS = {**_SUFFIXES, "up": ".lora_B.weight", "down": ".lora_A.weight"}
@@ -76,6 +87,8 @@ def _styled(
 ) -> Iterator[tuple[str, str, torch.Tensor]]:
     """Role, suffix, tensor."""
     suffixes, parts = STYLES[style], dict(tensors)
+    if style != "kohya" and "mid" in parts:  # which no other naming has
+        parts["down"] = fold(parts.pop("mid"), parts["down"])
     if style != "kohya" and {"up", "down"} <= parts.keys():
         rank = parts["down"].shape[0]
         scale = float(parts.pop("alpha", rank)) / rank

@@ -1,105 +1,31 @@
-"""Moving an update from one weight's subspaces to another's (Eq. 2 and 3 of the paper).
+"""Updates of a weight: a low-rank one, of which not even delta is formed, and a dense one.
 
-With P = U U^T and Q = V V^T of the leading subspaces (source s, target t), every mode has the form
-
-    delta_t = sum over its carriers c of  c(c(delta)^T)^T
-
-where a carrier is a linear map for one side, applied to a matrix by its bases: no m x m and no
-n x n projector is ever formed. What an update must answer is `Update`; the factored one, of a LoRA,
-is here, and of it not even delta is formed. The dense one is in dense.py.
+Both move by terms (see maps.py), and know nothing of subspaces.
 """
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 import torch
 
-from .subspace import Subspace, smallest_rank
+from .maps import SideMap, Term
+from .subspace import smallest_rank
 
 KEPT = 0.99  # of the energy, where no rank was chosen
-
-# (factor d x r, source basis d x k_s, target basis d x k_t) -> carried factor d x r
-Carrier = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
-
-
-def _inside(factor: torch.Tensor, basis: torch.Tensor) -> torch.Tensor:
-    return basis @ (basis.T @ factor)
-
-
-def _outside(factor: torch.Tensor, basis: torch.Tensor) -> torch.Tensor:
-    return factor - _inside(factor, basis)
-
-
-def carry_subspace(
-    factor: torch.Tensor, source: torch.Tensor, target: torch.Tensor
-) -> torch.Tensor:
-    """P_t P_s factor: what lies in the source's subspace, onto the target's."""
-    return _inside(_inside(factor, source), target)
-
-
-def carry_null_space(
-    factor: torch.Tensor, source: torch.Tensor, target: torch.Tensor
-) -> torch.Tensor:
-    """(I - P_t)(I - P_s) factor: what lies in the source's null space, onto the target's."""
-    return _outside(_outside(factor, source), target)
-
-
-def carry_both(factor: torch.Tensor, source: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """(P_t P_s + (I - P_t)(I - P_s)) factor: each part to its counterpart."""
-    return carry_subspace(factor, source, target) + carry_null_space(factor, source, target)
-
-
-def carry_across(factor: torch.Tensor, source: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """carry_both where the side has one width in both models, else U_t U_s^T of the leading ones.
-
-    Of all linear maps from d_s to d_t, U_t U_s^+ = U_t U_s^T is the one of least norm that comes
-    nearest to taking U_s to U_t in the Frobenius norm: LoRA-X (arXiv 2501.16559, sec. 4.2.2) and
-    Cross-LoRA (arXiv 2508.05232) go from one width to another so. The i-th singular vector goes to
-    the i-th (see widths.py for their signs), and what lies outside the leading ones is dropped.
-    """
-    if source.shape[0] == target.shape[0]:
-        return carry_both(factor, source, target)
-    k = min(source.shape[1], target.shape[1])
-    return target[:, :k] @ (source[:, :k].T @ factor)
-
-
-# Mode -> its carriers, for the modes that project. The paper's Eq. 3 is `prolora`; `full` also
-# moves the two mixed quadrants that Eq. 2 drops. `align` is `full` that may change the width.
-CARRIERS: dict[str, tuple[Carrier, ...]] = {
-    "full": (carry_both,),
-    "prolora": (carry_subspace, carry_null_space),
-    "subspace": (carry_subspace,),
-    "align": (carry_across,),
-}
-
-
-@dataclass(frozen=True)
-class Quadrants:
-    """Energies ||.||_F^2 of the four parts of an update; they add up to that of the update.
-
-    The first word is the left side (outputs), the second the right side (inputs).
-    """
-
-    subspace_subspace: float
-    subspace_null: float
-    null_subspace: float
-    null_null: float
-
-    @property
-    def total(self) -> float:
-        return self.subspace_subspace + self.subspace_null + self.null_subspace + self.null_null
+_BLOCK = 2048  # columns or rows of a dense update that are mapped at a time
+# A squared singular value below this share of the largest is rounding of the Gram matrix.
+_ROUNDING = 1e-15
 
 
 class Update(Protocol):
     """An m x n update of a weight."""
 
-    def project(self, source: Subspace, target: Subspace, mode: str) -> "Update":
-        """Moves it to the target's subspaces: Eq. 3 and its variants.
+    def apply(self, terms: Sequence[Term]) -> "Update":
+        """The update that it becomes: the sum of the terms, m_t x n_t.
 
         Args:
-            source, target: in the dtype and on the device of the update.
-            mode: a key of CARRIERS.
+            terms: one or more, in the dtype and on the device of the update.
         """
 
     @property
@@ -108,9 +34,6 @@ class Update(Protocol):
 
     def rows(self, start: int, length: int) -> "Update":
         """Some of its rows: the update of a part of a fused weight."""
-
-    def quadrants(self, source: Subspace) -> Quadrants:
-        """Splits its energy by the source's subspaces (Eq. 2 and what it leaves out)."""
 
     def energy(self) -> float:
         """||delta||_F^2, in float64."""
@@ -134,11 +57,10 @@ class LowRankUpdate:
     def rank(self) -> int:
         return self.up.shape[1]
 
-    def project(self, source: Subspace, target: Subspace, mode: str) -> "LowRankUpdate":
-        """See Update. Of rank r for each carrier of the mode: r, or 2r for `prolora`."""
-        carriers = CARRIERS[mode]
-        ups = [carry(self.up, source.U, target.U) for carry in carriers]
-        downs = [carry(self.down.T, source.V, target.V).T for carry in carriers]
+    def apply(self, terms: Sequence[Term]) -> "LowRankUpdate":
+        """See Update. Of rank r for each term."""
+        ups = [term.left(self.up) for term in terms]
+        downs = [term.right(self.down.T).T for term in terms]
         return LowRankUpdate(torch.cat(ups, dim=1), torch.cat(downs, dim=0))
 
     @property
@@ -148,19 +70,10 @@ class LowRankUpdate:
     def rows(self, start: int, length: int) -> "LowRankUpdate":
         return LowRankUpdate(self.up.narrow(0, start, length), self.down)
 
-    def quadrants(self, source: Subspace) -> Quadrants:
-        up, down_T = self.up.double(), self.down.T.double()
-        up_in, down_in = _inside(up, source.U.double()), _inside(down_T, source.V.double())
-        up_out, down_out = up - up_in, down_T - down_in
-        return Quadrants(
-            subspace_subspace=_energy(up_in, down_in),
-            subspace_null=_energy(up_in, down_out),
-            null_subspace=_energy(up_out, down_in),
-            null_null=_energy(up_out, down_out),
-        )
-
     def energy(self) -> float:
-        return _energy(self.up.double(), self.down.T.double())
+        """See Update. The trace of (up^T up)(down down^T), both r x r: nothing large is formed."""
+        up, down = self.up.double(), self.down.double()
+        return max(float(((up.T @ up) * (down @ down.T)).sum()), 0.0)
 
     def truncate(self, rank: int) -> "Truncated":
         """See Update. QR of both factors, SVD of the small core; both sides share the values."""
@@ -170,7 +83,6 @@ class LowRankUpdate:
         Q_down, R_down = torch.linalg.qr(self.down.T.double())
         U, S, Vh = torch.linalg.svd(R_up @ R_down.T, full_matrices=False)
         squared = S.square()
-        total = float(squared.sum())
         rank = rank or max(smallest_rank(squared, KEPT), 1)
         root = S[:rank].sqrt()
         dtype = self.up.dtype
@@ -178,7 +90,7 @@ class LowRankUpdate:
             up=(Q_up @ (U[:, :rank] * root)).to(dtype),
             down=((root[:, None] * Vh[:rank]) @ Q_down.T).to(dtype),
         )
-        return Truncated(factors, dropped=float(squared[rank:].sum()) / total if total > 0 else 0.0)
+        return Truncated(factors, _share(squared[rank:], squared))
 
     def balanced(self) -> "LowRankUpdate":
         """The same update with both factors alike in size, so that neither leaves fp16's range.
@@ -195,6 +107,40 @@ class LowRankUpdate:
 
 
 @dataclass(frozen=True)
+class DenseUpdate:
+    """An update without a low rank, as its m x n matrix; it is truncated at the end."""
+
+    delta: torch.Tensor
+
+    def apply(self, terms: Sequence[Term]) -> "DenseUpdate":
+        """See Update. What is held beside delta and the result is a block."""
+        moved = [_mapped(_mapped(self.delta, term.left).T, term.right).T for term in terms]
+        return DenseUpdate(sum(moved[1:], start=moved[0]))
+
+    def rows(self, start: int, length: int) -> "DenseUpdate":
+        return DenseUpdate(self.delta.narrow(0, start, length))
+
+    def energy(self) -> float:
+        return float(torch.linalg.vector_norm(self.delta, dtype=torch.float64).square())
+
+    def truncate(self, rank: int) -> "Truncated":
+        """See Update. From the smaller Gram matrix, as the subspaces are."""
+        wide = self.delta.shape[0] <= self.delta.shape[1]
+        delta = (self.delta if wide else self.delta.T).double()
+        eigenvalues, eigenvectors = torch.linalg.eigh(delta @ delta.T)
+        squared = eigenvalues.flip(0).clamp_min(0)
+        wanted = rank or max(smallest_rank(squared, KEPT), 1)
+        present = int((squared > squared[0] * _ROUNDING).sum())
+        k = max(min(wanted, present), 1)
+        short = eigenvectors.flip(1)[:, :k]
+        long = delta.T @ short
+        up, down = (short, long.T) if wide else (long, short.T)
+        dtype = self.delta.dtype
+        factors = LowRankUpdate(up.to(dtype), down.to(dtype)).balanced()
+        return Truncated(factors, _share(squared[k:], squared))
+
+
+@dataclass(frozen=True)
 class Truncated:
     """An update cut to a rank, and the share of the energy that the cut dropped."""
 
@@ -202,6 +148,10 @@ class Truncated:
     dropped: float
 
 
-def _energy(up: torch.Tensor, down_T: torch.Tensor) -> float:
-    """||a b||_F^2 is the trace of (a^T a)(b b^T), both r x r: nothing large is formed."""
-    return max(float(((up.T @ up) * (down_T.T @ down_T)).sum()), 0.0)
+def _mapped(matrix: torch.Tensor, side: SideMap) -> torch.Tensor:
+    return torch.cat([side(block) for block in torch.split(matrix, _BLOCK, dim=1)], dim=1)
+
+
+def _share(dropped: torch.Tensor, squared: torch.Tensor) -> float:
+    total = float(squared.sum())
+    return float(dropped.sum()) / total if total > 0 else 0.0

@@ -16,7 +16,7 @@ from ..models.references import Slice, WeightRef
 from ..pairing.alignment import Alignment, BlockPair, Link, align
 from ..pairing.block_similarity import RandomizedBlockSimilarity
 from ..pairing.module_tree import Node, as_linear, module_tree
-from ..transfer.job import Progress
+from ..transfer.backends import Progress
 from ..transfer.settings import TransferSettings
 
 # Of equal weights. Nothing is decomposed for it, so their chance level is not known.

@@ -36,7 +36,7 @@ _DTYPES |= {code: getattr(torch, name) for code, name in _NEWER.items() if hasat
 
 
 @dataclass(frozen=True)
-class _Place:
+class _TensorSpan:
     key: str
     dtype: torch.dtype
     shape: tuple[int, ...]
@@ -65,7 +65,7 @@ class MappedFile:
             found |= self._mapped(stretch)
         return {key: found[key] for key in keys if key in found}
 
-    def _mapped(self, places: list[_Place]) -> Iterator[tuple[str, torch.Tensor]]:
+    def _mapped(self, places: list[_TensorSpan]) -> Iterator[tuple[str, torch.Tensor]]:
         first, end = places[0].start, places[-1].end
         first -= first % mmap.ALLOCATIONGRANULARITY
         with self._path.open("rb") as file:
@@ -73,13 +73,13 @@ class MappedFile:
         for place in places:
             yield place.key, _tensor(bytes_, place, place.start - first)
 
-    def _places(self) -> Mapping[str, _Place]:
+    def _places(self) -> Mapping[str, _TensorSpan]:
         status = self._path.stat()
         return _places_in(self._path, status.st_size, status.st_mtime_ns)
 
 
 @lru_cache(maxsize=8)  # a transfer opens its files anew for every weight
-def _places_in(path: Path, size: int, modified: int) -> Mapping[str, _Place]:
+def _places_in(path: Path, size: int, modified: int) -> Mapping[str, _TensorSpan]:
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
         header = json.loads(file.read(length))
@@ -88,12 +88,12 @@ def _places_in(path: Path, size: int, modified: int) -> Mapping[str, _Place]:
         if key != "__metadata__" and entry["dtype"] in _DTYPES:
             start, end = (8 + length + offset for offset in entry["data_offsets"])
             dtype, shape = _DTYPES[entry["dtype"]], tuple(entry["shape"])
-            places[key] = _Place(key, dtype, shape, start, end)
+            places[key] = _TensorSpan(key, dtype, shape, start, end)
     return places
 
 
-def _stretches(places: list[_Place]) -> Iterator[list[_Place]]:
-    stretch: list[_Place] = []
+def _stretches(places: list[_TensorSpan]) -> Iterator[list[_TensorSpan]]:
+    stretch: list[_TensorSpan] = []
     for place in places:
         if stretch and place.end - stretch[0].start > _STRETCH:
             yield stretch
@@ -103,7 +103,7 @@ def _stretches(places: list[_Place]) -> Iterator[list[_Place]]:
         yield stretch
 
 
-def _tensor(bytes_: mmap.mmap, place: _Place, offset: int) -> torch.Tensor:
+def _tensor(bytes_: mmap.mmap, place: _TensorSpan, offset: int) -> torch.Tensor:
     flat = torch.frombuffer(bytes_, dtype=torch.uint8, count=place.end - place.start, offset=offset)
     if offset % place.dtype.itemsize:  # it lies after a tensor of an odd number of bytes
         flat = flat.clone()

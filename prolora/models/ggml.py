@@ -45,7 +45,7 @@ def from_ggml(tensor: Any, key: str) -> torch.Tensor:
 
 
 @dataclass(frozen=True)
-class _Place:
+class _StoredTensor:
     start: int
     size: int
     kind: Any
@@ -94,7 +94,7 @@ class GGUFWeights:
         return _dequantise(data, place.kind, place.shape, key)
 
 
-def _place(reader: Any, tensor: Any) -> _Place:
+def _place(reader: Any, tensor: Any) -> _StoredTensor:
     """Where a tensor lies; ggml counts dimensions from the last one.
 
     Convolutions are flattened where their rows would not fill a block; their shape is noted.
@@ -102,7 +102,7 @@ def _place(reader: Any, tensor: Any) -> _Place:
     field = reader.get_field(_ORIGINAL_SHAPE + tensor.name)
     reverse = reversed(tensor.shape) if field is None else [field.parts[i][0] for i in field.data]
     shape = tuple(int(size) for size in reverse)
-    return _Place(int(tensor.data_offset), int(tensor.n_bytes), tensor.tensor_type, shape)
+    return _StoredTensor(int(tensor.data_offset), int(tensor.n_bytes), tensor.tensor_type, shape)
 
 
 def _dequantise(data: np.ndarray, kind: Any, shape: tuple[int, ...], key: str) -> torch.Tensor:

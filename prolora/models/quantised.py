@@ -15,7 +15,7 @@ import torch
 
 from ..errors import ProLoRAError
 
-MARK = "comfy_quant"
+QUANT_MARK = "comfy_quant"
 _HEADER = "_quantization_metadata"
 
 _FP8 = (torch.float8_e4m3fn, torch.float8_e5m2)
@@ -222,7 +222,7 @@ def marks_in(metadata: Mapping[str, str]) -> dict[str, torch.Tensor]:
         return {}
     try:
         layers = json.loads(metadata[_HEADER])["layers"]
-        return {f"{layer}.{MARK}": _bytes(json.dumps(layers[layer])) for layer in layers}
+        return {f"{layer}.{QUANT_MARK}": _bytes(json.dumps(layers[layer])) for layer in layers}
     except (ValueError, KeyError, TypeError):
         raise ProLoRAError(
             f"What the file's header says of its quantisation ({_HEADER}) cannot be read. "
@@ -251,8 +251,8 @@ def _form(tensors: Stored, key: str) -> tuple[Form | None, Options]:
     layer = key.removesuffix("weight")
     if layer == key:
         return None, {}
-    if layer + MARK in tensors:
-        options = _read_mark(tensors.stored(layer + MARK), key)
+    if layer + QUANT_MARK in tensors:
+        options = _read_mark(tensors.stored(layer + QUANT_MARK), key)
         name = str(options.get("format"))
         return FORMS.get(name, Form(f"{name!r}, a form unknown here", packed=0)), options
     for part, form in UNMARKED.items():

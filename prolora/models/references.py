@@ -33,6 +33,13 @@ class WeightRef:
         """Rows as they are stored in the order of training, or the other way round."""
         return swap_halves(rows) if self.halves_swapped else rows
 
+    def narrowed(self, start: int, length: int) -> "WeightRef":
+        """Some of its rows."""
+        if self.part is not None and self.part.dim != 0:
+            raise ValueError(f"{self} has no rows of its own")
+        first = self.part.start if self.part is not None else 0
+        return WeightRef(self.key, Slice(0, first + start, length))
+
     def __str__(self) -> str:
         if self.part is None:
             return self.key

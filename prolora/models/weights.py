@@ -14,7 +14,7 @@ from typing import Protocol
 import torch
 
 from ..files.safetensors import open_safetensors
-from .quantised import MARK, marks_in, refuse_files_without_weights, shape_of, values_of
+from .quantised import QUANT_MARK, marks_in, refuse_files_without_weights, shape_of, values_of
 
 
 class Weights(Protocol):
@@ -73,7 +73,7 @@ class StateDictWeights(StoredWeights):
 
 
 @dataclass(frozen=True)
-class _Place:
+class _StoredTensor:
     path: Path
     key: str
     shape: tuple[int, ...]
@@ -95,7 +95,7 @@ class SafetensorsWeights(StoredWeights):
     """
 
     def __init__(self, files: Path | Mapping[Path, str]) -> None:
-        self._places: dict[str, _Place] = {}
+        self._places: dict[str, _StoredTensor] = {}
         self._marks: dict[str, torch.Tensor] = {}
         for path, prefix in (files if isinstance(files, Mapping) else {files: ""}).items():
             self._add(path, prefix)
@@ -104,10 +104,10 @@ class SafetensorsWeights(StoredWeights):
         with open_safetensors(path) as handle:
             keys = list(handle.keys())
             refuse_files_without_weights(path.name, keys)
-            marks = {key: handle.get_tensor(key) for key in keys if key.endswith(f".{MARK}")}
+            marks = {key: handle.get_tensor(key) for key in keys if key.endswith(f".{QUANT_MARK}")}
             for key in keys:
                 shape = tuple(handle.get_slice(key).get_shape())
-                self._places[prefix + key] = _Place(path, key, shape)
+                self._places[prefix + key] = _StoredTensor(path, key, shape)
             marks |= marks_in(handle.metadata() or {})
         self._marks |= {prefix + key: mark for key, mark in marks.items()}
 

@@ -103,7 +103,10 @@ def _composed(pieces: Sequence[Piece], place: WeightRef, rows: int) -> Piece | N
     for row, which, block in blocks:
         whole[row : row + len(block), columns[which] : columns[which + 1]] += block
     whole = place.reordered(whole)
-    kernel = (1 for _ in downs[0].shape[2:])
     down = torch.cat([down.float() for down in downs])
+    used = whole.any(dim=0)
+    if used.any():  # what was joined before gets its own rank back
+        whole, down = whole[:, used], down[used]
+    kernel = (1 for _ in down.shape[2:])
     up = whole.reshape(*whole.shape, *kernel)
-    return Piece(LoraAdapter(pieces[0].adapter.name, up, down, float(columns[-1])), place)
+    return Piece(LoraAdapter(pieces[0].adapter.name, up, down, float(len(down))), place)

@@ -80,7 +80,7 @@ CHOICES = ("auto", "source", *NAMINGS)
 
 
 @dataclass(frozen=True)
-class Family:
+class Convention:
     """What an architecture's files are mostly called.
 
     Attributes:
@@ -96,24 +96,24 @@ class Family:
 
 
 # The first row that matches wins.
-FAMILIES = (
-    Family(r"SD1|SD2", (_KOHYA_SD1,), kohya=_KOHYA_SD1),
-    Family(r"SDXL|SSD1B|Segmind|KOALA", (_KOHYA,)),
-    Family(r"SD3", (_DIFFUSERS, _KOHYA)),
-    Family(
+CONVENTIONS = (
+    Convention(r"SD1|SD2", (_KOHYA_SD1,), kohya=_KOHYA_SD1),
+    Convention(r"SDXL|SSD1B|Segmind|KOALA", (_KOHYA,)),
+    Convention(r"SD3", (_DIFFUSERS, _KOHYA)),
+    Convention(
         r"Flux2",
         (_COMFYUI,),
         r".*(\.ff(_context)?\.net\.|single_transformer_blocks\.\d+\.(proj_|attn\.to_[qkv]$))",
     ),
-    Family(
+    Convention(
         r"Flux|Chroma",
         (_DIFFUSERS, _KOHYA),
         r".*(to_qkv_mlp_proj$|\.linear_(in|out)$|single_transformer_blocks\.\d+\.attn\.to_out$)",
     ),
-    Family(r"HiDream|PixArt|AuraFlow|HunyuanDiT", (_DIFFUSERS, _COMFYUI)),
+    Convention(r"HiDream|PixArt|AuraFlow|HunyuanDiT", (_DIFFUSERS, _COMFYUI)),
     # Wan, Qwen-Image, Z-Image, HunyuanVideo, LTX and what comes. Without a host no text encoder has
     # such a name, and kohya's is taken for all.
-    Family("", (_COMFYUI, _KOHYA)),
+    Convention("", (_COMFYUI, _KOHYA)),
 )
 
 
@@ -148,7 +148,7 @@ def rename(
     adapters = tuple(adapters)
     if choice == "source":
         return Renamed(adapters, "kohya")
-    family = next(row for row in FAMILIES if re.match(row.pattern, architecture))
+    family = next(row for row in CONVENTIONS if re.match(row.pattern, architecture))
     namings = {**NAMINGS, "kohya": (family.kohya,), "auto": family.auto}[choice]
     groups = _by_weight(adapters, names)
     plans = [_plan(groups, naming, family.foreign) for naming in namings]

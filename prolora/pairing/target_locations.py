@@ -29,18 +29,19 @@ class TargetLocation:
 
 
 def target_locations(
-    name: str, source: Model, target: Model, alignment: Alignment
+    name: str, ref: WeightRef, source: Model, target: Model, alignment: Alignment
 ) -> tuple[TargetLocation, ...]:
-    """The places for a module of the source, which it must have; none where nothing corresponds.
+    """The places for a module of the source; none where nothing corresponds.
 
     More than one where the target splits what the source has fused, or where a user says so.
+
+    Args:
+        name, ref: of the module, in the file and in the source.
     """
-    ref, same_name = source.resolve(name), target.resolve(name)
-    if ref is None:
-        return ()
+    same_name = target.resolve(name)
     if ref.key in alignment.links:
         found = [_location(name, ref, link, source, target) for link in alignment.links[ref.key]]
-        return tuple(counterpart for counterpart in found if counterpart is not None)
+        return tuple(location for location in found if location is not None)
     if same_name is None or ref.key in alignment.unmatched_source:
         return ()
     served = alignment.source_of_target.get(same_name.key)

@@ -7,9 +7,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from statistics import median
 
+from ..algebra.quadrants import Quadrants
 from ..algebra.subspace import Similarity
-from ..algebra.updates import Quadrants
 from ..errors import truncated_list
+from .modes import mode_named
 
 _LISTED = 5  # how many modules of a kind the summary names before it counts the rest
 _SIMILARITIES = [s + kind for kind in ("", "_chance", "_corrected") for s in ("left", "right")]
@@ -82,7 +83,8 @@ class Report:
         settings: the choices, as text.
         unknown_keys: keys of the LoRA file that belong to no known family.
         notes: what the user must know about how the file was read and its blocks were paired.
-        widths: in which the two models differ, see module_tree.other_widths; "" in mode align.
+        widths: in which the two models differ, see module_tree.other_widths; "" where the
+            mode goes from one to another.
         pairs: target block -> source block, as a user may give them; see block_pairs.py.
     """
 
@@ -118,14 +120,14 @@ class Report:
         )
 
     def _advice(self) -> str:
-        if self.settings["mode"] == "align":
+        if mode_named(self.settings["mode"]).crosses_widths:
             return (
                 "Between widths the similarity says little: a threshold of 0 moves all that has a "
                 "place."
             )
         if self.widths:
             return (
-                f"The two models have other widths ({self.widths}). Mode align, which is "
+                f"The two models have other widths ({self.widths}). Mode cross_width, which is "
                 "experimental, goes from one width to another."
             )
         return (

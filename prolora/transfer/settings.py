@@ -6,12 +6,8 @@ from dataclasses import dataclass, field
 import torch
 
 from ..algebra.subspace import has_float64
-from ..algebra.updates import CARRIERS
 from ..errors import ProLoRAError
-
-# The modes that project (see projection.py); another project's way (casa.py); nothing at all, the
-# baseline.
-MODES = (*CARRIERS, "casa", "copy")
+from .modes import Mode, mode_named
 
 
 @dataclass(frozen=True)
@@ -19,7 +15,7 @@ class TransferSettings:
     """The choices of a transfer, with the defaults that design.md argues for.
 
     Attributes:
-        mode: what is moved, one of MODES.
+        mode: what is moved, a name in modes.MODES.
         threshold: least similarity (Eq. 1) of a module that is moved, in [0, 1].
         subspace_energy: share of a weight's energy that its subspace holds, in (0, 1).
         rank: of the result; a module never gets more than it has. 0 for the source's, or for the
@@ -41,11 +37,13 @@ class TransferSettings:
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     dtype: torch.dtype = torch.float32
 
+    @property
+    def chosen_mode(self) -> Mode:
+        """The row of the mode."""
+        return mode_named(self.mode)
+
     def __post_init__(self) -> None:
-        if self.mode not in MODES:
-            raise ProLoRAError(
-                f"There is no mode {self.mode!r}. Choose one of: {', '.join(MODES)}."
-            )
+        mode_named(self.mode)
         if not 0 <= self.threshold <= 1:
             raise ProLoRAError(f"The threshold is {self.threshold}; choose one from 0 to 1.")
         if not 0 < self.subspace_energy < 1:
@@ -62,3 +60,7 @@ class TransferSettings:
             )
         if self.dtype not in (torch.float32, torch.float64):
             raise ProLoRAError(f"The projection runs in float32 or float64, not in {self.dtype}.")
+
+
+# For nodes, command line and library alike.
+DEFAULTS = TransferSettings()

@@ -14,8 +14,7 @@ from torch import nn
 from torch.nn import Conv2d, LayerNorm, Linear
 
 from prolora.adapters import read_adapter_file
-from prolora.algebra.dense import DenseUpdate
-from prolora.algebra.updates import LowRankUpdate, Update
+from prolora.algebra.updates import DenseUpdate, LowRankUpdate, Update
 
 from .strategies import dense, relative_error
 

@@ -11,10 +11,11 @@ from prolora.models.references import WeightRef
 from prolora.models.weights import StateDictWeights
 from prolora.pairing.alignment import align
 from prolora.pairing.block_similarity import RandomizedBlockSimilarity
-from prolora.pairing.module_pairs import Pairing, pair_modules
 from prolora.pairing.module_tree import module_tree
 from prolora.transfer.job import transfer
+from prolora.transfer.plan import Plan, plan
 from prolora.transfer.report import ModuleReport
+from prolora.transfer.resolve import resolve
 from prolora.transfer.settings import TransferSettings
 
 SHAPES = {"linear": (24, 16), "conv 1x1": (16, 24, 1, 1), "conv 3x3": (12, 6, 3, 3)}
@@ -75,8 +76,8 @@ def move(
     return result.adapters[0], result.report.rows[0]
 
 
-def paired(file: AdapterFile, source: Model, target: Model) -> Pairing:
+def paired(file: AdapterFile, source: Model, target: Model) -> Plan:
     """What goes where, without moving anything."""
     similarity = RandomizedBlockSimilarity(source, target, torch.device("cpu"), lambda name: None)
     alignment = align(module_tree(source), module_tree(target), similarity)
-    return pair_modules(file, source, target, alignment)
+    return plan(resolve(file, source), alignment, target)

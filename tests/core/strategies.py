@@ -6,7 +6,9 @@ import numpy as np
 import torch
 from hypothesis import strategies as st
 
-from prolora.algebra.updates import LowRankUpdate
+from prolora.algebra.maps import PROJECTION_MODES, terms_between
+from prolora.algebra.subspace import Subspace
+from prolora.algebra.updates import LowRankUpdate, Update
 
 
 @dataclass(frozen=True)
@@ -25,6 +27,11 @@ class Case:
 
 def dense(update: LowRankUpdate) -> np.ndarray:
     return (update.up.double() @ update.down.double()).numpy()
+
+
+def project(update: Update, source: Subspace, target: Subspace, mode: str) -> Update:
+    """The update in a mode that projects."""
+    return update.apply(terms_between(source, target, PROJECTION_MODES[mode]))
 
 
 def relative_error(value: np.ndarray, reference: np.ndarray) -> float:

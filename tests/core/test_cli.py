@@ -179,7 +179,7 @@ def test_a_report_that_cannot_be_written(folder, capsys):
     [
         ([], "required: COMMAND"),
         (["transfer", "x"], "--source, --target, -o/--out"),
-        (["transfer", "x", "--mode", "all"], "invalid choice: 'all'"),
+        (["transfer", "x", "--mode", "all"], "no mode 'all'"),
         (["transfer", "x", "--device", "nonsense"], "argument --device: "),
     ],
 )

@@ -8,7 +8,7 @@ from hypothesis import given
 from prolora.algebra.subspace import leading_subspace, similarity
 from prolora.algebra.updates import LowRankUpdate
 
-from .strategies import Case, cases, dense
+from .strategies import Case, cases, dense, project
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 
@@ -26,6 +26,6 @@ def moved(case: Case, device: torch.device) -> tuple[np.ndarray, float]:
         leading_subspace(weight.to(device), case.energy) for weight in (case.source, case.target)
     )
     update = LowRankUpdate(case.update.up.to(device), case.update.down.to(device))
-    cut = update.project(source, target, "prolora").truncate(update.rank)
+    cut = project(update, source, target, "prolora").truncate(update.rank)
     result = LowRankUpdate(cut.factors.up.cpu(), cut.factors.down.cpu())
     return dense(result), similarity(source, target).score

@@ -8,12 +8,13 @@ import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-import prolora.algebra.dense
-from prolora.algebra.dense import DenseUpdate
+from prolora.algebra import updates
+from prolora.algebra.quadrants import quadrants_of
 from prolora.algebra.subspace import leading_subspace
+from prolora.algebra.updates import DenseUpdate
 
 from .dense_reference import dense_project, dense_quadrants, dense_subspace
-from .strategies import Case, cases, relative_error, spectrum
+from .strategies import Case, cases, project, relative_error, spectrum
 from .strategies import dense as product
 
 
@@ -28,7 +29,7 @@ def subspaces(case: Case):
 @pytest.fixture(autouse=True, params=[3, 2048])
 def block(request, monkeypatch):
     """Small blocks, so that every case has several, the last of them smaller."""
-    monkeypatch.setattr(prolora.algebra.dense, "_BLOCK", request.param)
+    monkeypatch.setattr(updates, "_BLOCK", request.param)
 
 
 @pytest.mark.parametrize("mode", ["full", "prolora", "subspace"])
@@ -38,7 +39,7 @@ def test_project(mode: str, case: Case):
     want = dense_project(case.delta, *pair, mode)
     scale = np.linalg.norm(case.delta)
     assume(np.linalg.norm(case.delta - want) > 1e-3 * scale)
-    got = formed(case).project(*subspaces(case), mode)
+    got = project(formed(case), *subspaces(case), mode)
     assert np.linalg.norm(got.delta.double().numpy() - want) < 1e-5 * scale
 
 
@@ -47,7 +48,7 @@ def test_quadrants_and_energy(case: Case):
     source, _ = subspaces(case)
     total = np.linalg.norm(case.delta) ** 2
     want = dense_quadrants(case.delta, dense_subspace(case.source.numpy(), case.energy))
-    got = formed(case).quadrants(source)
+    got = quadrants_of(formed(case), source)
     for part, value in asdict(got).items():
         assert value == pytest.approx(np.linalg.norm(want[part]) ** 2, abs=1e-5 * total)
     assert formed(case).energy() == pytest.approx(total, rel=1e-6)

@@ -11,7 +11,7 @@ import torch
 from prolora.adapters import lora_state_dict
 from prolora.adapters.accelerators import ACCELERATORS, accelerator_of
 from prolora.adapters.dora import DoraAdapter
-from prolora.adapters.file import FAMILIES as MOVED
+from prolora.adapters.file import MAKERS as MOVED
 from prolora.adapters.suffixes import (
     BUNDLED,
     DIFFERENCES,
@@ -28,7 +28,7 @@ from prolora.models.module_names import canonical_name, is_text_encoder
 from prolora.models.quantised import FORMS, UNMARKED, WITHOUT_WEIGHTS
 from prolora.models.weights import StateDictWeights
 from prolora.naming.output_names import CHOICES, NAMINGS
-from prolora.naming.output_names import FAMILIES as ARCHITECTURES
+from prolora.naming.output_names import CONVENTIONS as ARCHITECTURES
 
 from .small_models import random_lora
 

@@ -7,8 +7,7 @@ import torch
 from lycoris.modules import glora
 
 from prolora.adapters import read_adapter_file
-from prolora.algebra.dense import DenseUpdate
-from prolora.algebra.updates import LowRankUpdate
+from prolora.algebra.updates import DenseUpdate, LowRankUpdate
 from prolora.files.safetensors import read_safetensors
 
 from .dense_families import (

@@ -7,7 +7,8 @@ from fixtures import stable_diffusion as sd
 from prolora.adapters import parse_adapter_file
 from prolora.models.key_map import key_map
 from prolora.models.model import Model
-from prolora.pairing.module_pairs import as_matrix, check_belongs
+from prolora.pairing.module_pairs import as_matrix
+from prolora.transfer.resolve import resolve
 
 RANK = 64
 # The size of the published file in bytes: names and shapes are in its header, so it tells a name
@@ -67,7 +68,7 @@ def test_an_lcm_lora_reads_with_no_key_left_over(case):
     for adapter, shape in zip(file.adapters, modules.values(), strict=True):
         assert model.shape(found[adapter.name]) == shape
         assert adapter.delta_shape == as_matrix(shape)
-    check_belongs(file, model)
+    resolve(file, model)
     assert file.accelerator == "LCM"
 
 
@@ -77,4 +78,4 @@ def test_the_attention_of_sd15_does_not_fit_sdxl():
     model = Model("SDXL", "SDXL", weights, key_map(weights))
     file = parse_adapter_file(lcm_lora(sd.lcm_lora_modules(sd.SD15)), "lcm-lora-sdv1-5")
     with pytest.raises(Exception, match="does not fit the source checkpoint SDXL"):
-        check_belongs(file, model)
+        resolve(file, model)

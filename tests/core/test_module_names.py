@@ -172,7 +172,7 @@ def test_a_text_encoder_without_a_clip_is_left_out_with_the_reason():
     ]
     pairing = paired(file_of(*(random_lora(n, (16, 8)) for n in names)), source, target)
     assert [pair.adapter.name for pair in pairing.pairs] == names[1:]
-    (left,) = pairing.unpaired
+    (left,) = pairing.left
     assert left.name == names[0] and "connect a CLIP" in left.reason
 
 
@@ -185,8 +185,8 @@ def test_of_two_names_for_one_weight_the_host_keeps_the_last_of_its_map():
     adapters = [random_lora(name, (16, 8)) for name in (last, alias, first)]
     pairing = paired(file_of(*adapters), source, source)
     assert [pair.adapter.name for pair in pairing.pairs] == [last]
-    assert {module.name for module in pairing.unpaired} == {first, alias}
-    assert all(last in module.reason for module in pairing.unpaired)
+    assert {module.name for module in pairing.left} == {first, alias}
+    assert all(last in module.reason for module in pairing.left)
 
 
 def test_differences_and_updates_of_one_weight_in_two_spellings():

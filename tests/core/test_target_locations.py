@@ -73,13 +73,15 @@ def test_the_name_in_another_block(architecture):
     assert lists
     in_blocks = 0
     for name, ref in names.items():
-        (found,) = target_locations(in_block(name, 2), source, target, alignment)
+        (found,) = target_locations(
+            in_block(name, 2), source.resolve(in_block(name, 2)), source, target, alignment
+        )
         assert found.name == name
         assert same_place(found.place, ref)
         assert found.rows is None
         in_blocks += in_block(name, 2) != name
         if in_block(name, 2) != name:
-            assert target_locations(name, source, target, alignment) == ()
+            assert target_locations(name, source.resolve(name), source, target, alignment) == ()
     assert in_blocks > 20
 
 
@@ -99,7 +101,7 @@ def test_spellings_that_no_key_map_has(architecture, wrapped):
         if source.resolve(spelled) is None:
             continue
         tried += 1
-        (found,) = target_locations(spelled, source, target, alignment)
+        (found,) = target_locations(spelled, source.resolve(spelled), source, target, alignment)
         assert same_place(target.key_map.get(found.name, target.resolve(found.name)), found.place)
         assert same_place(found.place, names[f"diffusion_model.{name}"])
     assert tried
@@ -170,19 +172,19 @@ def test_a_part_of_a_weight_of_another_width():
     source = model("A", {"attn.qkv": random_weight((24, 8))}, part)
     target = model("B", {"attn.qkv": random_weight((48, 16))}, {"q": ("attn.qkv", Slice(0, 0, 16))})
     found = align(module_tree(source), module_tree(target), unread)
-    (q,) = target_locations("q", source, target, found)
+    (q,) = target_locations("q", source.resolve("q"), source, target, found)
     assert (q.place.part, q.name) == (Slice(0, 0, 16), "q")
-    assert target_locations("odd", source, target, found) == ()
+    assert target_locations("odd", source.resolve("odd"), source, target, found) == ()
     unnamed = model("B", {"attn.qkv": random_weight((48, 16))})
-    (q,) = target_locations("q", source, unnamed, found)
+    (q,) = target_locations("q", source.resolve("q"), source, unnamed, found)
     assert (q.place.part, q.name) == (Slice(0, 0, 16), "")
     grouped = {"q": ("attn.qkv", Slice(0, 0, 32))}  # with fewer heads for k and v
     fewer = model("B", {"attn.qkv": random_weight((48, 16))}, grouped)
-    (q,) = target_locations("q", source, fewer, found)
+    (q,) = target_locations("q", source.resolve("q"), source, fewer, found)
     assert (q.place.part, q.name) == (Slice(0, 0, 32), "q")
     uneven = model("B", {"attn.qkv": random_weight((40, 16))})
     found = align(module_tree(source), module_tree(uneven), unread)
-    assert target_locations("q", source, uneven, found) == ()
+    assert target_locations("q", source.resolve("q"), source, uneven, found) == ()
 
 
 def test_what_no_tree_links_goes_by_its_name():
@@ -198,7 +200,7 @@ def test_what_no_tree_links_goes_by_its_name():
     target = Model("B", "SDXL", StateDictWeights(tensors), names)
     found = align(module_tree(source), module_tree(target), unread)
     assert there not in found.source_of_target
-    (place,) = target_locations(lora_name, source, target, found)
+    (place,) = target_locations(lora_name, source.resolve(lora_name), source, target, found)
     assert (place.place.key, place.name) == (there, lora_name)
 
 
@@ -218,10 +220,13 @@ def test_a_name_is_no_way_into_a_block_of_others():
     source, target = flat("A", named(3, "out.0")), flat("B", named(3, "out"))
     name = "lora_unet_blocks_1_out"
     trees = module_tree(source), module_tree(target)
-    (place,) = target_locations(name, source, target, align(*trees, unread))
+    (place,) = target_locations(name, source.resolve(name), source, target, align(*trees, unread))
     assert place.place.key == "diffusion_model.blocks.1.out.weight"
     given = {"blocks.0": "blocks.1", "blocks.1": "blocks.0"}
-    assert target_locations(name, source, target, align(*trees, unread, given)) == ()
+    assert (
+        target_locations(name, source.resolve(name), source, target, align(*trees, unread, given))
+        == ()
+    )
 
 
 def test_the_helper_that_numbers_names():

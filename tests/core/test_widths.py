@@ -1,4 +1,4 @@
-"""Mode align: from one width to another, opt-in and experimental."""
+"""Mode cross_width: from one width to another, opt-in and experimental."""
 
 import math
 
@@ -8,12 +8,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prolora.algebra.dense import DenseUpdate
 from prolora.algebra.subspace import Subspace, leading_subspace
-from prolora.algebra.updates import LowRankUpdate
+from prolora.algebra.updates import DenseUpdate, LowRankUpdate
 from prolora.algebra.widths import similarity_across, with_signs
 from prolora.errors import ProLoRAError
-from prolora.transfer import module as module_transfer
+from prolora.transfer import maps
 from prolora.transfer.job import transfer
 from prolora.transfer.settings import TransferSettings
 
@@ -28,7 +27,7 @@ from .small_models import (
     random_weight,
 )
 from .stacks import block, by_name, lora_for, model, real_weight, stack, with_noise
-from .strategies import relative_error
+from .strategies import project, relative_error
 
 ENERGY = 0.8
 # source, target: wider, narrower, one side only, convolutions
@@ -45,7 +44,7 @@ SHAPES = [
 
 
 def align(lora, source, target, **choices):
-    return move(lora, source, target, mode="align", subspace_energy=ENERGY, **choices)
+    return move(lora, source, target, mode="cross_width", subspace_energy=ENERGY, **choices)
 
 
 def by_hand(update, source, target):
@@ -101,10 +100,10 @@ def test_the_signs_of_the_svd_do_not_count(ours, theirs, monkeypatch):
         return Subspace(found.U * signs, found.V * signs, found.shares)
 
     with_others = []
-    monkeypatch.setattr(module_transfer, "leading_subspace", other_signs)
+    monkeypatch.setattr(maps, "leading_subspace", other_signs)
     for _ in range(4):
         with_others.append(delta(align(lora, source, target)[0]))
-    monkeypatch.setattr(module_transfer, "with_signs", lambda *subspaces: subspaces)
+    monkeypatch.setattr(maps, "with_signs", lambda *subspaces: subspaces)
     unturned = [delta(align(lora, source, target)[0]) for _ in range(4)]
     assert max(relative_error(made, delta(plain)) for made in with_others) < 1e-5
     assert max(relative_error(made, delta(plain)) for made in unturned) > 0.5
@@ -141,8 +140,8 @@ def test_dense_and_factored_agree(seed, theirs):
     weights = random_weight((24, 16), seed), random_weight(theirs, seed + 1)
     subspaces = with_signs(*(leading_subspace(weight, 0.7) for weight in weights))
     update = LowRankUpdate(random_weight((24, 3), seed + 2), random_weight((3, 16), seed + 3))
-    factored = update.project(*subspaces, "align").delta.numpy()
-    dense = DenseUpdate(update.delta).project(*subspaces, "align").delta.numpy()
+    factored = project(update, *subspaces, "cross_width").delta.numpy()
+    dense = project(DenseUpdate(update.delta), *subspaces, "cross_width").delta.numpy()
     assert dense.shape == theirs
     assert relative_error(factored, dense) < 1e-5
 
@@ -215,7 +214,7 @@ def two_sizes():
 
 def test_other_depths_and_other_widths():
     source, target = two_sizes()
-    settings = TransferSettings(mode="align", threshold=0.0)
+    settings = TransferSettings(mode="cross_width", threshold=0.0)
     result = transfer(lora_for(source), model("A", source), model("B", target), settings)
     pairs = {t[-1]: s and s[-1] for t, s in result.report.pairs.items()}
     served = [int(s) for s in pairs.values() if s is not None]
@@ -236,7 +235,7 @@ def test_every_block_of_the_shorter_list_has_a_partner(depths, factor):
     shapes = {"a": (8, 8), "b": (16, 8)}
     source = stack(block(i, shapes) for i in range(depths[0]))
     target = stack(block(40 + i, scaled(shapes, factor)) for i in range(depths[1]))
-    settings = TransferSettings(mode="align", threshold=0.0)
+    settings = TransferSettings(mode="cross_width", threshold=0.0)
     result = transfer(lora_for(source), model("A", source), model("B", target), settings)
     assert len(result.adapters) == 2 * min(depths)
     assert not any("shapes differ" in row.reason for row in result.report.rows)
@@ -251,7 +250,7 @@ def test_blocks_of_two_kinds_are_paired_by_their_kind():
 
     source = stack(kind(i, 1, i == 1) for i in range(3))
     target = stack(kind(40 + i, 2, i == 2) for i in range(4))
-    settings = TransferSettings(mode="align", threshold=0.0)
+    settings = TransferSettings(mode="cross_width", threshold=0.0)
     result = transfer(lora_for(source), model("A", source), model("B", target), settings)
     assert result.report.pairs["blocks.2"] == "blocks.1"
 
@@ -268,7 +267,7 @@ def test_without_the_opt_in(depths):
         words = str(error.value)
         assert "their widths differ" in words
         assert "8 x 8 in the source, 16 x 16 in the target" in words
-        assert "mode align, which is experimental" in words
+        assert "mode cross_width, which is experimental" in words
 
 
 def test_without_the_opt_in_what_agrees_is_moved():
@@ -277,12 +276,12 @@ def test_without_the_opt_in_what_agrees_is_moved():
     file = lora_for(source)
     result = transfer(file, model("A", source), model("B", target), TransferSettings(threshold=0.0))
     assert [adapter.name for adapter in result.adapters] == ["lora_unet_same"]
-    note = "1 modules have no place of their width in the target. Mode align"
+    note = "1 modules have no place of their width in the target. Mode cross_width"
     assert any(line.startswith(note) for line in result.report.notes)
-    settings = TransferSettings(mode="align", threshold=0.0)
+    settings = TransferSettings(mode="cross_width", threshold=0.0)
     aligned = transfer(file, model("A", source), model("B", target), settings)
     assert len(aligned.adapters) == 2
-    assert not any("Mode align" in line for line in aligned.report.notes)
+    assert not any("Mode cross_width" in line for line in aligned.report.notes)
 
 
 @pytest.mark.parametrize(
@@ -291,11 +290,11 @@ def test_without_the_opt_in_what_agrees_is_moved():
 )
 def test_other_kernels(ours, theirs):
     source, target = {"layer": random_weight(ours)}, {"layer": random_weight(theirs)}
-    settings = TransferSettings(mode="align", threshold=0.0)
+    settings = TransferSettings(mode="cross_width", threshold=0.0)
     file = file_of(random_lora("layer", ours))
     with pytest.raises(ProLoRAError) as error:
         transfer(file, model_of("A", source), model_of("B", target), settings)
-    assert "mode align" not in str(error.value)
+    assert "mode cross_width" not in str(error.value)
     assert "kernel" in str(error.value)
 
 
@@ -322,8 +321,8 @@ def test_another_context_is_another_width():
         ProLoRAError, match=r"widths differ .*16 x 8 in the source, 16 x 24 in the t"
     ):
         transfer(lora_for(source), *models, TransferSettings(threshold=0.0))
-    high = transfer(lora_for(source), *models, TransferSettings(mode="align"))
+    high = transfer(lora_for(source), *models, TransferSettings(mode="cross_width"))
     assert "a threshold of 0 moves all that has a place" in high.report.warning
-    moved = transfer(lora_for(source), *models, TransferSettings(mode="align", threshold=0.0))
+    moved = transfer(lora_for(source), *models, TransferSettings(mode="cross_width", threshold=0.0))
     assert len(moved.adapters) == len(source)
     assert "of the spectra alone" not in moved.report.summary()

@@ -131,12 +131,13 @@ def written(naming, lora, model, same):
         path = Path(folder) / f"{naming}.safetensors"
         save_file(tensors, path)
         file = pack("nodes.host").read_lora(path)
-        pairing = pack("prolora.pairing.module_pairs").pair_modules(file, model, model, same)
+        lora = pack("prolora.transfer.resolve").resolve(file, model)
+        pairing = pack("prolora.transfer.plan").plan(lora, same, model)
     return {
         "otherwise": sum(int(match[1]) for match in kept if match),
         "paired": sorted({pair.target.key for pair in pairing.pairs}),
         "crossed": [pair.name for pair in pairing.pairs if pair.source != pair.target],
-        "unpaired": [f"{module.name}: {module.reason}" for module in pairing.unpaired],
+        "unpaired": [f"{module.name}: {module.reason}" for module in pairing.left],
         "summary": report(file, model, pairing),
     }
 
@@ -163,7 +164,7 @@ def report(file, model, pairing):
         )
         for pair in pairing.pairs
     ]
-    rows += [reports.ModuleReport(m.name, "skipped", m.reason) for m in pairing.unpaired]
+    rows += [reports.ModuleReport(m.name, "skipped", m.reason) for m in pairing.left]
     place = f"{model.name} ({model.architecture})"
     settings = {"mode": "copy"}
     made = reports.Report(file.name, place, place, settings, tuple(rows), file.unknown)

@@ -28,7 +28,7 @@ def test_strangers_are_refused_in_one_sentence(client, comfy, source, target):
     for name in (source, target):
         skip_unless_it_loads(ARCHITECTURES[name], client)
     ours, theirs = (write_small_files(name, comfy.folder / "models") for name in (source, target))
-    for settings in ({}, {"mode": "copy"}, {"mode": "align", "threshold": 0.0}):
+    for settings in ({}, {"mode": "copy"}, {"mode": "cross_width", "threshold": 0.0}):
         graph = PromptBuilder()
         loaded = graph.source(ours.lora, source_checkpoint=ours.parent)
         moved = graph.transfer(loaded, theirs.load(graph, theirs.parent), **settings)

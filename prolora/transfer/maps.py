@@ -1,0 +1,146 @@
+"""Where the maps of a pair of weights come from: one protocol, and the providers that need weights.
+
+A provider sees all pairs first, then the weights of one pair after the other. What it finds for a
+pair serves every update of that source weight, of one LoRA or of many.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Protocol
+
+import torch
+
+from ..algebra.casa import PUBLISHED, Basis, arbitrate_in, source_basis
+from ..algebra.maps import PROJECTION_MODES, Term, terms_between
+from ..algebra.quadrants import Quadrants, quadrants_of
+from ..algebra.subspace import Similarity, Subspace, leading_subspace, similarity
+from ..algebra.updates import DenseUpdate, Update
+from ..algebra.widths import similarity_across, with_signs
+from ..pairing.module_pairs import ModulePair
+
+_TO_ANOTHER_WIDTH = "to another width, which is experimental"
+
+
+class PairMaps(Protocol):
+    """What was found for a pair of weights, m_s x n_s and m_t x n_t."""
+
+    @property
+    def subspaces(self) -> tuple[Subspace, Subspace] | None:
+        """The source's and the target's leading subspaces; None where none were looked for."""
+
+    @property
+    def similarity(self) -> Similarity | None:
+        """How alike the two weights are (Eq. 1): what the threshold is for."""
+
+    @property
+    def note(self) -> str:
+        """What the user must know, or ""."""
+
+    def moved(self, update: Update) -> Update:
+        """What an update of the source weight becomes on the target weight."""
+
+    def quadrants(self, update: Update) -> Quadrants | None:
+        """The energies of the update's four parts (Eq. 2); None without subspaces."""
+
+
+class Maps(Protocol):
+    """A provider of maps."""
+
+    def prepare(self, pairs: Sequence[ModulePair]) -> None:
+        """Sees every pair of the job, before the first one."""
+
+    def of(self, pair: ModulePair, source: torch.Tensor, target: torch.Tensor) -> PairMaps:
+        """The maps for a pair.
+
+        Args:
+            source, target: its weights as matrices, in one dtype on one device.
+        """
+
+
+@dataclass(frozen=True)
+class SubspacePairMaps:
+    """Terms made of the leading subspaces of both weights; see PairMaps."""
+
+    terms: tuple[Term, ...]
+    subspaces: tuple[Subspace, Subspace]
+    similarity: Similarity
+    note: str = ""
+
+    def moved(self, update: Update) -> Update:
+        return update.apply(self.terms)
+
+    def quadrants(self, update: Update) -> Quadrants:
+        return quadrants_of(update, self.subspaces[0])
+
+
+@dataclass(frozen=True)
+class SubspaceMaps:
+    """The projection (Eq. 2 and 3, and its variants), from the weights alone.
+
+    Attributes:
+        mode: a key of PROJECTION_MODES.
+        energy: share of a weight's energy that its subspace holds, in (0, 1).
+    """
+
+    mode: str
+    energy: float
+
+    def prepare(self, pairs: Sequence[ModulePair]) -> None:
+        """Nothing: each pair of weights tells all there is to know of it."""
+
+    def of(self, pair: ModulePair, source: torch.Tensor, target: torch.Tensor) -> SubspacePairMaps:
+        ours, theirs = (leading_subspace(weight, self.energy) for weight in (source, target))
+        if source.shape == target.shape:
+            found, note = similarity(ours, theirs), ""
+        else:
+            ours, theirs = with_signs(ours, theirs)
+            found, note = similarity_across(ours, theirs), _TO_ANOTHER_WIDTH
+        terms = terms_between(ours, theirs, PROJECTION_MODES[self.mode])
+        return SubspacePairMaps(terms, (ours, theirs), found, note)
+
+
+@dataclass(frozen=True)
+class ArbitratedPairMaps:
+    """CASA's rules, which are no sum of terms: they go entry by entry. See PairMaps and casa.py.
+
+    Attributes:
+        source, target: the two weights, m x n.
+    """
+
+    source: torch.Tensor
+    target: torch.Tensor
+    subspaces: tuple[Subspace, Subspace]
+    similarity: Similarity
+    note: str = ""
+
+    @cached_property
+    def _basis(self) -> Basis:
+        return source_basis(self.source, self.target - self.source)
+
+    def moved(self, update: Update) -> DenseUpdate:
+        drift = self.target - self.source
+        return DenseUpdate(arbitrate_in(self._basis, update.delta, drift, PUBLISHED))
+
+    def quadrants(self, update: Update) -> Quadrants:
+        return quadrants_of(update, self.subspaces[0])
+
+
+@dataclass(frozen=True)
+class ArbitrationMaps:
+    """CASA's arbitration, from the weights alone.
+
+    Attributes:
+        energy: of the subspaces that the similarity is measured by.
+    """
+
+    energy: float
+
+    def prepare(self, pairs: Sequence[ModulePair]) -> None:
+        """Nothing, see SubspaceMaps."""
+
+    def of(
+        self, pair: ModulePair, source: torch.Tensor, target: torch.Tensor
+    ) -> ArbitratedPairMaps:
+        ours, theirs = (leading_subspace(weight, self.energy) for weight in (source, target))
+        return ArbitratedPairMaps(source, target, (ours, theirs), similarity(ours, theirs))

@@ -1,0 +1,97 @@
+"""The modes of a transfer: a row each, and all that tells one from another."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+from ..errors import ProLoRAError
+from .maps import ArbitrationMaps, Maps, SubspaceMaps
+
+
+@dataclass(frozen=True)
+class Mode:
+    """A way to move an update.
+
+    Attributes:
+        name: as a user chooses it.
+        says: what it does, for the user who chooses.
+        source: the paper and the equation.
+        provider: the subspace energy -> where its maps come from; None for a mode that moves every
+            update as it is.
+        rank: of the result, where no rank is chosen and the adapter's family has none; 0 for the
+            smallest that keeps 99 % of the energy.
+        crosses_widths: whether it goes to a weight of another width.
+        keeps_a_share: whether the result is a part of the update, so that its energy is a share.
+        warning: what one would not expect of a LoRA that was moved so.
+    """
+
+    name: str
+    says: str
+    source: str
+    provider: Callable[[float], Maps] | None
+    rank: int = 0
+    crosses_widths: bool = False
+    keeps_a_share: bool = True
+    warning: str = ""
+
+
+_PROLORA = "Farhadzadeh et al., ProLoRA, ICML 2025, arXiv 2506.04244"
+
+_ROWS = (
+    Mode(
+        "full",
+        "all of the LoRA, each part to its counterpart",
+        f"{_PROLORA}: Eq. 3 and the two mixed quadrants that Eq. 2 drops",
+        partial(SubspaceMaps, "full"),
+    ),
+    Mode(
+        "prolora",
+        "the paper's, without the mixed parts",
+        f"{_PROLORA}: Eq. 3",
+        partial(SubspaceMaps, "prolora"),
+    ),
+    Mode(
+        "subspace",
+        "the leading part only",
+        "LoRA-X, ICLR 2025, arXiv 2501.16559",
+        partial(SubspaceMaps, "subspace"),
+    ),
+    Mode(
+        "cross_width",
+        "full, also between other widths; experimental, mostly needs threshold 0",
+        "LoRA-X, sec. 4.2.2, and Cross-LoRA, arXiv 2508.05232",
+        partial(SubspaceMaps, "cross_width"),
+        crosses_widths=True,
+    ),
+    Mode(
+        "casa",
+        "for distilled targets, takes back a part of the models' difference; at strength 1 only",
+        "CASA, ICML 2026, arXiv 2605.01929",
+        ArbitrationMaps,
+        rank=32,  # to which its authors cut their result, which is of full rank
+        keeps_a_share=False,
+        warning="Mode casa: the result takes back a part of what tells the two models apart, which "
+        "is right at strength 1 only.",
+    ),
+    Mode("copy", "as it is, to compare", "the baseline", None),
+)
+MODES = {mode.name: mode for mode in _ROWS}
+# What saved graphs and scripts may still say.
+RENAMED = {"align": "cross_width"}
+
+
+def mode_named(name: str) -> Mode:
+    """The mode of a name, or of the name that it had before.
+
+    Raises:
+        ProLoRAError: there is none.
+    """
+    found = MODES.get(RENAMED.get(name, name))
+    if found is None:
+        raise ProLoRAError(f"There is no mode {name!r}. Choose one of: {', '.join(MODES)}.")
+    return found
+
+
+def describe_modes() -> str:
+    """What each mode does, in one line for people."""
+    return " ".join(f"{mode.name}: {mode.says}." for mode in _ROWS)

@@ -1,0 +1,164 @@
+"""First stage: which weights of the source a LoRA changes. Only here is the source asked a name."""
+
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from ..adapters import Adapter, AdapterFile, Part, VectorPatch
+from ..errors import ProLoRAError
+from ..models.architectures import UNKNOWN, guess_architecture
+from ..models.model import Model
+from ..models.references import WeightRef
+from ..pairing.module_pairs import ResolvedAdapter, as_matrix, by, padded
+
+
+@dataclass(frozen=True)
+class ResolvedVector:
+    """A vector patch, and where it belongs.
+
+    Attributes:
+        module: the weight of its module.
+        changed: what it changes, the weight or its bias; None where the module has no bias.
+        shape: of what it changes; () for nothing.
+    """
+
+    patch: VectorPatch
+    module: WeightRef
+    changed: WeightRef | None
+    shape: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class ResolvedLora:
+    """A LoRA, and the checkpoint it was trained on; what travels along a PROLORA_SOURCE link.
+
+    Attributes:
+        adapters, vectors: what was found in the source, in the order of the file.
+        shadowed: name in the report -> why, for what another part of the file takes the place of.
+        unresolved: the modules' names that the source does not know, in the order of the file.
+    """
+
+    file: AdapterFile
+    source: Model
+    adapters: tuple[ResolvedAdapter, ...]
+    vectors: tuple[ResolvedVector, ...]
+    shadowed: Mapping[str, str]
+    unresolved: tuple[str, ...]
+
+    @property
+    def weights(self) -> frozenset[str]:
+        """The keys of all weights that it changes."""
+        found = (*(part.ref.key for part in self.adapters), *(v.module.key for v in self.vectors))
+        return frozenset(found)
+
+
+def resolve(file: AdapterFile, source: Model) -> ResolvedLora:
+    """Finds every module of a LoRA in the checkpoint that it was trained on.
+
+    Raises:
+        ProLoRAError: the LoRA was not trained on this checkpoint, as far as shapes and names tell:
+            no module of it is there, or one has another shape there.
+    """
+    found = {name: source.resolve(name) for name in file.module_names}
+    places = {name: place for name, place in found.items() if place is not None}
+    if not places:
+        _refuse_another(file, source)
+    adapters = []
+    for adapter in file.adapters:
+        place = places.get(adapter.name)
+        if place is not None:
+            shape = padded(adapter, source.shape(place))
+            _check_shape(adapter, shape, file, source)
+            adapters.append(ResolvedAdapter(adapter, place, shape))
+    vectors = []
+    for patch in file.vector_patches:
+        place = places.get(patch.name)
+        if place is not None:
+            changed = changed_by(patch, place, source)
+            shape = source.shape(changed) if changed is not None else ()
+            vectors.append(ResolvedVector(patch, place, changed, shape))
+    return ResolvedLora(
+        file=file,
+        source=source,
+        adapters=tuple(adapters),
+        vectors=tuple(vectors),
+        shadowed=_shadowed(file, places, source),
+        unresolved=tuple(name for name, place in found.items() if place is None),
+    )
+
+
+def changed_by(patch: VectorPatch, place: WeightRef, model: Model) -> WeightRef | None:
+    """What of a model a patch changes: the module's weight, or its bias; None without a bias."""
+    if not patch.of_bias:
+        return place
+    if not place.key.endswith("weight"):  # the name is that of a lone parameter
+        return None
+    key = f"{place.key.removesuffix('weight')}bias"
+    # A bias has its weight's outputs only: a slice of the inputs leaves it whole.
+    part = place.part if place.part is not None and place.part.dim == 0 else None
+    return replace(place, key=key, part=part) if key in model.weights else None
+
+
+def row_name(part: Part) -> str:
+    """What the report calls a part of a file; no other part of it has that name."""
+    return f"{part.name}.{part.role}" if isinstance(part, VectorPatch) else part.name
+
+
+def _shadowed(file: AdapterFile, places: Mapping[str, WeightRef], source: Model) -> dict[str, str]:
+    """What changes a weight or bias that another part of the file changes too, and the reason.
+
+    ComfyUI goes through its key map and keeps the last of them; a name that is not in it, it does
+    not load at all. Parts of one weight that overlap are different places: it adds both.
+    """
+    order = {name: position for position, name in enumerate(source.key_map)}
+    parts: dict[tuple[WeightRef, bool], list[Part]] = defaultdict(list)
+    for part in file.contents:
+        if part.name in places:
+            of_bias = isinstance(part, VectorPatch) and part.of_bias
+            parts[places[part.name], of_bias].append(part)
+    reasons: dict[str, str] = {}
+    for same in parts.values():
+        last = max(same, key=lambda part: order.get(part.name, -1))
+        reason = f"means the same weight as {last.name}, which ComfyUI loads in its place"
+        reasons |= {row_name(part): reason for part in same if part is not last}
+    return reasons
+
+
+def _refuse_another(file: AdapterFile, source: Model) -> None:
+    raise ProLoRAError(
+        f"The LoRA {file.name} {_made_for(file)}, but the source checkpoint {source.name} is "
+        f"{source.architecture}: none of the LoRA's {len(file.module_names)} modules is in it "
+        f"(the first is {file.module_names[0]}). {_advice(file, source)}"
+        f"{source.hint and f' {source.hint}'}"
+    )
+
+
+def _check_shape(
+    adapter: Adapter, shape: tuple[int, ...], file: AdapterFile, source: Model
+) -> None:
+    if len(shape) < 2:
+        return
+    matrix = as_matrix(shape)
+    sides = zip(adapter.delta_shape, matrix, strict=True)
+    if not all(wanted in (None, side) for wanted, side in sides):
+        raise ProLoRAError(
+            f"The LoRA {file.name} does not fit the source checkpoint {source.name} "
+            f"({source.architecture}): its module {adapter.name} changes a weight of "
+            f"{by(adapter.delta_shape)}, and there the weight is {by(matrix)}. "
+            f"This LoRA {_made_for(file)}. Choose the checkpoint it was trained on."
+        )
+
+
+def _advice(file: AdapterFile, source: Model) -> str:
+    guess = guess_architecture(file.module_names)
+    if guess == source.architecture != UNKNOWN:
+        return (
+            "These names are not known here: update ComfyUI, or use a copy of this LoRA in "
+            "kohya's naming."
+        )
+    return "Choose the checkpoint it was trained on."
+
+
+def _made_for(file: AdapterFile) -> str:
+    guess = guess_architecture(file.module_names)
+    return "was made for an architecture unknown here" if guess == UNKNOWN else f"is for {guess}"
