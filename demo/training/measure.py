@@ -20,9 +20,14 @@ from demo.emoji.code import PatchCode
 from demo.training.data import VENDORS, cyanotype, on_white, read_emoji
 from demo.training.model import PREFIX, Lora, load_model
 from demo.training.train import CHECKPOINTS, LORA_FILE, Task
-from prolora import TransferSettings, load_checkpoint, lora_state_dict, read_adapter_file
+from prolora import (
+    TransferSettings,
+    load_checkpoint,
+    lora_state_dict,
+    read_adapter_file,
+    transfer,
+)
 from prolora.files.safetensors import write_safetensors
-from prolora.transfer.job import job as transfer
 from prolora.transfer.modes import MODES
 
 # Modes with the rank of their result: the LoRA's own, and for casa that of its authors.
