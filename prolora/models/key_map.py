@@ -1,7 +1,7 @@
 """Module names of LoRA files, for a checkpoint that no host is there to explain.
 
 ComfyUI knows the names for every architecture that it loads, and in a graph it is asked
-(`nodes/host.py`). The command line has the checkpoint's own keys only. From those follow the direct
+(`nodes/host/`). The command line has the checkpoint's own keys only. From those follow the direct
 names of any architecture, and, by the tables below, the diffusers names of SD1.x, SD2.x and SDXL
 with their text encoders (not of a UNet whose levels differ in size); nothing else.
 """

@@ -2,7 +2,7 @@
 
 A transfer needs two models, one weight of each at any moment. So a model is seen through `Weights`,
 which reads a weight when it is asked for: from a file that is never loaded whole, or from tensors
-that are already in memory (a state dict; a ComfyUI MODEL, which `nodes/host.py` adds).
+that are already in memory (a state dict; a ComfyUI MODEL, which `nodes/host/` adds).
 """
 
 from abc import ABC, abstractmethod

@@ -1,4 +1,4 @@
-"""The core runs without a ComfyUI, and one file alone talks to it."""
+"""The core runs without a ComfyUI, and one folder alone talks to it."""
 
 import ast
 import os
@@ -66,5 +66,11 @@ def test_inside_the_pack_imports_are_relative(path):
 
 
 @pytest.mark.parametrize("path", NODE_FILES, ids=name_of)
-def test_one_file_talks_to_the_host(path):
-    assert bool(HOST & set(absolute_imports(path))) == (path.name == "host.py")
+def test_one_folder_talks_to_the_host(path):
+    assert path.parent == ROOT / "nodes" / "host" or not HOST & set(absolute_imports(path))
+
+
+def test_a_host_that_is_named_is_found():
+    assert {"comfy", "folder_paths"} <= {
+        name for path in NODE_FILES for name in absolute_imports(path)
+    }

@@ -10,7 +10,7 @@ import torch
 
 
 def pack_host():
-    """The pack's nodes/host.py, as the host has loaded it."""
+    """The pack's nodes/host/, as the host has loaded it."""
     return next(m for name, m in sys.modules.items() if name.endswith(".nodes.host"))
 
 

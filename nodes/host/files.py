@@ -1,0 +1,79 @@
+"""Files in ComfyUI's folders: their names, their places, a LoRA's content."""
+
+from contextlib import suppress
+from pathlib import Path
+
+import folder_paths
+
+from ...prolora.adapters import AdapterFile, name_of, parse_adapter_file, read_peft_config
+from ...prolora.errors import ProLoRAError
+from ...prolora.files.safetensors import read_safetensors
+
+# A host from June 2024 keeps diffusion models in "unet"; later ones renamed the folder.
+_MODEL_FOLDERS = ("checkpoints", "diffusion_models", "unet")
+
+
+def lora_names() -> list[str]:
+    return list(folder_paths.get_filename_list("loras"))
+
+
+def model_names() -> list[str]:
+    """Checkpoints and diffusion models, by the names that the host's own loaders show."""
+    names = (name for folder in _model_folders() for name in folder_paths.get_filename_list(folder))
+    return list(dict.fromkeys(names))
+
+
+def lora_path(name: str) -> Path:
+    return _find(name, ["loras"])
+
+
+def model_path(name: str) -> Path:
+    return _find(name, _model_folders())
+
+
+def output_path(filename_prefix: str) -> Path:
+    """The next free file for a prefix in the host's output folder, numbered like saved images.
+
+    Raises:
+        ProLoRAError: the prefix leads out of the output folder.
+    """
+    output = Path(folder_paths.get_output_directory()).resolve()
+    if not (output / filename_prefix).resolve().is_relative_to(output):
+        raise ProLoRAError(
+            f"The filename_prefix {filename_prefix!r} leads out of ComfyUI's output folder. "
+            "Nothing was written. Use a name or a subfolder, like loras/my_lora."
+        )
+    try:
+        folder, name, counter, *_ = folder_paths.get_save_image_path(filename_prefix, str(output))
+    except OSError as error:
+        raise ProLoRAError(
+            f"The folder of {filename_prefix!r} cannot be made in {output}: {error}. Nothing was "
+            "written. May this folder be written to?"
+        ) from error
+    return Path(folder) / f"{name}_{counter:05}_.safetensors"
+
+
+def read_lora(path: Path) -> AdapterFile:
+    """Reads a LoRA file, with the names that the host's own loader would see."""
+    tensors, metadata = read_safetensors(path)
+    with suppress(ImportError):  # a host from June 2024 renames nothing
+        from comfy.lora_convert import convert_lora
+
+        tensors = convert_lora(tensors)
+    return parse_adapter_file(tensors, name_of(path), metadata, read_peft_config(path))
+
+
+def _model_folders() -> list[str]:
+    known = [folder for folder in _MODEL_FOLDERS if folder in folder_paths.folder_names_and_paths]
+    return known[:2]  # a host that has both diffusion_models and unet means one folder by them
+
+
+def _find(name: str, folders: list[str]) -> Path:
+    for folder in folders:
+        path = folder_paths.get_full_path(folder, name)
+        if path is not None:
+            return Path(path)
+    raise ProLoRAError(
+        f"{name} is not in ComfyUI's {' or '.join(folders)} folder. Was it moved or renamed? "
+        "Choose a file from the list (press R to refresh it)."
+    )

@@ -1,0 +1,98 @@
+"""A MODEL and CLIP of the graph: their base weights and names, and the file behind them."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import comfy.lora
+import comfy.model_patcher
+import comfy.utils
+import torch
+
+from ...prolora.models.ggml import from_ggml, is_ggml
+from ...prolora.models.model import Model
+from .key_map import host_model
+
+
+def model_from_graph(model: Any, clip: Any | None, name: str) -> Model:
+    """A MODEL (and CLIP) of the graph, seen without the LoRAs that patch it. Neither is changed."""
+    names = comfy.lora.model_lora_keys_unet(model.model, {})
+    patchers = [model]
+    if clip is not None:
+        names = comfy.lora.model_lora_keys_clip(clip.cond_stage_model, names)
+        patchers.append(clip.patcher)
+    return host_model(name, model.model.model_config, PatchedModelWeights(patchers), names)
+
+
+class PatchedModelWeights:
+    """The base weights of loaded models, found and dequantised when they are read.
+
+    Not before: the host may move, patch or unload a model between two prompts.
+    """
+
+    def __init__(self, patchers: list[Any]) -> None:
+        self._patchers = {
+            key: patcher
+            for patcher in patchers
+            for key in patcher.model_state_dict()
+            if _has(patcher.model, key)
+        }
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._patchers)
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._patchers
+
+    def shape(self, key: str) -> tuple[int, ...]:
+        return tuple(_base_weight(self._patchers[key], key)[0].shape)
+
+    def read(self, key: str) -> torch.Tensor:
+        weight, dequantise = _base_weight(self._patchers[key], key)
+        if is_ggml(weight):  # what ComfyUI-GGUF loads: it dequantises in its layers, not here
+            return from_ggml(weight, key)
+        if dequantise is None:
+            return weight
+        if weight.dtype.itemsize == 1:  # 0.3.64 multiplies by the scale, which fp8 cannot
+            weight = weight.float()
+        dequantised: torch.Tensor = dequantise(weight, inplace=False)
+        return dequantised
+
+
+def file_behind(prompt: dict[str, Any], node_id: str, input_name: str) -> str:
+    """The file that a MODEL input comes from, found by following the graph; "" if unknown.
+
+    A MODEL does not know its file, so the prompt is asked: back along the `model` links, through
+    the nodes that patch it, to the loader.
+    """
+    inputs = prompt.get(node_id, {}).get("inputs", {})
+    link = inputs.get(input_name)
+    seen = set()
+    while isinstance(link, list) and link[0] not in seen:
+        seen.add(link[0])
+        inputs = prompt.get(link[0], {}).get("inputs", {})
+        link = inputs.get("model")
+    files = (value for value in inputs.values() if isinstance(value, str) and "." in value)
+    return next((Path(value).name for value in files if seen), "")
+
+
+def _has(model: Any, key: str) -> bool:
+    """False for what is in a state dict only, as the scales of 0.33.0's quantised layers are."""
+    try:
+        return comfy.utils.get_attr(model, key) is not None
+    except AttributeError:
+        return False
+
+
+def _base_weight(patcher: Any, key: str) -> tuple[torch.Tensor, Any]:
+    """The unpatched weight, and what dequantises it (None: nothing to do). No copy is made."""
+    if hasattr(comfy.model_patcher, "get_key_weight"):
+        weight, _, dequantise = comfy.model_patcher.get_key_weight(patcher.model, key)
+    else:  # a host from June 2024 has no quantised weights
+        weight, dequantise = comfy.utils.get_attr(patcher.model, key), None
+    if key in patcher.backup:  # where the host keeps what it patched in place
+        kept = patcher.backup[key]
+        weight = getattr(kept, "weight", kept)
+    if key in getattr(patcher, "hook_backup", {}):
+        weight = patcher.hook_backup[key][0]
+    return weight, dequantise

@@ -1,0 +1,74 @@
+"""What a job asks of ComfyUI while it runs: a device, memory, progress, a place for its texts."""
+
+import logging
+from collections.abc import Iterable
+from typing import Any
+
+import comfy.model_management
+import comfy.sd
+import comfy.utils
+import torch
+
+from ...prolora.algebra.subspace import can_decompose
+from ...prolora.models.model import Model
+
+# A projection holds, for one module, both weights in float32, and one in float64 with its Gram
+# matrix, the eigenvectors and their workspace: about this many bytes for each element of a weight.
+_BYTES_PER_ELEMENT = 64
+
+log = logging.getLogger("ProLoRA")
+
+
+def device() -> torch.device:
+    """The host's device, where it can decompose a weight (Apple's cannot); else the CPU."""
+    chosen: torch.device = comfy.model_management.get_torch_device()
+    return chosen if can_decompose(chosen) else torch.device("cpu")
+
+
+def make_room(names: Iterable[str], model: Model) -> None:
+    """Asks the host to free what the largest of these modules needs, as core nodes do."""
+    refs = (model.resolve(name) for name in names)
+    sizes = (torch.Size(model.weights.shape(ref.key)).numel() for ref in refs if ref is not None)
+    largest = max(sizes, default=0)
+    comfy.model_management.free_memory(largest * _BYTES_PER_ELEMENT, device())
+
+
+class Progress:
+    """Drives the host's progress bar, and stops the job when the user pressed Cancel."""
+
+    def __init__(self) -> None:
+        self._bar: Any = None
+
+    def __call__(self, done: int, total: int, name: str) -> None:
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        if self._bar is None:
+            self._bar = comfy.utils.ProgressBar(total)
+        self._bar.update_absolute(done, total)
+
+
+def apply_lora(
+    model: Any,
+    clip: Any | None,
+    lora: dict[str, torch.Tensor],
+    strength_model: float,
+    strength_clip: float,
+) -> tuple[Any, Any]:
+    """The patches of the host's own LoRA loader; the inputs stay as they were."""
+    patched: tuple[Any, Any] = comfy.sd.load_lora_for_models(
+        model, clip, lora, strength_model, strength_clip
+    )
+    return patched
+
+
+def show(text: str, node_id: str, warning: str = "") -> None:
+    """Puts a text on the node, where the page can show one, and into the log."""
+    log.info("%s", text)
+    if warning:
+        log.warning("%s", warning)
+    try:
+        from server import PromptServer
+    except ImportError:  # a host from June 2024 has it elsewhere, and its page shows no texts
+        return
+    send = getattr(PromptServer.instance, "send_progress_text", None)
+    if send is not None:
+        send(text, node_id)
