@@ -125,7 +125,7 @@ def make_lora(name: str, parts: Mapping[str, torch.Tensor], origin: Origin) -> L
             name,
             f"has a LoRA up {list(up.shape)} and down {list(down.shape)} that do not multiply",
         )
-    adapter = LoraAdapter(name, up, down, alpha_of(parts))
+    adapter = LoraAdapter(name, up, down, alpha_of(name, parts, origin))
     return replace(adapter, reshape=_reshape(adapter, parts, origin))
 
 
@@ -134,7 +134,8 @@ def _reshape(
 ) -> tuple[int, ...]:
     if "reshape_weight" not in parts:
         return ()
-    shape = tuple(int(side) for side in parts["reshape_weight"].flatten())
+    sides = origin.numbers(adapter.name, "reshape_weight", parts["reshape_weight"])
+    shape = tuple(int(side) for side in sides)
     m, n = adapter.delta_shape
     if len(shape) < 2 or (shape[0], math.prod(shape[1:])) != (m, n):
         origin.refuse(
