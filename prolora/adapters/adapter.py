@@ -139,7 +139,7 @@ class Origin:
             ProLoRAError: it is not one real number.
         """
         if tensor.numel() != 1:
-            self.refuse(module, f"has an {role} that is not one number but {list(tensor.shape)}")
+            self.refuse(module, f"has not one number but {list(tensor.shape)} as its {role}")
         return self.numbers(module, role, tensor)[0]
 
 

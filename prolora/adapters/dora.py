@@ -154,9 +154,7 @@ def with_magnitude(
     magnitude, norms = parts[role], parts.get("initial_norm")
     if role in _MULTIPLIERS:
         if direction.family != "OFT":
-            origin.refuse(
-                direction.name, f"has a {role}, which is an OFT's, but a {direction.family}"
-            )
+            origin.refuse(direction.name, f"has a {role} beside a {direction.family}, not an OFT")
         magnitude = _MULTIPLIERS[role](magnitude)
         norms = torch.ones_like(magnitude)
     length, shape = magnitude.numel(), list(magnitude.shape)

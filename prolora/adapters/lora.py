@@ -10,6 +10,8 @@ from ..algebra.updates import LowRankUpdate, Update
 from .adapter import Origin, Retargeted, alpha_of
 from .factors import fold
 
+_FULL_RANK = " (nor has ai-toolkit's network of type fullrank, which ProLoRA does not read)"
+
 
 @dataclass(frozen=True)
 class LoraAdapter:
@@ -112,10 +114,10 @@ def make_lora(name: str, parts: Mapping[str, torch.Tensor], origin: Origin) -> L
     Raises:
         ProLoRAError: half of the pair is missing, or the ranks differ.
     """
-    for role, other in (("up", "down"), ("down", "up")):
+    for role, other, hint in (("up", "down", _FULL_RANK), ("down", "up", "")):
         if role not in parts:
             present = other if other in parts else "mid"
-            origin.refuse(name, f"has a LoRA {present} but no LoRA {role}")
+            origin.refuse(name, f"has a LoRA {present} but no LoRA {role}{hint}")
     up, down = parts["up"], parts["down"]
     if "mid" in parts:
         down = _with_core(name, parts["mid"], down, origin)

@@ -182,9 +182,9 @@ def _checked(config: dict[str, Any], file: str) -> dict[str, Any]:
     for field, variant in _VARIANTS.items():
         if config.get(field):
             raise ProLoRAError(
-                f"{file} is a variant of LoRA that ProLoRA does not read: {variant} ({field} in its "
-                "PEFT configuration). Merge it into its base model with PEFT (merge_and_unload), "
-                "and extract a LoRA from the two."
+                f"{file} is a variant of LoRA that ProLoRA does not read: {variant} ({field} in "
+                "its PEFT configuration). Merge it into its base model with PEFT "
+                "(merge_and_unload), and extract a LoRA from the two."
             )
     start = config.get("init_lora_weights")
     if isinstance(start, str) and start.lower().startswith(_CHANGES_THE_BASE):

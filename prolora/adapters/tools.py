@@ -31,18 +31,25 @@ TOOLS = (
     Tool("ProLoRA", r"prolora_version="),
     Tool("ai-toolkit", r"software=.*ai-toolkit"),
     Tool("OneTrainer", r"ot_(branch|revision|config)=", r"lora_transformer_|bundle_emb\."),
+    Tool("SimpleTuner", r"lycoris_config=", r"transformer\.base_model\.model\."),
     Tool(
-        "LyCORIS", r"ss_network_module=.*lycoris", r"lycoris_|.*\.(hada_w|lokr_w|oft_blocks|b1\.)"
+        "LyCORIS",
+        r"ss_network_module=.*lycoris",
+        r"lycoris_|(?!oft_unet_).*\.(hada_w|lokr_w|oft_blocks|b1\.)",
     ),
     Tool(
         "musubi-tuner",
-        r"ss_network_module=(musubi_tuner\..*|networks\.lora_"
-        r"(wan|framepack|flux_kontext|flux_2|qwen_image|hv_1_5|zimage|kandinsky)\w*$)|"
+        r"ss_network_module=(musubi_tuner\..*|networks\.(lokr|loha|lora_(wan|framepack|"
+        r"flux_kontext|flux_2|qwen_image|hv_1_5|zimage|kandinsky|krea2|ideogram4|hidream))\w*$)|"
         r"modelspec\.implementation=.*(Wan-Video|HunyuanVideo|FramePack|Qwen-Image)",
+        r".*\.oft_coft_metadata$",
     ),
-    Tool("kohya's sd-scripts", r"ss_(network_module|sd_scripts_commit_hash|sd_model_name)="),
+    Tool(
+        "kohya's sd-scripts",
+        r"ss_(network_module|sd_scripts_commit_hash|sd_model_name)=",
+        r"oft_unet_",
+    ),
     Tool("diffusers", r"\w*lora_adapter_metadata="),
-    Tool("SimpleTuner", key=r"transformer\.base_model\.model\."),
     Tool("PEFT", key=r"(unet\.)?base_model\.model\."),
     Tool("DiffSynth", key=r"pipe\.|(?!.*diffusion_model).*\.lora_[AB]\.default\.weight"),
     Tool("kohya's sd-scripts or a tool of the same naming", key=r"lora_(unet|te\d?)_"),
@@ -63,7 +70,7 @@ _PEFT_METHODS = {
     "delora": "DeLoRA",
     "fourierft": "FourierFT",
     "frod": "FRoD",
-    "glora": "PEFT's GLoRA",
+    "glora": "GLoRA in PEFT's form",
     "gralora": "GraLoRA",
     "hira": "HiRA",
     "hra": "HRA",

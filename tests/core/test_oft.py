@@ -236,6 +236,36 @@ def test_an_untrained_module_changes_nothing(kind):
     assert not delta(moved).any()
 
 
+# --- With magnitudes
+
+NORMS = random_weight((24, 16)).norm(dim=1, keepdim=True)
+FACTORS = 1 + 0.1 * random_weight((24, 1), seed=8)
+MAGNITUDES = {
+    "the norms of training beside it": {
+        "dora_scale": 3 * FACTORS * NORMS,
+        "initial_norm": 3 * NORMS,
+    },
+    "no norms": {"dora_scale": FACTORS * NORMS},
+    "a factor": {"dora_multiplier": FACTORS.flatten()},
+    "its logarithm": {"dora_log_multiplier": FACTORS.flatten().log()},
+}
+
+
+@pytest.mark.parametrize("kind", MAGNITUDES)
+def test_a_moved_dora_multiplies_the_target_s_norms_by_the_same(kind):
+    """The norms beside a magnitude are those of the weight that it was trained on."""
+    weight, target = random_weight((24, 16)), 2 * random_weight((24, 16), seed=1)
+    parts = {"oft_R.weight": 0.2 * random_weight((4, 6)), **MAGNITUDES[kind]}
+    tensors = {f"lora_unet_mid.{part}": tensor for part, tensor in parts.items()}
+    (adapter,) = parse_adapter_file(tensors, "file").adapters
+    assert adapter.family == "DoRA over OFT"
+    moved, row = move(adapter, weight, target)
+    assert (row.status, moved.family) == ("moved", "DoRA")
+    norms = target.norm(dim=1, keepdim=True)
+    assert relative_error(moved.magnitude.numpy(), norms.numpy()) > 0.05
+    assert relative_error(moved.magnitude.numpy(), (FACTORS * norms).numpy()) < 1e-6
+
+
 # --- Refused
 
 SQUARE = torch.ones(6, 4, 4)
@@ -262,7 +292,7 @@ BAD = {
     ),
     "a constraint that is no number": (
         {"oft_blocks": torch.rand(6, 4, 4), "alpha": torch.zeros(2)},
-        r"an alpha that is not one number but \[2\]",
+        r"has not one number but \[2\] as its alpha",
     ),
     "two kinds": (
         {"oft_blocks": SQUARE, "oft_R": torch.ones(4, 6)},
@@ -279,6 +309,28 @@ def test_bad_modules(kind):
     parts, words = BAD[kind]
     with pytest.raises(ProLoRAError, match=rf"style\.safetensors: the module mid .*{words}.*again"):
         oft("mid", **parts)
+
+
+BAD_MAGNITUDES = {
+    "a factor of a LoRA": (
+        {"lora_up.weight": torch.ones(24, 4), "lora_down.weight": torch.ones(4, 16)},
+        {"dora_multiplier": torch.ones(24)},
+        "a dora_multiplier beside a LoRA, not an OFT",
+    ),
+    "norms of another weight": (
+        {"oft_R.weight": torch.ones(4, 6)},
+        {"dora_scale": torch.ones(24, 1), "initial_norm": torch.ones(16)},
+        r"a DoRA dora_scale \[24, 1\] but an initial_norm \[16\]",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", BAD_MAGNITUDES)
+def test_bad_magnitudes(kind):
+    parts, magnitude, words = BAD_MAGNITUDES[kind]
+    tensors = {f"mid.{part}": tensor for part, tensor in {**parts, **magnitude}.items()}
+    with pytest.raises(ProLoRAError, match=rf"the module mid has {words}.*again"):
+        parse_adapter_file(tensors, "file")
 
 
 OTHER = {
