@@ -42,7 +42,7 @@ FAMILIES: dict[str, Make] = {
 _LIBRARY_NAMES = (WEIGHTS_NAME, "pytorch_lora_weights.safetensors")
 # Roles whose tensors are numbers or marks of any type, not factors.
 _NUMBERS = (
-    *("alpha", "reshape_weight", "foura_transform", "on_input", "lokr_dim"),
+    *("alpha", "reshape_weight", "foura_transform", "lokr_dim"),
     *("scaled_oft", "oft_block_size", "oft_block_share", "oft_coft", "coft_eps"),
     "scaled_oft_metadata",
 )

@@ -286,6 +286,10 @@ def refuse_empty(
             "experimental."
         )
     advice = "Look at the pairs" if alignment.given else "Choose a target built like the source"
+    if not file.contents:
+        advice = (
+            "Merge it into its model with the tool that made it, and extract a LoRA from the two"
+        )
     raise ProLoRAError(
         f"Nothing of the LoRA {file.name} can be moved {between}. "
         f"{len(reasons)} modules were looked at; the first: {reasons[0]}. {advice}."

@@ -6,8 +6,11 @@ import torch
 
 from prolora.adapters import AdapterFile, parse_adapter_file, read_adapter_file
 from prolora.errors import ProLoRAError
+from prolora.transfer.job import transfer
+from prolora.transfer.settings import TransferSettings
 
 from .libraries import MODULES, Net
+from .small_models import model_of, random_weight
 
 
 @pytest.mark.parametrize(("algo", "family"), [("ia3", "IA3"), ("tlora", "T-LoRA")])
@@ -93,3 +96,11 @@ def test_what_does_not_count_refuses_nothing(kind):
     if kind not in ("T-LoRA",):
         with pytest.raises(ProLoRAError, match="NaN or infinity"):
             read({**parts, **counts})
+
+
+def test_a_file_of_which_nothing_is_known_is_refused_with_advice():
+    models = (model_of(name, {"m0": random_weight((24, 16))}) for name in "AB")
+    file = read({**OFT, "oft_R.cans_exp": torch.ones(1)})
+    words = r"the first: m0: OFT with oft_R\.cans_exp is of a form .*\. Merge it into its model"
+    with pytest.raises(ProLoRAError, match=words):
+        transfer(file, *models, TransferSettings(threshold=0.0))

@@ -5,24 +5,16 @@ the page names the same writers is tests/core/test_formats_page.py's business.
 """
 
 import copy
-from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
-import lycoris as lycoris_
+import lycoris
 import numpy as np
 import peft.tuners.boft.layer
 import pytest
 import torch
-from peft import (
-    BOFTConfig,
-    IA3Config,
-    LoHaConfig,
-    LoKrConfig,
-    LoraConfig,
-    OFTConfig,
-    get_peft_model,
-)
+from peft import LoraConfig, get_peft_model
+from torch import nn
 
 from prolora.adapters import Adapter, parse_adapter_file, read_adapter_file
 from prolora.adapters.dora import DoraAdapter
@@ -38,111 +30,12 @@ from prolora.adapters.suffixes import (
 from prolora.files.safetensors import read_safetensors
 
 from . import trainers_dora, trainers_lora, trainers_oft  # noqa: F401  # they fill CASES
-from .diffusers_files import COMPONENTS, by_diffusers
-from .libraries import (
-    MODULES,
-    Net,
-    Written,
-    by_lycoris,
-    by_peft,
-    formed,
-    lycoris_applied,
-    lycoris_updates,
-    randomise,
-)
+from .libraries import Written, formed
+from .library_files import FILES, VECTORS, diffusers
 from .small_models import matrix
 from .strategies import relative_error
-from .trainers import CASES
+from .trainers import CASES, DIT, NAMES
 
-Write = Callable[[Path], Written]
-TARGETS = {"target_modules": list(MODULES)}
-UNTRAINED = {"init_weights": False, **TARGETS}
-
-
-def lycoris(**choices: object) -> Write:
-    """With the updates that it trains; `full` and what is left out tell those that it merges."""
-    trains = choices.get("algo", "locon") in ("locon", "loha", "lokr")
-    updates = lycoris_applied if trains else lycoris_updates
-    return lambda folder: by_lycoris(folder, 0.5, updates, **choices)
-
-
-def peft_(config: object, std: float = 0.3) -> Write:
-    return lambda folder: by_peft(folder, config, std)
-
-
-def diffusers(component: str, metadata: bool = False, **choices: object) -> Write:
-    named = "q_proj" if component == "text_encoder" else "to_q"
-    config = LoraConfig(r=2, **{"lora_alpha": 2, "target_modules": [named], **choices})
-    return lambda folder: by_diffusers(folder, component, config, metadata)
-
-
-# Row of docs/formats.md -> library -> files that it writes.
-FILES: dict[str, dict[str, list[Write]]] = {
-    "LoRA": {
-        "LyCORIS": [lycoris(), lycoris(use_tucker=True)],
-        "PEFT": [peft_(LoraConfig(r=4, lora_alpha=6, **TARGETS))],
-        "diffusers": [
-            *(diffusers(component) for component in COMPONENTS),
-            diffusers("unet", metadata=True, lora_alpha=3),
-            diffusers("transformer", metadata=True, lora_alpha=3),
-        ],
-    },
-    "DoRA": {
-        "LyCORIS": [
-            lycoris(algo=algo, dora_wd=True, wd_on_output=outputs)
-            for algo in ("locon", "loha", "lokr")
-            for outputs in (True, False)
-        ],
-        "PEFT": [peft_(LoraConfig(r=4, lora_alpha=6, use_dora=True, **TARGETS))],
-        "diffusers": [diffusers(component, use_dora=True) for component in ("unet", "transformer")],
-    },
-    "LoHa": {
-        "LyCORIS": [lycoris(algo="loha"), lycoris(algo="loha", use_tucker=True)],
-        "PEFT": [peft_(LoHaConfig(r=4, alpha=6, **UNTRAINED))],
-    },
-    "LoKr": {
-        "LyCORIS": [
-            lycoris(algo="lokr", factor=2, linear_dim=1, conv_dim=1),
-            lycoris(algo="lokr", factor=2, linear_dim=1, conv_dim=1, use_tucker=True),
-            lycoris(algo="lokr", factor=4, linear_dim=1, conv_dim=1, decompose_both=True),
-            lycoris(algo="lokr", full_matrix=True),
-        ],
-        "PEFT": [
-            peft_(LoKrConfig(r=1, alpha=3, **UNTRAINED)),
-            peft_(LoKrConfig(r=100, alpha=30, **UNTRAINED)),
-        ],
-    },
-    "GLoRA": {"LyCORIS": [lycoris(algo="glora"), lycoris(algo="glora", use_tucker=True)]},
-    "OFT": {
-        "LyCORIS": [
-            lycoris(algo="diag-oft", constraint=limit, rescaled=rescaled)
-            for limit in (0, 0.05)
-            for rescaled in (True, False)
-        ],
-        "PEFT": [
-            peft_(OFTConfig(oft_block_size=4, **TARGETS), 0.2),
-            peft_(OFTConfig(oft_block_size=4, use_cayley_neumann=False, **TARGETS), 0.2),
-            peft_(OFTConfig(oft_block_size=4, coft=True, eps=0.5, **TARGETS), 0.2),
-        ],
-    },
-    "BOFT": {
-        "LyCORIS": [lycoris(algo="boft", linear_dim=6, conv_dim=6)],
-        "PEFT": [
-            peft_(BOFTConfig(boft_block_num=4, boft_block_size=0, **TARGETS)),
-            peft_(
-                BOFTConfig(
-                    boft_block_num=4, boft_block_size=0, boft_n_butterfly_factor=2, **TARGETS
-                )
-            ),
-        ],
-    },
-    "full difference": {"LyCORIS": [lycoris(algo="full")]},
-    "IA3": {
-        "LyCORIS": [lycoris(algo="ia3")],
-        "PEFT": [peft_(IA3Config(target_modules=["linear"], feedforward_modules=[]))],
-    },
-    "T-LoRA": {"LyCORIS": [lycoris(algo="tlora")]},
-}
 # Rows of what lies beside a LoRA.
 ROWS_OF_A_LORA = {
     "beside any family": "LoRA",
@@ -256,47 +149,6 @@ def test_onetrainer_s_bundled_embeddings_are_told():
         assert note.startswith("2 tensors are embeddings that OneTrainer bundled")
 
 
-def peft_biases(folder: Path) -> tuple[Path, dict[tuple[str, str], np.ndarray]]:
-    """PEFT's own bias of a LoRA's up, as it merges it."""
-    torch.manual_seed(0)
-    base = Net()
-    config = LoraConfig(r=4, lora_alpha=6, lora_bias=True, target_modules=list(MODULES))
-    model = get_peft_model(copy.deepcopy(base), config)
-    randomise(model)
-    model.save_pretrained(folder)
-    merged = model.merge_and_unload()
-    added = {
-        (f"base_model.model.{name}", "diff_b"): merged.get_submodule(name).bias
-        - base.get_submodule(name).bias
-        for name in MODULES
-    }
-    return folder / "adapter_model.safetensors", {k: v.detach().numpy() for k, v in added.items()}
-
-
-def lycoris_vectors(folder: Path) -> tuple[Path, dict[tuple[str, str], np.ndarray]]:
-    """The biases of its `full`, and the norms of train_norm, as it merges them."""
-    torch.manual_seed(0)
-    network = lycoris_.create_lycoris(Net(), algo="full", train_norm=True)
-    network.apply_to()
-    randomise(network)
-    path = folder / "lycoris.safetensors"
-    network.save_weights(str(path), torch.float32, {})
-    added = {}
-    for module in network.loras:
-        weight, bias = module.get_merged_weight()
-        if module.lora_name == "lycoris_norm":
-            norm = module.org_module[0]
-            added[module.lora_name, "w_norm"] = weight - norm.weight
-            added[module.lora_name, "b_norm"] = bias - norm.bias
-        else:
-            added[module.lora_name, "diff_b"] = bias - module.org_bias[0]
-    return path, {key: value.detach().numpy() for key, value in added.items()}
-
-
-# As FILES, for norms and biases.
-VECTORS = {"LyCORIS": lycoris_vectors, "PEFT": peft_biases}
-
-
 @pytest.mark.parametrize("library", VECTORS)
 def test_norms_and_biases(tmp_path, library):
     path, added = VECTORS[library](tmp_path)
@@ -306,6 +158,32 @@ def test_norms_and_biases(tmp_path, library):
     for key, want in added.items():
         assert np.linalg.norm(want) > 0.1
         assert relative_error(got[key], want) < 1e-5
+
+
+def names_in(path: Path) -> set[str]:
+    return {split[0] for key in read_safetensors(path)[0] if (split := split_key(key))}
+
+
+def test_what_the_libraries_call_a_module(tmp_path):
+    """A module of a path, in a file of each."""
+    network: nn.Module = nn.Linear(16, 24)
+    for name in reversed(DIT.split(".")):
+        parent = nn.Module()
+        parent.add_module(name, network)
+        network = parent
+    adapted = get_peft_model(copy.deepcopy(network), LoraConfig(r=2, target_modules=["q"]))
+    adapted.save_pretrained(tmp_path)
+    assert names_in(tmp_path / "adapter_model.safetensors") == NAMES["PEFT"]
+    wrapped = lycoris.create_lycoris(network, linear_dim=2)
+    wrapped.apply_to()
+    wrapped.save_weights(str(tmp_path / "lycoris.safetensors"), torch.float32, {})
+    assert names_in(tmp_path / "lycoris.safetensors") == NAMES["LyCORIS"]
+    found = set()
+    for component in ("unet", "transformer", "text_encoder"):
+        folder = tmp_path / component
+        found |= names_in(diffusers(component)(folder).path)
+    assert found >= NAMES["diffusers"]
+    assert any(name.startswith("text_encoder.") for name in found)
 
 
 def test_every_suffix_is_one_that_a_writer_writes(tmp_path):

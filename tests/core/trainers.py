@@ -34,6 +34,11 @@ CODE = {
         "23df3832e8f213d64c337e39f9365ba46e99fed0",
         "modules/module/LoRAModule.py, oft_utils.py, modules/util/convert_lora_util.py",
     ),
+    "OneTrainer in 2025": (
+        "Nerogar/OneTrainer",
+        "8fd97dcc32e8334e5d46b912fbfa2a02f19b34eb",
+        "modules/util/convert/lora/convert_flux_lora.py, its OMI format",
+    ),
     "ai-toolkit": (
         "ostris/ai-toolkit",
         "27a03a91f23eb1b757d5ec2e80ee3e129cfcc350",
@@ -84,6 +89,60 @@ CODE = {
         "f8aee98b5462cca8d7288888146ebd95592bf266",
         "tools/extract/lora_extractor.py",
     ),
+}
+
+
+# What a module is called by the authors of a UNet or a transformer, and by the diffusers library.
+UNET = "input_blocks.4.1.transformer_blocks.0.attn1.to_q"
+DIFFUSERS_UNET = "down_blocks.1.attentions.0.transformer_blocks.0.attn1.to_q"
+DIT, DIFFUSERS_DIT = "blocks.0.self_attn.q", "blocks.0.attn1.to_q"
+
+
+def flattened(prefix: str, *modules: str) -> set[str]:
+    return {f"{prefix}_{module.replace('.', '_')}" for module in modules}
+
+
+# Tool -> what it calls these modules; of the libraries, what test_writers.py finds in their files.
+NAMES = {
+    "kohya's sd-scripts": flattened("lora_unet", UNET, DIFFUSERS_UNET),
+    "OneTrainer": {
+        *flattened("lora_unet", UNET, DIFFUSERS_UNET),  # KOHYA, LEGACY
+        *flattened("lora_transformer", DIFFUSERS_DIT),  # LEGACY
+        *(
+            f"transformer.{DIFFUSERS_DIT}",
+            f"diffusion_model.{DIT}",
+            DIT,
+        ),  # DIFFUSERS, COMFY, ORIGINAL
+    },
+    "musubi-tuner": flattened("lora_unet", DIT),
+    "ai-toolkit": {
+        *(f"diffusion_model.{DIT}", f"transformer.{DIFFUSERS_DIT}"),
+        *flattened("lora_unet", DIFFUSERS_UNET),
+        *flattened("lycoris", DIFFUSERS_DIT),  # old_lokr_format
+    },
+    "LyCORIS": flattened("lycoris", DIT),
+    "PEFT": {f"base_model.model.{DIT}"},
+    "diffusers": {f"unet.{DIFFUSERS_UNET}", f"transformer.{DIFFUSERS_DIT}"},
+    "diffusers before 0.20": {f"unet.{DIFFUSERS_UNET.replace('.to_q', '.processor.to_q')}"},
+    "SimpleTuner": {
+        f"transformer.{DIFFUSERS_DIT}",
+        f"transformer.base_model.model.{DIFFUSERS_DIT}",  # where it wraps the model
+        f"diffusion_model.{DIFFUSERS_DIT}",  # lora_format comfyui
+        *flattened("lora_unet", DIFFUSERS_UNET),
+    },
+    "diffusion-pipe": {
+        *(f"diffusion_model.{DIT}", f"transformer.{DIFFUSERS_DIT}"),
+        *flattened("lora_unet", DIFFUSERS_UNET),
+    },
+    "DiffSynth": {DIT, f"pipe.dit.{DIT}"},
+    "ComfyUI": {f"diffusion_model.{DIT}"},
+}
+# Tools -> how the names of their text encoders' modules begin.
+TEXT_ENCODERS = {
+    ("kohya's sd-scripts", "OneTrainer"): {"lora_te_", "lora_te1_", "lora_te2_", "lora_te3_"},
+    ("diffusers", "OneTrainer"): {"text_encoder.", "text_encoder_2.", "text_encoder_3."},
+    ("OneTrainer", "ComfyUI"): {"text_encoders.clip_l.transformer."},
+    ("OneTrainer in 2025",): {"clip_l."},
 }
 
 
