@@ -123,11 +123,51 @@ class Origin:
             "Download or export it again."
         )
 
+    def check_finite(self, module: str, role: str, tensor: torch.Tensor) -> None:
+        """Refuses a tensor that counts and holds NaN or infinity.
+
+        Raises:
+            ProLoRAError: it does.
+        """
+        if torch.isfinite(tensor.float()).all():
+            return
+        raise ProLoRAError(
+            f"{self.file}: the LoRA {role} of the module {module}, shape {list(tensor.shape)}, "
+            "holds NaN or infinity: its training broke down or the file is damaged. Use another "
+            "copy, or an earlier epoch of it."
+        )
+
+    def numbers(self, module: str, role: str, tensor: torch.Tensor) -> tuple[float, ...]:
+        """What a tensor of numbers says. Asked for only where it counts: a trainer that does not
+        use a number writes anything there, as ai-toolkit an alpha that fp16 makes infinite.
+
+        Raises:
+            ProLoRAError: it holds no real numbers.
+        """
+        if tensor.dtype.is_complex:
+            self.refuse(module, f"has a LoRA {role} stored as {tensor.dtype}")
+        self.check_finite(module, role, tensor)
+        return tuple(float(number) for number in tensor.flatten())
+
+    def number(self, module: str, role: str, tensor: torch.Tensor) -> float:
+        """The same for one number.
+
+        Raises:
+            ProLoRAError: it is not one real number.
+        """
+        if tensor.numel() != 1:
+            self.refuse(module, f"has not one number but {list(tensor.shape)} as its {role}")
+        return self.numbers(module, role, tensor)[0]
+
 
 # (module's name, its tensors by role, origin) -> adapter. Raises ProLoRAError for bad tensors.
 Make = Callable[[str, Mapping[str, torch.Tensor], Origin], Adapter]
 
 
-def alpha_of(parts: Mapping[str, torch.Tensor]) -> float | None:
-    """The alpha of a module; None where the file has none, and the scale is 1."""
-    return float(parts["alpha"]) if "alpha" in parts else None
+def alpha_of(name: str, parts: Mapping[str, torch.Tensor], origin: Origin) -> float | None:
+    """The alpha of a module; None where the file has none, and the scale is 1.
+
+    Raises:
+        ProLoRAError: it is not one real number.
+    """
+    return origin.number(name, "alpha", parts["alpha"]) if "alpha" in parts else None

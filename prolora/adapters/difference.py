@@ -152,7 +152,7 @@ def make_vector_patches(
     if "up_bias" in tensors:
         if "down" not in parts:
             origin.refuse(name, "has the bias of a LoRA up but no LoRA down")
-        scale = scale_of(parts, parts["down"].shape[0])
+        scale = scale_of(name, parts, origin, parts["down"].shape[0])
         tensors["diff_b"] = tensors.pop("up_bias").float() * scale
     if "b_norm" in tensors and "w_norm" not in tensors:
         tensors["diff_b"] = tensors.pop("b_norm")

@@ -3,7 +3,7 @@
 Liu et al., "DoRA: Weight-Decomposed Low-Rank Adaptation", ICML 2024, arXiv 2402.09353.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import torch
@@ -13,6 +13,11 @@ from ..errors import ProLoRAError
 from .adapter import Adapter, Origin, Retargeted
 from .suffixes import MAGNITUDES
 
+# Magnitudes that multiply the norms of a weight instead of taking their place.
+_MULTIPLIERS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "dora_multiplier": lambda stored: stored.float(),
+    "dora_log_multiplier": lambda stored: stored.float().exp(),
+}
 _ROLES = tuple(dict.fromkeys(MAGNITUDES.values()))
 _SIDES = ("outputs", "inputs")  # what the axes of a weight are
 _IN_COMFYUI = (
@@ -26,21 +31,26 @@ class DoraAdapter:
     """A magnitude over another adapter: the weight becomes m * (W + delta) / ||W + delta||.
 
     The norm is taken over all axes of the weight but one. That is the formula of PEFT, LyCORIS,
-    OneTrainer and ai-toolkit. ComfyUI differs: on the output axis, since 2025, it divides by the
-    norm of W without delta; before, it took the norm on the input axis whatever the file. Both
-    parts are moved apart, so the result is a DoRA again, and which formula it goes into stays the
-    reader's choice: m keeps its ratio to ||W||, which suits either.
+    OneTrainer, ai-toolkit and AkaneTendo25's musubi-tuner. Over an OFT, whose rotation keeps the
+    norms, the last has m / ||W|| * W R, as drafts of OneTrainer's have. ComfyUI differs: on the
+    output axis, since 2025, it divides by the norm of W without delta; before, it took the norm on
+    the input axis whatever the file. Both parts are moved apart, so the result is a DoRA again, and
+    which formula it goes into stays the reader's choice: m keeps its ratio to ||W||, which suits
+    either.
 
     Attributes:
         direction: the adapter whose delta is added to W, of any family.
         magnitude: m, in the shape that divides by the norms of a weight: out x 1 (x 1 x 1) for
             axis 0, 1 x in (x 1 x 1) for axis 1.
         axis: of the weight, 0 for a magnitude an output, 1 for one an input.
+        norms: of the weight that the magnitude was trained on, in its shape, where the file has
+            them; None for those of the weight that it is used on.
     """
 
     direction: Adapter
     magnitude: torch.Tensor
     axis: int
+    norms: torch.Tensor | None = None
 
     @property
     def name(self) -> str:
@@ -81,12 +91,14 @@ class DoraAdapter:
     def of_rows(self, start: int, length: int) -> "DoraAdapter":
         """See Adapter."""
         direction = self.direction.of_rows(start, length)
-        return replace(self, direction=direction, magnitude=self.magnitude[start : start + length])
+        rows = slice(start, start + length)
+        norms = self.norms if self.norms is None else self.norms.flatten()[rows]
+        return replace(self, direction=direction, magnitude=self.magnitude[rows], norms=norms)
 
     def kept_for(self, shape: tuple[int, ...]) -> "DoraAdapter | None":
         """See Adapter."""
         direction = self.direction.kept_for(shape)
-        if direction is None:
+        if direction is None or self.norms is not None:  # a magnitude for other norms
             return None
         return replace(self, direction=direction, magnitude=self._laid_out(self.magnitude, shape))
 
@@ -111,6 +123,8 @@ class DoraAdapter:
         """
         moved = self.direction.retarget(update, rank, source, target)
         before, after = self._norms(source), self._norms(target)
+        if self.norms is not None:
+            before = self.norms.to(before).flatten()
         ratio = torch.where(before == 0, 1.0, after / before)
         magnitude = (self.magnitude.to(ratio).flatten() * ratio).to(target.dtype).cpu()
         laid_out = self._laid_out(magnitude, tuple(target.shape))
@@ -152,7 +166,8 @@ def with_magnitude(
     Zero and negative magnitudes are legal: they are trained values, which no reader bounds.
 
     Raises:
-        ProLoRAError: there are two magnitudes, or the shape fits neither side of the update.
+        ProLoRAError: there are two magnitudes, the shape fits neither side of the update nor the
+            norms beside it, or a multiplier lies beside anything but an OFT.
     """
     present = [role for role in _ROLES if role in parts]
     if not present:
@@ -160,7 +175,12 @@ def with_magnitude(
     if len(present) > 1:
         origin.refuse(direction.name, f"has two DoRA magnitudes, {' and '.join(present)}")
     (role,) = present
-    magnitude = parts[role]
+    magnitude, norms = parts[role], parts.get("initial_norm")
+    if role in _MULTIPLIERS:
+        if direction.family != "OFT":
+            origin.refuse(direction.name, f"has a {role} beside a {direction.family}, not an OFT")
+        magnitude = _MULTIPLIERS[role](magnitude)
+        norms = torch.ones_like(magnitude)
     length, shape = magnitude.numel(), list(magnitude.shape)
     if length == 0 or length != max(shape, default=1):
         origin.refuse(direction.name, f"has a DoRA {role} {shape} that is not one row or column")
@@ -172,9 +192,13 @@ def with_magnitude(
             direction.name,
             f"has a DoRA {role} {shape} of {length} {_SIDES[axis]} but an update of {size}",
         )
+    if norms is not None and norms.numel() != length:
+        origin.refuse(
+            direction.name, f"has a DoRA {role} {shape} but an initial_norm {list(norms.shape)}"
+        )
     ones = (1,) * max(len(shape) - 2, 0)
     column = magnitude.reshape(-1, 1, *ones)
-    return DoraAdapter(direction, column.transpose(0, 1) if axis else column, axis)
+    return DoraAdapter(direction, column.transpose(0, 1) if axis else column, axis, norms)
 
 
 def refuse_lone_magnitude(module: str, parts: Mapping[str, torch.Tensor], origin: Origin) -> None:

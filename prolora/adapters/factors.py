@@ -59,14 +59,18 @@ def product(pair: LowRankUpdate, weight: torch.Tensor) -> torch.Tensor:
     return pair.up.to(weight) @ pair.down.to(weight)
 
 
-def scale_of(parts: Mapping[str, torch.Tensor], rank: float) -> float:
-    """The alpha over the rank; 1 where the file has no alpha, as ComfyUI has it."""
-    alpha = alpha_of(parts)
+def scale_of(name: str, parts: Mapping[str, torch.Tensor], origin: Origin, rank: float) -> float:
+    """The alpha over the rank; 1 where the file has no alpha, as ComfyUI has it.
+
+    Raises:
+        ProLoRAError: the alpha is not one real number.
+    """
+    alpha = alpha_of(name, parts, origin)
     return 1.0 if alpha is None else alpha / rank
 
 
-def note_of(parts: Mapping[str, torch.Tensor]) -> str:
+def note_of(scale: float) -> str:
     """What to tell of the scale."""
-    if alpha_of(parts) != 0:
+    if scale != 0:
         return ""
     return "its alpha is 0, so it changes nothing in ComfyUI (LyCORIS reads that as a scale of 1)"

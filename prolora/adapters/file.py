@@ -1,7 +1,7 @@
 """A whole adapter file: its modules, sorted into what can be moved and what cannot."""
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,16 @@ from .lokr import make_lokr
 from .lora import make_lora
 from .oft import make_oft
 from .peft_config import WEIGHTS_NAME, PeftAlphas, peft_alphas, read_peft_config
-from .suffixes import BUNDLED, FAMILY_OF, MAGNITUDES, REASONS, ROLES, split_key
+from .suffixes import (
+    BUNDLED,
+    COMBINED,
+    FAMILY_OF,
+    MAGNITUDES,
+    REASONS,
+    ROLES,
+    split_key,
+    split_unknown,
+)
 from .tools import UNREADABLE, kind_of, refuse_file, tool_of
 
 # What builds the adapter of a module. A family that naming.py knows and that has no row here is
@@ -41,7 +50,11 @@ MAKERS: dict[str, Make] = {
 # What PEFT and diffusers call every adapter.
 _LIBRARY_NAMES = (WEIGHTS_NAME, "pytorch_lora_weights.safetensors")
 # Roles whose tensors are numbers or marks of any type, not factors.
-_NUMBERS = ("alpha", "reshape_weight", "foura_transform", "scaled_oft", "on_input")
+_NUMBERS = (
+    *("alpha", "reshape_weight", "foura_transform", "lokr_dim"),
+    *("scaled_oft", "oft_block_size", "oft_block_share", "oft_coft", "coft_eps"),
+    "scaled_oft_metadata",
+)
 _DTYPES = (
     *(torch.float64, torch.float32, torch.float16, torch.bfloat16),
     *(torch.float8_e4m3fn, torch.float8_e5m2),
@@ -132,10 +145,18 @@ def parse_adapter_file(
     bundled = [key for key in tensors if key.startswith(BUNDLED)]
     own = {key: tensor for key, tensor in tensors.items() if not key.startswith(BUNDLED)}
     modules, unknown = _by_module(own, origin)
-    read = {module: _read(module, parts, alphas, origin) for module, parts in modules.items()}
-    unknown += [f"{module}: {role}" for module, found in read.items() for role in found.unknown]
     tool = tool_of(own, metadata)
-    if 2 * len(unknown) > len(own) or kind_of(unknown, UNREADABLE) or not modules:
+    if kind_of(unknown, UNREADABLE) or not modules:
+        refuse_file(name, own, unknown, tool)
+    strange = _strange(unknown, modules)
+    explained = {key for found in strange.values() for key in found.values()}
+    unknown = [key for key in unknown if key not in explained]
+    read = {
+        module: _read(module, parts, strange.get(module, ()), alphas, origin)
+        for module, parts in modules.items()
+    }
+    unknown += [f"{module}: {role}" for module, found in read.items() for role in found.unknown]
+    if 2 * len(unknown) > len(own):
         refuse_file(name, own, unknown, tool)
     notes = [_bundled(bundled)] if bundled else []
     notes += [alphas.note] if any(found.has_peft_alpha for found in read.values()) else []
@@ -169,25 +190,39 @@ class _Read:
 
 
 def _read(
-    module: str, tensors: Mapping[str, torch.Tensor], alphas: PeftAlphas, origin: Origin
+    module: str,
+    tensors: Mapping[str, torch.Tensor],
+    strange: Collection[str],
+    alphas: PeftAlphas,
+    origin: Origin,
 ) -> _Read:
+    """What one module is.
+
+    Args:
+        tensors: by role.
+        strange: its tensors that are an adapter's by their look, but of no known kind.
+    """
     vectors, parts = split_vectors(tensors)
     left_out = "; ".join(REASONS[role] for role in parts if role in REASONS)
     parts = {role: tensor for role, tensor in parts.items() if role not in REASONS}
+    _check(module, vectors, origin)
     families = sorted({FAMILY_OF[role] for role in parts if role in FAMILY_OF})
-    if len(families) > 1:
+    family = families[0] if len(families) == 1 else COMBINED.get(frozenset(families), "")
+    if families and not family:
         origin.refuse(module, f"has tensors of {' and '.join(families)}")
-    if not families:
+    if not family:
         refuse_lone_magnitude(module, parts, origin)
         differences = make_vector_patches(module, vectors, parts, origin)
         return _Read(None, tuple(differences), left_out, () if vectors else tuple(parts))
+    make = MAKERS.get(family)
+    if make is None or strange:
+        differences = make_vector_patches(module, vectors, parts, origin) if vectors else []
+        return _Read(None, tuple(differences), _unread(family, strange))
+    _check(module, parts, origin)
     alpha = None if "alpha" in parts else alphas.of(module, parts, origin)
     if alpha is not None:
         parts["alpha"] = torch.tensor(alpha, dtype=torch.float64)
     differences = make_vector_patches(module, vectors, parts, origin)
-    make = MAKERS.get(families[0])
-    if make is None:
-        return _Read(None, tuple(differences), f"{families[0]} is not moved")
     made = make(module, parts, origin)
     # Every family is a dataclass, which a protocol cannot say.
     direction = replace(made, parts=_without_magnitude(parts))  # type: ignore[type-var]
@@ -199,6 +234,14 @@ def _read(
 
 def _without_magnitude(parts: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {role: part for role, part in parts.items() if role not in MAGNITUDES.values()}
+
+
+def _unread(family: str, strange: Collection[str]) -> str:
+    """Why a module of a known family is left out."""
+    if not strange:
+        return f"{family} is not moved"
+    found = " and ".join(sorted(strange))
+    return f"{family} with {found} is of a form that ProLoRA does not know, and is not moved"
 
 
 def _bundled(keys: list[str]) -> str:
@@ -227,29 +270,34 @@ def _by_module(
                 f"{origin.file} has two LoRA {role} tensors for the module {module}, in two "
                 "spellings. It was merged badly: export it again."
             )
-        _check(module, role, tensor, origin)
         modules[module][role] = tensor
     return modules, unknown
 
 
-def _check(module: str, role: str, tensor: torch.Tensor, origin: Origin) -> None:
-    if role == "alpha" and tensor.numel() != 1:
-        origin.refuse(module, f"has an alpha that is not one number but {list(tensor.shape)}")
-    if role in _NUMBERS:
-        if tensor.dtype.is_complex:
-            origin.refuse(module, f"has a LoRA {role} stored as {tensor.dtype}")
-    elif tensor.dtype not in _DTYPES:
-        raise ProLoRAError(
-            f"{origin.file}: the LoRA {role} of the module {module} is stored as {tensor.dtype}. "
-            "Use an fp16, bf16 or fp32 version of this LoRA."
-        )
-    elif tensor.ndim == 0:
-        origin.refuse(module, f"has a {role} that is a single number")
-    elif tensor.numel() == 0:
-        origin.refuse(module, f"has an empty {role} {list(tensor.shape)}")
-    if not torch.isfinite(tensor.float()).all():
-        raise ProLoRAError(
-            f"{origin.file}: the LoRA {role} of the module {module}, shape {list(tensor.shape)}, "
-            "holds NaN or infinity: its training broke down or the file is damaged. Use another "
-            "copy, or an earlier epoch of it."
-        )
+def _strange(
+    unknown: Iterable[str], modules: Mapping[str, Mapping[str, torch.Tensor]]
+) -> dict[str, dict[str, str]]:
+    """Module -> tensor -> key, for unknown keys that are of a known module's adapter."""
+    found: dict[str, dict[str, str]] = defaultdict(dict)
+    for key in unknown:
+        module, tensor = split_unknown(key) or ("", "")
+        if any(role in FAMILY_OF for role in modules.get(module, ())):
+            found[module][tensor] = key
+    return found
+
+
+def _check(module: str, tensors: Mapping[str, torch.Tensor], origin: Origin) -> None:
+    """Refuses tensors that are no factors; numbers are looked at where they count."""
+    for role, tensor in tensors.items():
+        if role in _NUMBERS:
+            continue
+        if tensor.dtype not in _DTYPES:
+            raise ProLoRAError(
+                f"{origin.file}: the LoRA {role} of the module {module} is stored as "
+                f"{tensor.dtype}. Use an fp16, bf16 or fp32 version of this LoRA."
+            )
+        if tensor.ndim == 0:
+            origin.refuse(module, f"has a {role} that is a single number")
+        if tensor.numel() == 0:
+            origin.refuse(module, f"has an empty {role} {list(tensor.shape)}")
+        origin.check_finite(module, role, tensor)

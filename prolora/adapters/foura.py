@@ -53,7 +53,8 @@ def make_foura(name: str, parts: Mapping[str, torch.Tensor], origin: Origin) -> 
     if gate.shape != (rank,):
         origin.refuse(name, f"has a FouRA gate {list(gate.shape)} for rank {rank}")
     transform = parts["foura_transform"]
-    rows = _TRANSFORMS.get(float(transform)) if transform.numel() == 1 else None
+    said = origin.numbers(name, "foura_transform", transform)
+    rows = _TRANSFORMS.get(said[0]) if len(said) == 1 else None
     if rows is None:
         origin.refuse(
             name,
@@ -63,7 +64,7 @@ def make_foura(name: str, parts: Mapping[str, torch.Tensor], origin: Origin) -> 
     columns = up.flatten(start_dim=1).double() * gate.double()
     folded_up, folded_down = _real(rows(columns.T).mH, rows(down.flatten(start_dim=1).double()))
     folded = folded_down.shape[0]
-    alpha = alpha_of(parts)
+    alpha = alpha_of(name, parts, origin)
     return FouraAdapter(
         name=name,
         up=folded_up.float().reshape(-1, folded, *up.shape[2:]),

@@ -102,7 +102,8 @@ def make_glora(name: str, parts: Mapping[str, torch.Tensor], origin: Origin) -> 
     ranks = {rank, a.rank, a.down.shape[0], b.down.shape[0]}
     if rank == 0 or len(ranks) > 1 or not channels == a.down.shape[1] == b2.shape[1]:
         _refuse_shapes(name, parts, origin)
-    return GloraAdapter(name, a, b, scale_of(parts, rank), note_of(parts))
+    scale = scale_of(name, parts, origin, rank)
+    return GloraAdapter(name, a, b, scale, note_of(scale))
 
 
 def _words(roles: list[str]) -> str:

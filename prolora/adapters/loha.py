@@ -55,7 +55,8 @@ def make_loha(name: str, parts: Mapping[str, torch.Tensor], origin: Origin) -> L
             origin.refuse(name, f"has a {core} but no {other}")
     w1 = pair_of(name, parts, origin, ("hada_w1_a", "hada_w1_b"), "hada_t1")
     w2 = pair_of(name, parts, origin, ("hada_w2_a", "hada_w2_b"), "hada_t2")
-    adapter = LohaAdapter(name, w1, w2, scale_of(parts, w1.rank), note_of(parts))
+    scale = scale_of(name, parts, origin, w1.rank)
+    adapter = LohaAdapter(name, w1, w2, scale, note_of(scale))
     m, n = adapter.delta_shape
     if (w2.up.shape[0], w2.down.shape[1]) != (m, n):
         other_shape = f"{w2.up.shape[0]} x {w2.down.shape[1]}"

@@ -4,6 +4,7 @@ Yeh et al., "Navigating Text-To-Image Customization: From LyCORIS Fine-Tuning to
 ICLR 2024, arXiv 2309.14859; in the layout of LyCORIS and PEFT.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -11,7 +12,7 @@ import torch
 
 from ..algebra.updates import LowRankUpdate
 from ..errors import ProLoRAError
-from .adapter import Origin, alpha_of
+from .adapter import Origin
 from .dense import DenseAdapter
 from .factors import note_of, pair_of, product, scale_of
 from .peft_config import rank_in
@@ -65,7 +66,11 @@ def make_lokr(name: str, parts: Mapping[str, torch.Tensor], origin: Origin) -> L
         return _with_both_whole(name, w1, w2, parts, origin)
     factored = w2 if isinstance(w2, LowRankUpdate) else w1  # w2's rank wins, as in ComfyUI
     assert isinstance(factored, LowRankUpdate)
-    return LokrAdapter(name, w1, w2, scale_of(parts, factored.rank), note_of(parts))
+    rank: float = factored.rank
+    if "lokr_dim" in parts and factored is w1:  # the trainer may have cut the rank of w1
+        rank = origin.number(name, "lokr_dim", parts["lokr_dim"]) or rank
+    scale = scale_of(name, parts, origin, rank)
+    return LokrAdapter(name, w1, w2, scale, note_of(scale))
 
 
 def _side(name: str, parts: Mapping[str, torch.Tensor], origin: Origin, side: str) -> _Matrix:
@@ -91,21 +96,22 @@ def _with_both_whole(
     parts: Mapping[str, torch.Tensor],
     origin: Origin,
 ) -> LokrAdapter:
-    """There is no rank to divide alpha by. LyCORIS trains such a module with scale 1 and writes
-    its rank as alpha; ComfyUI (its issue 15114) ignores the alpha; PEFT has the rank in its config.
+    """There is no rank to divide alpha by. LyCORIS, OneTrainer, ai-toolkit and musubi-tuner train
+    such a module with scale 1 and write its rank as alpha (ai-toolkit 9999999999, which is infinite
+    in fp16); ComfyUI (its issue 15114) ignores the alpha; PEFT has the rank in its config.
 
     A trainer makes w2 whole where the rank is at least half of its longer side. So an alpha of
     less is not that rank, and may have been meant to scale: that is told.
     """
-    alpha = alpha_of(parts)
-    if alpha is not None and origin.config:
-        rank = rank_in(origin.config, name, origin)
-        return LokrAdapter(name, w1, w2, scale_of(parts, rank), note_of(parts))
+    if "alpha" in parts and origin.config:
+        scale = scale_of(name, parts, origin, rank_in(origin.config, name, origin))
+        return LokrAdapter(name, w1, w2, scale, note_of(scale))
     note = ""
-    if alpha is not None and 2 * alpha < max(parts["lokr_w2"].shape[:2]):
+    alpha = parts.get("alpha", torch.tensor(math.inf)).real.flatten()[:1]
+    if (2 * alpha < max(parts["lokr_w2"].shape[:2])).any():
         note = (
-            f"its alpha of {alpha:g} is not applied: both factors are whole, so the file has no "
-            "rank to divide it by (ComfyUI reads it so)"
+            f"its alpha of {float(alpha):g} is not applied: both factors are whole, so the file "
+            "has no rank to divide it by (ComfyUI reads it so)"
         )
     return LokrAdapter(name, w1, w2, 1.0, note)
 

@@ -11,6 +11,8 @@ from .adapter import Origin, Retargeted, alpha_of
 from .factors import fold
 from .writing import HELD
 
+_FULL_RANK = " (nor has ai-toolkit's network of type fullrank, which ProLoRA does not read)"
+
 
 @dataclass(frozen=True)
 class LoraAdapter:
@@ -135,10 +137,10 @@ def make_lora(name: str, parts: Mapping[str, torch.Tensor], origin: Origin) -> L
     Raises:
         ProLoRAError: half of the pair is missing, or the ranks differ.
     """
-    for role, other in (("up", "down"), ("down", "up")):
+    for role, other, hint in (("up", "down", _FULL_RANK), ("down", "up", "")):
         if role not in parts:
             present = other if other in parts else "mid"
-            origin.refuse(name, f"has a LoRA {present} but no LoRA {role}")
+            origin.refuse(name, f"has a LoRA {present} but no LoRA {role}{hint}")
     up, down = parts["up"], parts["down"]
     if "mid" in parts:
         down = _with_core(name, parts["mid"], down, origin)
@@ -148,7 +150,7 @@ def make_lora(name: str, parts: Mapping[str, torch.Tensor], origin: Origin) -> L
             name,
             f"has a LoRA up {list(up.shape)} and down {list(down.shape)} that do not multiply",
         )
-    adapter = LoraAdapter(name, up, down, alpha_of(parts))
+    adapter = LoraAdapter(name, up, down, alpha_of(name, parts, origin))
     return replace(adapter, reshape=_reshape(adapter, parts, origin))
 
 
@@ -157,7 +159,8 @@ def _reshape(
 ) -> tuple[int, ...]:
     if "reshape_weight" not in parts:
         return ()
-    shape = tuple(int(side) for side in parts["reshape_weight"].flatten())
+    sides = origin.numbers(adapter.name, "reshape_weight", parts["reshape_weight"])
+    shape = tuple(int(side) for side in sides)
     m, n = adapter.delta_shape
     if len(shape) < 2 or (shape[0], math.prod(shape[1:])) != (m, n):
         origin.refuse(

@@ -33,6 +33,15 @@ _ALPHA_FIELD = {
 }
 # An initialisation that starts from a part of the weight, which it takes out of the weight.
 _CHANGES_THE_BASE = ("pissa", "corda", "olora", "loftq", "lora_ga")
+# What makes another update of a LoRA's tensors, or changes the weight as well.
+_VARIANTS = {
+    "alora_invocation_tokens": "aLoRA",
+    "arrow_config": "Arrow",
+    "kasa_config": "KaSA",
+    "monteclora_config": "MonteCLoRA",
+    "use_bdlora": "BD-LoRA",
+    "use_qalora": "QALoRA",
+}
 _AGAIN = "Copy or download both again from where they came from."
 
 
@@ -170,6 +179,13 @@ def _checked(config: dict[str, Any], file: str) -> dict[str, Any]:
             f"{file} was trained on weights that lie transposed (fan_in_fan_out), which no "
             "diffusion model has. Choose another LoRA."
         )
+    for field, variant in _VARIANTS.items():
+        if config.get(field):
+            raise ProLoRAError(
+                f"{file} is a variant of LoRA that ProLoRA does not read: {variant} ({field} in "
+                "its PEFT configuration). Merge it into its base model with PEFT "
+                "(merge_and_unload), and extract a LoRA from the two."
+            )
     start = config.get("init_lora_weights")
     if isinstance(start, str) and start.lower().startswith(_CHANGES_THE_BASE):
         raise ProLoRAError(

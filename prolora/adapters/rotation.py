@@ -20,7 +20,8 @@ class Rotation:
 
     Attributes:
         blocks: k x b x b, float32, R - I of each block; with k = 1 one serves every b rows.
-        order: the row at each place of the blocks; None where they lie as the rows do.
+        order: the row at each place of the blocks, of all rows or of some, the others of which
+            stay as they are; None where they lie as the rows do.
     """
 
     blocks: torch.Tensor
@@ -31,7 +32,7 @@ class Rotation:
         if self.order is None:
             return self._turned(rows)
         order = self.order.to(rows.device)
-        change = torch.empty_like(rows)
+        change = torch.zeros_like(rows)
         change[order] = self._turned(rows[order])
         return change
 

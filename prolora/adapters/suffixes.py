@@ -31,13 +31,22 @@ SUFFIXES: dict[str, dict[str, str]] = {
     "LoKr": {
         **{f".lokr_{part}": f"lokr_{part}" for part in ("w1", "w1_a", "w1_b", "t1")},
         **{f".lokr_{part}": f"lokr_{part}" for part in ("w2", "w2_a", "w2_b", "t2")},
+        ".lokr_dim": "lokr_dim",  # AkaneTendo25's musubi-tuner
     },
     "GLoRA": {f".{part}.weight": f"glora_{part}" for part in ("a1", "a2", "b1", "b2", "bm")},
     "OFT": {
         ".oft_blocks": "oft_blocks",
+        # kohya/sd-scripts for Flux: the parts of a fused weight
+        **{f".oft_blocks.{part}": f"oft_blocks.{part}" for part in range(4)},
+        ".rescale": "rescale",
         ".oft_R.weight": "oft_R",
         ".oft_R.scaled_oft": "scaled_oft",  # OneTrainer
-        ".rescale": "rescale",
+        # AkaneTendo25's musubi-tuner; the first two say what the shape of oft_R says
+        ".oft_block_size_metadata": "oft_block_size",
+        ".oft_block_share_metadata": "oft_block_share",
+        ".oft_coft_metadata": "oft_coft",
+        ".coft_eps_metadata": "coft_eps",
+        ".scaled_oft_metadata": "scaled_oft_metadata",
     },
     # R itself in some versions of 2023, R - I in others: they cannot be told apart.
     "the OFT of early LyCORIS": {".oft_diag": "oft_diag"},
@@ -57,13 +66,19 @@ SUFFIXES: dict[str, dict[str, str]] = {
         ".lambda_layer": "lambda_layer",
     },
 }
+# Two families that one module has, and which add up to one that is not moved.
+COMBINED = {frozenset({"LoKr", "OFT"}): "DoKr-OFT"}
 # Beside the tensors of a family.
 MAGNITUDES = {
     ".dora_scale": "dora_scale",
     ".lora_magnitude_vector": "lora_magnitude_vector",
     ".lora_magnitude_vector.weight": "lora_magnitude_vector",
     ".magnitude": "magnitude",
+    # Beside an OFT, which keeps a weight's norms: what it multiplies them by, and the logarithm.
+    ".dora_multiplier": "dora_multiplier",
+    ".dora_log_multiplier": "dora_log_multiplier",
 }
+NORMS = {".initial_norm": "initial_norm"}  # of the weight that a magnitude was trained on
 DIFFERENCES = {
     ".diff_b": "diff_b",
     ".set_weight": "set_weight",
@@ -84,6 +99,7 @@ BUNDLED = "bundle_emb."
 ROLES = {
     **{suffix: role for suffixes in SUFFIXES.values() for suffix, role in suffixes.items()},
     **MAGNITUDES,
+    **NORMS,
     **DIFFERENCES,
     **SHARED,
     **NOT_MOVED,
@@ -95,6 +111,19 @@ _LONGEST_FIRST = sorted(ROLES, key=len, reverse=True)
 _PEFT_NAME = re.compile(
     r"\.(lora_[AB]|lora_magnitude_vector|oft_R|hada_\w+|lokr_\w+|boft_[Rs])\.([^.]+)(?=$|\.weight$|\.bias$)"
 )
+
+
+# How a tensor begins that is of an adapter, whatever follows.
+_ADAPTERS_OWN = re.compile(r"(?P<module>.+?)\.(?P<tensor>(lora|dora|hada|lokr|oft|boft|foura)_.+)")
+
+
+def split_unknown(key: str) -> tuple[str, str] | None:
+    """The module and the tensor of a key that no table knows but that looks like an adapter's.
+
+    A newer form of a family has such keys. None for any other key.
+    """
+    match = _ADAPTERS_OWN.fullmatch(key)
+    return None if match is None else (match["module"], match["tensor"])
 
 
 def split_key(key: str) -> tuple[str, str] | None:

@@ -149,6 +149,10 @@ def _refuse_empty(lora: ResolvedLora, target: Model, alignment: Alignment, made:
     reasons = [f"{module.name}: {module.reason}" for module in made.left]
     reasons += [f"{row.name}: {row.reason}" for row in made.vector_rows]
     advice = "Look at the pairs" if alignment.given else "Choose a target built like the source"
+    if not lora.file.contents:
+        advice = (
+            "Merge it into its model with the tool that made it, and extract a LoRA from the two"
+        )
     raise ProLoRAError(
         f"Nothing of the LoRA {lora.file.name} can be moved {between}. "
         f"{len(reasons)} modules were looked at; the first: {reasons[0]}. {advice}."

@@ -152,7 +152,7 @@ BROKEN = {
     ),
     "two alphas": (
         {"lora_up.weight": UP, "lora_down.weight": DOWN, "alpha": torch.ones(2)},
-        r"module m has an alpha that is not one number but \[2\].* again",
+        r"module m has not one number but \[2\] as its alpha.* again",
     ),
     "quantised": (
         {"lora_up.weight": UP.to(torch.int8), "lora_down.weight": DOWN},

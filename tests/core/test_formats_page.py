@@ -2,6 +2,7 @@
 
 import ast
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,11 +15,15 @@ from prolora.adapters.dora import DoraAdapter
 from prolora.adapters.file import MAKERS as MOVED
 from prolora.adapters.suffixes import (
     BUNDLED,
+    COMBINED,
     DIFFERENCES,
     MAGNITUDES,
+    NORMS,
     NOT_MOVED,
     SHARED,
     SUFFIXES,
+    split_key,
+    split_unknown,
 )
 from prolora.adapters.tools import CHECKPOINT, OTHER_FILES, TOOLS, UNREADABLE
 from prolora.models.diffusers_folder import COMPONENTS
@@ -30,7 +35,11 @@ from prolora.models.weights import StateDictWeights
 from prolora.naming.output_names import CHOICES, NAMINGS
 from prolora.naming.output_names import CONVENTIONS as ARCHITECTURES
 
+from . import trainers_dora, trainers_lora, trainers_oft  # noqa: F401  # they fill CASES
+from .library_files import FILES, VECTORS
 from .small_models import random_lora
+from .trainers import CASES, CODE, NAMES, TEXT_ENCODERS
+from .trainers_lora import VECTORS as VECTORS_ROW
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "formats.md").read_text(encoding="utf-8")
@@ -69,11 +78,17 @@ def by_name(rows: list[Row], column: str) -> dict[str, Row]:
 
 
 BESIDE = {
-    "DoRA": MAGNITUDES,
+    "DoRA": {**MAGNITUDES, **NORMS},
     "differences of norms and biases, and set weights": DIFFERENCES,
     "beside any family": SHARED,
 }
-LEFT_OUT = {"modulation difference": NOT_MOVED, "bundled embeddings": {f"{BUNDLED}*": ""}}
+NEWER = {f".{tensor}" for tensor in ("oft_R.cans_oft", "oft_R.cans_exp", "oft_R.clipped_oft")}
+LEFT_OUT = {
+    "modulation difference": NOT_MOVED,
+    "bundled embeddings": {f"{BUNDLED}*": ""},
+    "newer forms": dict.fromkeys(NEWER),
+    **{name: {} for name in COMBINED.values()},
+}
 
 
 def test_the_keys_of_every_family():
@@ -82,6 +97,78 @@ def test_the_keys_of_every_family():
         for name, row in by_name(table("family", "becomes"), "family").items()
     }
     assert listed == {name: set(keys) for name, keys in {**SUFFIXES, **BESIDE, **LEFT_OUT}.items()}
+
+
+def test_the_newer_forms_are_known_by_no_table():
+    for key in NEWER:
+        assert split_key(f"m{key}") is None
+        assert split_unknown(f"m{key}") == ("m", key.removeprefix("."))
+
+
+# Library -> the package that it is in.
+PACKAGES = {"LyCORIS": "lycoris-lora", "PEFT": "peft", "diffusers": "diffusers"}
+PINNED = dict(
+    line.split("==")
+    for line in (ROOT / "requirements" / "constraints.txt").read_text().splitlines()
+    if "==" in line
+)
+
+
+def versioned(tools: Iterable[str]) -> set[str]:
+    """As the page names them: a library with its version, code with its commit or release."""
+    known = {tool: (f"{tool} {PINNED[package]}") for tool, package in PACKAGES.items()}
+    known |= {tool: f"{tool} `{short(commit)}`" for tool, (_, commit, _) in CODE.items()}
+    return {known[tool] for tool in tools}
+
+
+def short(commit: str) -> str:
+    return commit[:7] if re.fullmatch("[0-9a-f]{40}", commit) else commit
+
+
+def seen_in(cell: str) -> tuple[set[str], set[str]]:
+    """What a cell says to be held against: files of ..., and code of ..."""
+    found = {"files": set(), "code": set()}
+    for clause in cell.split("; "):
+        kind, of, tools = clause.partition(" of ")
+        if of and kind in found:
+            found[kind] = set(tools.split(", "))
+    return found["files"], found["code"]
+
+
+def test_every_row_of_a_family_says_what_it_was_checked_by():
+    """The same writers as those of the tests, no row without one; FouRA is this project's own."""
+    rows = by_name(table("family", "becomes"), "family")
+    for name, row in rows.items():
+        if name == "FouRA":
+            assert "(foura.md)" in row["written by"]
+            continue
+        files = FILES.get(name, VECTORS if name == VECTORS_ROW else {})
+        want = (versioned(files), versioned(CASES.get(name, ())))
+        assert seen_in(row["written by"]) == want, name
+        assert any(want), name
+    assert {*FILES, *CASES, VECTORS_ROW} <= rows.keys()
+
+
+def test_every_tool_says_where_its_names_were_seen():
+    for row in table("tool", "example"):
+        tool = row["tool"]
+        (found,) = (one for one in seen_in(row["seen in"]) if one)
+        assert found == versioned([tool]), tool
+        assert set(code(row["example"])) == NAMES[tool], tool
+    assert {row["tool"] for row in table("tool", "example")} == NAMES.keys()
+
+
+def test_where_the_names_of_text_encoders_were_seen():
+    *rows, last = table("text encoder", "by its own name, in the graph")
+    assert last["text encoder"] == "seen in"
+    for column, cell in last.items():
+        if column == "text encoder":
+            continue
+        starts = {start for row in rows for start in code(row[column])}
+        tools = set(cell.split(", "))
+        known = [t for t, names in TEXT_ENCODERS.items() if names <= starts]
+        assert starts == set().union(*(TEXT_ENCODERS[t] for t in known)), column
+        assert tools == versioned({tool for group in known for tool in group}), column
 
 
 def test_what_is_moved():
@@ -124,12 +211,12 @@ def test_every_tool_has_an_example():
     cells = [re.sub(r" \(.*", "", row["tool"]) for row in table("tool", "example")]
     known = {name for tool in TOOLS for name in re.split(", | or ", tool.name)}
     not_read = {"ProLoRA", "XLabs' Flux trainer", "a tool of the same naming"}
-    assert {name for cell in cells for name in cell.split(", ")} == known - not_read
+    assert set(cells) == known - not_read
 
 
 def test_the_names_of_text_encoders():
     meant = []
-    for row in table("text encoder", "diffusers"):
+    for row in table("text encoder", "by its own name, in the graph")[:-1]:
         starts = [start for cell in row.values() for start in code(cell)]
         layer = "text_model.encoder.layers.0.mlp.fc1"
         names = [s + (layer.replace(".", "_") if s.endswith("_") else layer) for s in starts]

@@ -6,6 +6,7 @@ import torch
 from peft import LoKrConfig
 
 from prolora.adapters import parse_adapter_file, read_adapter_file
+from prolora.errors import ProLoRAError
 from prolora.files.safetensors import read_safetensors
 
 from .dense_families import (
@@ -139,6 +140,15 @@ def test_alpha_of_two_whole_factors(alpha, told):
     note = read_module(parts).note
     assert note.startswith(f"its alpha of {alpha} is not applied") == bool(told)
     assert bool(note) == bool(told)
+
+
+def test_an_alpha_counts_where_there_is_a_rank():
+    """ai-toolkit's alpha of two whole factors is infinite in fp16; elsewhere that is a fault."""
+    infinite = torch.tensor(9999999999.0).half()
+    assert delta({**WHOLE, "alpha": infinite}) == 1
+    for tensors in (FACTORED, {"lokr_w1_a": W1, "lokr_w1_b": torch.ones(4, 4), "lokr_w2": W2}):
+        with pytest.raises(ProLoRAError, match=r"LoRA alpha of the module m, .*NaN or inf"):
+            read_module({**tensors, "alpha": infinite})
 
 
 def test_rank_stabilised_and_both_whole(tmp_path):

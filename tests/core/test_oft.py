@@ -133,30 +133,53 @@ def test_the_series_of_peft_before_0_18():
     assert relative_error(old, want) < 1e-5
 
 
-@pytest.mark.parametrize("shape", SHAPES.values(), ids=list(SHAPES))
-@pytest.mark.parametrize("scaled", [False, True])
-def test_onetrainer_turns_a_convolution_the_other_way(shape, scaled):
-    """W R^T for a linear layer, W R for a convolution; scaled by the root of a block's numbers."""
-    weight = random_weight(shape)
-    n = weight[0].numel()
-    triangles = 0.1 * random_weight((n // 2, 1))
-    flag = {"scaled_oft": torch.tensor(1)} if scaled else {}
-    Q = torch.tensor([[0.0, 1.0], [-1.0, 0.0]]) * triangles.double().reshape(-1, 1, 1)
-    R = torch.block_diag(*(torch.eye(2) + 2 * Q + 2 * Q @ Q + 2 * Q @ Q @ Q + Q @ Q @ Q @ Q))
-    turn = (R if weight.ndim > 2 else R.mT).numpy() - np.eye(n)
-    want = matrix(weight) @ turn
-    assert relative_error(matrix(weight) @ turn.T, want) > 1
-    assert relative_error(formed(oft(oft_R=triangles, **flag).update(weight)), want) < 1e-5
+# Their own forwards are in trainers_oft.py, which test_writers.py reads.
 
 
-def test_onetrainer_s_scale_is_the_root_of_a_block_s_numbers():
-    triangles, weight = 0.2 * random_weight((4, 6)), random_weight((24, 16))
-    tensors = {"lora_unet_mid.oft_R.weight": triangles * 6**0.5}
-    tensors["lora_unet_mid.oft_R.scaled_oft"] = torch.tensor(1)
-    (got,) = parse_adapter_file(tensors, "file").adapters
-    want = formed(oft(oft_R=triangles).update(weight))
-    assert np.linalg.norm(want) > 0.1
-    assert relative_error(formed(got.update(weight)), want) < 1e-6
+def test_onetrainer_s_scale_is_by_the_side_of_a_block():
+    """2 sqrt(b - 1), not the root of a block's numbers, which a draft of it had."""
+    for b in (8, 32, 64, 128):
+        stored, weight = 1e-3 * random_weight((2, b * (b - 1) // 2)), random_weight((24, 2 * b))
+        tensors = {"lora_unet_mid.oft_R.weight": stored}
+        (plain,) = parse_adapter_file(tensors, "file").adapters
+        tensors["lora_unet_mid.oft_R.scaled_oft"] = torch.tensor(True)
+        (scaled,) = parse_adapter_file(tensors, "file").adapters
+        sizes = [np.linalg.norm(formed(adapter.update(weight))) for adapter in (plain, scaled)]
+        assert sizes[0] / sizes[1] == pytest.approx(2 * (b - 1) ** 0.5, rel=1e-2)
+        assert scaled.note == ""
+        assert "adapter_config.json" in plain.note
+
+
+# --- kohya's trainer
+
+
+def test_what_kohya_calls_a_module_of_an_oft():
+    """Its result is a LoRA, which goes by the name that every loader knows."""
+    (adapter,) = parse_adapter_file({"oft_unet_mid.oft_blocks": SQUARE}, "file").adapters
+    assert adapter.name == "lora_unet_mid"
+
+
+def test_the_parts_of_a_fused_weight_turn_by_themselves():
+    """As an OFT of each part alone would, whose constraints have the part's own size."""
+    blocks = [9 * random_weight((4, b, b), seed=b) for b in (2, 2, 2, 5)]
+    weight = random_weight((44, 16))
+    numbered = {f"oft_blocks.{i}": A for i, A in enumerate(blocks)}
+    alpha = {"alpha": torch.tensor(0.05)}
+    got = formed(oft("oft_unet_mid", **numbered, **alpha).update(weight))
+    rows = np.split(np.arange(44), [8, 16, 24])
+    for A, own in zip(blocks, rows, strict=True):
+        part = oft("oft_unet_mid", oft_blocks=A, **alpha)
+        free = oft("oft_unet_mid", oft_blocks=A)
+        want = formed(part.update(weight[own]))
+        assert relative_error(formed(free.update(weight[own])), want) > 0.1
+        assert relative_error(got[own], want) < 1e-6
+
+
+def test_an_infinite_constraint_is_none():
+    blocks, weight = random_weight((6, 4, 4)), random_weight((24, 16))
+    adapters = [oft(oft_blocks=blocks, alpha=torch.tensor(limit)) for limit in (0.0, float("inf"))]
+    free, infinite = (formed(adapter.update(weight)) for adapter in adapters)
+    np.testing.assert_array_equal(free, infinite)
 
 
 # --- Retargeted
@@ -213,6 +236,36 @@ def test_an_untrained_module_changes_nothing(kind):
     assert not delta(moved).any()
 
 
+# --- With magnitudes
+
+NORMS = random_weight((24, 16)).norm(dim=1, keepdim=True)
+FACTORS = 1 + 0.1 * random_weight((24, 1), seed=8)
+MAGNITUDES = {
+    "the norms of training beside it": {
+        "dora_scale": 3 * FACTORS * NORMS,
+        "initial_norm": 3 * NORMS,
+    },
+    "no norms": {"dora_scale": FACTORS * NORMS},
+    "a factor": {"dora_multiplier": FACTORS.flatten()},
+    "its logarithm": {"dora_log_multiplier": FACTORS.flatten().log()},
+}
+
+
+@pytest.mark.parametrize("kind", MAGNITUDES)
+def test_a_moved_dora_multiplies_the_target_s_norms_by_the_same(kind):
+    """The norms beside a magnitude are those of the weight that it was trained on."""
+    weight, target = random_weight((24, 16)), 2 * random_weight((24, 16), seed=1)
+    parts = {"oft_R.weight": 0.2 * random_weight((4, 6)), **MAGNITUDES[kind]}
+    tensors = {f"lora_unet_mid.{part}": tensor for part, tensor in parts.items()}
+    (adapter,) = parse_adapter_file(tensors, "file").adapters
+    assert adapter.family == "DoRA over OFT"
+    moved, row = move(adapter, weight, target)
+    assert (row.status, moved.family) == ("moved", "DoRA")
+    norms = target.norm(dim=1, keepdim=True)
+    assert relative_error(moved.magnitude.numpy(), norms.numpy()) > 0.05
+    assert relative_error(moved.magnitude.numpy(), (FACTORS * norms).numpy()) < 1e-6
+
+
 # --- Refused
 
 SQUARE = torch.ones(6, 4, 4)
@@ -225,6 +278,22 @@ BAD = {
         r"a rescale \[23, 1\] for 24 outputs",
     ),
     "rescale alone": ({"rescale": torch.ones(24, 1)}, "has rescale: one of oft_blocks and oft_R"),
+    "a part is missing": (
+        {"oft_blocks.0": SQUARE, "oft_blocks.2": SQUARE},
+        "has oft_blocks.0 and oft_blocks.2: a part before or between",
+    ),
+    "a part is not square": (
+        {"oft_blocks.0": SQUARE, "oft_blocks.1": torch.ones(6, 4, 3)},
+        r"oft_blocks.1 \[6, 4, 3\]",
+    ),
+    "parts and the whole": (
+        {"oft_blocks": SQUARE, "oft_blocks.0": SQUARE},
+        "has oft_blocks and oft_blocks.0: .* one only",
+    ),
+    "a constraint that is no number": (
+        {"oft_blocks": torch.rand(6, 4, 4), "alpha": torch.zeros(2)},
+        r"has not one number but \[2\] as its alpha",
+    ),
     "two kinds": (
         {"oft_blocks": SQUARE, "oft_R": torch.ones(4, 6)},
         "has oft_R and oft_blocks: .* one only",
@@ -240,6 +309,28 @@ def test_bad_modules(kind):
     parts, words = BAD[kind]
     with pytest.raises(ProLoRAError, match=rf"style\.safetensors: the module mid .*{words}.*again"):
         oft("mid", **parts)
+
+
+BAD_MAGNITUDES = {
+    "a factor of a LoRA": (
+        {"lora_up.weight": torch.ones(24, 4), "lora_down.weight": torch.ones(4, 16)},
+        {"dora_multiplier": torch.ones(24)},
+        "a dora_multiplier beside a LoRA, not an OFT",
+    ),
+    "norms of another weight": (
+        {"oft_R.weight": torch.ones(4, 6)},
+        {"dora_scale": torch.ones(24, 1), "initial_norm": torch.ones(16)},
+        r"a DoRA dora_scale \[24, 1\] but an initial_norm \[16\]",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", BAD_MAGNITUDES)
+def test_bad_magnitudes(kind):
+    parts, magnitude, words = BAD_MAGNITUDES[kind]
+    tensors = {f"mid.{part}": tensor for part, tensor in {**parts, **magnitude}.items()}
+    with pytest.raises(ProLoRAError, match=rf"the module mid has {words}.*again"):
+        parse_adapter_file(tensors, "file")
 
 
 OTHER = {

@@ -1,6 +1,7 @@
 """PEFT's configuration beside the weights, and diffusers' in the header: the alphas are there."""
 
 import copy
+import dataclasses
 import json
 import math
 from pathlib import Path
@@ -11,6 +12,7 @@ import torch
 from peft import LoHaConfig, LoKrConfig, LoraConfig, get_peft_model
 
 from prolora.adapters import parse_adapter_file, read_adapter_file
+from prolora.adapters.peft_config import _VARIANTS
 from prolora.errors import ProLoRAError
 from prolora.files.safetensors import read_safetensors, write_safetensors
 
@@ -172,6 +174,16 @@ def test_each_component_has_its_own_alpha():
     assert scales == pytest.approx([2, 0.5, 1])
 
 
+# What PEFT marks as a variant and trains a LoRA's factors as ever with.
+READ_VARIANTS = {"use_dora", "velora_config"}
+
+
+def test_every_variant_of_peft_s_lora_is_read_or_refused():
+    fields = dataclasses.fields(LoraConfig)
+    marked = {field.name for field in fields if field.metadata.get("is_lora_variant")}
+    assert marked | {"use_qalora"} == READ_VARIANTS | set(_VARIANTS)
+
+
 GOOD = {"peft_type": "LORA", "r": 4, "lora_alpha": 6}
 BAD = {
     "no JSON": ("{", r"adapter_config\.json beside it is damaged, it is no JSON: .* again"),
@@ -185,6 +197,11 @@ BAD = {
     "transposed": ({**GOOD, "fan_in_fan_out": True}, "fan_in_fan_out"),
     "pissa": ({**GOOD, "init_lora_weights": "pissa_niter_4"}, "pissa_niter_4, which changes the"),
     "olora": ({**GOOD, "init_lora_weights": "olora"}, "path_initial_model_for_weight_conversion"),
+    "aLoRA": (
+        {**GOOD, "alora_invocation_tokens": [1]},
+        "a variant of LoRA that ProLoRA does not read: aLoRA .*Merge it",
+    ),
+    "QALoRA": ({**GOOD, "use_qalora": True}, "does not read: QALoRA .*Merge it"),
     "alpha as text": ({**GOOD, "lora_alpha": "6"}, "lora_alpha in PEFT's configuration is '6'"),
     "alpha NaN": ({**GOOD, "lora_alpha": math.nan}, "is nan, not a number"),
     "alpha as truth": ({**GOOD, "lora_alpha": True}, "is True, not a number"),

@@ -2,21 +2,22 @@
 
 import json
 
+import peft
 import pytest
 import torch
-from peft import AdaLoraConfig, C3AConfig, FourierFTConfig, HRAConfig, VeraConfig
+from peft.mapping import PEFT_TYPE_TO_PREFIX_MAPPING
 from safetensors.torch import save_file
 
 from prolora.adapters import lora_state_dict, parse_adapter_file, read_adapter_file
 from prolora.adapters.accelerators import ACCELERATORS, accelerator_of
-from prolora.adapters.tools import kind_of, tool_of
+from prolora.adapters.tools import ADAPTERS, kind_of, tool_of
 from prolora.cli import main
 from prolora.errors import ProLoRAError
 from prolora.inspection import describe_adapter
 from prolora.transfer.job import transfer
 from prolora.transfer.settings import TransferSettings
 
-from .libraries import by_peft
+from .libraries import Net
 from .small_models import drifted, model_of, random_lora, random_weight
 
 UNET = "lora_unet_input_blocks_4_1_proj_in"
@@ -32,6 +33,9 @@ WRITTEN = [
     ({"ss_base_model_version": "sdxl_", "ot_revision": "abc"}, UNET, "OneTrainer"),
     ({"lora_adapter_metadata": "{}"}, "unet.conv_in", "diffusers"),
     ({"prolora_version": "0.1.0", "ss_network_module": "networks.lora"}, UNET, "ProLoRA"),
+    ({"ss_network_module": "networks.lokr"}, UNET, "musubi-tuner"),
+    ({"ss_network_module": "networks.oft_flux"}, "oft_unet_mid", "kohya's sd-scripts"),
+    ({"lycoris_config": "{}"}, "lycoris_x_embedder", "SimpleTuner"),
     ({}, "transformer.base_model.model.x_embedder", "SimpleTuner"),
     ({}, "base_model.model.x_embedder", "PEFT"),
     ({}, "lora_transformer_x_embedder", "OneTrainer"),
@@ -50,6 +54,7 @@ def test_the_tool(header, module, tool):
 def test_the_tool_by_the_suffix():
     assert tool_of(["blocks.0.ffn.0.lora_A.default.weight"], {}) == "DiffSynth"
     assert tool_of(["transformer.x_embedder.lora_A.weight"], {}) == "diffusers"
+    assert tool_of(["oft_unet_mid.oft_blocks"], {}) == "kohya's sd-scripts"
     old = "unet.mid_block.attentions.0.attn1.processor.to_q_lora.up.weight"
     assert tool_of([old], {}) == "diffusers before 0.20"
 
@@ -88,22 +93,67 @@ def test_another_kind_of_file_is_named(tmp_path, kind, capsys):
         assert kind in capsys.readouterr().out
 
 
+TARGET = {"target_modules": ["linear"]}
 PEFT_METHODS = {
-    "VeRA": VeraConfig(target_modules=["linear"], r=4),
-    "HRA": HRAConfig(target_modules=["linear"], r=4),
-    "C3A": C3AConfig(target_modules=["linear"], block_size=8),
-    "FourierFT": FourierFTConfig(target_modules=["linear"], n_frequency=10),
     # Two of its three tensors have a LoRA's names, and would be read as one.
-    "AdaLoRA": AdaLoraConfig(target_modules=["linear"], init_r=4, target_r=2, total_step=10),
+    "AdaLoRA": peft.AdaLoraConfig(init_r=4, target_r=2, total_step=10, **TARGET),
+    "BEFT": peft.BeftConfig(**TARGET),
+    "C3A": peft.C3AConfig(block_size=8, **TARGET),
+    "DEFT": peft.DeftConfig(**TARGET),
+    "DeLoRA": peft.DeloraConfig(**TARGET),
+    "FRoD": peft.FrodConfig(**TARGET),
+    "FourierFT": peft.FourierFTConfig(n_frequency=10, **TARGET),
+    "GLoRA in PEFT's form": peft.GloraConfig(**TARGET),
+    "GraLoRA": peft.GraloraConfig(**TARGET),
+    "HRA": peft.HRAConfig(**TARGET),
+    "HiRA": peft.HiraConfig(**TARGET),
+    "KaSA": peft.LoraConfig(r=2, kasa_config=peft.KasaConfig(), **TARGET),
+    "LN Tuning": peft.LNTuningConfig(**TARGET),
+    "Lily": peft.LilyConfig(**TARGET),
+    "MiSS": peft.MissConfig(r=4, **TARGET),
+    "OSF": peft.OSFConfig(**TARGET),
+    "PEANuT": peft.PeanutConfig(**TARGET),
+    "PSOFT": peft.PsoftConfig(r=4, **TARGET),
+    "PVeRA": peft.PveraConfig(r=4, **TARGET),
+    "Poly": peft.PolyConfig(r=4, **TARGET),
+    "RandLoRA": peft.RandLoraConfig(r=4, **TARGET),
+    "RoAd": peft.RoadConfig(group_size=8, **TARGET),
+    "SHiRA": peft.ShiraConfig(r=4, **TARGET),
+    "Super Tuning": peft.SupertuningConfig(**TARGET),
+    "TinyLoRA": peft.TinyLoraConfig(**TARGET),
+    "Uni-LoRA": peft.UniLoraConfig(**TARGET),
+    "VB-LoRA": peft.VBLoRAConfig(r=2, num_vectors=8, vector_length=2, topk=2, **TARGET),
+    "VeRA": peft.VeraConfig(r=4, **TARGET),
+    "WaveFT": peft.WaveFTConfig(n_frequency=10, **TARGET),
 }
+# What this model cannot be given: AdaMSS asks for scikit-learn, the others for a language model.
+# Bone is MiSS under the name that it had in PEFT before 0.18.
+NOT_MADE = {"AdaMSS", "Bone", "Shadow", "trainable tokens"}
 
 
 @pytest.mark.parametrize("method", PEFT_METHODS)
 def test_a_family_that_peft_writes_and_nothing_here_reads(tmp_path, method):
-    written = by_peft(tmp_path, PEFT_METHODS[method])
-    (tmp_path / "adapter_config.json").unlink()  # people download the weights alone
+    """Downloaded without its configuration, as people do, and with it."""
+    torch.manual_seed(0)
+    peft.get_peft_model(Net(), PEFT_METHODS[method]).save_pretrained(tmp_path)
+    with pytest.raises(ProLoRAError, match=r"(PEFT's type|a variant of LoRA that)"):
+        read_adapter_file(tmp_path / "adapter_model.safetensors")
+    (tmp_path / "adapter_config.json").unlink()
     with pytest.raises(ProLoRAError, match=rf"be {method}, written by PEFT\. .*Merge it"):
-        read_adapter_file(written.path)
+        read_adapter_file(tmp_path / "adapter_model.safetensors")
+
+
+def test_every_method_of_peft_that_changes_weights_is_read_or_named():
+    """Its own registry: the prefixes of the parameters, but those of prompts and mixtures."""
+    read = {"lora_", "hada_", "lokr_", "oft_", "boft_", "ia3_"}
+    others = "adaption_prompt cartridge cpt multitask_prompt_tuning p_tuning prefix_tuning xlora"
+    others = {f"{name}_" for name in (*others.split(), "prompt_tuning")}
+    named = {prefix for prefix in PEFT_TYPE_TO_PREFIX_MAPPING.values() if kind_of([f"m.{prefix}x"])}
+    assert set(PEFT_TYPE_TO_PREFIX_MAPPING.values()) == read | others | named
+    assert not named & (read | others)
+    assert {kind.name for kind in ADAPTERS} == {
+        f"{method}, written by PEFT" for method in NOT_MADE | PEFT_METHODS.keys()
+    }
 
 
 def tensors_of(known: int, unknown: int) -> dict[str, torch.Tensor]:
