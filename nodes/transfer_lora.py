@@ -10,6 +10,7 @@ from ..prolora.naming.output_names import rename
 from ..prolora.pairing.block_pairs import parse_pairs
 from ..prolora.transfer.job import transfer_resolved
 from ..prolora.transfer.modes import MODES, describe_modes, mode_named
+from ..prolora.transfer.report_text import summary_of, warning_of
 from ..prolora.transfer.settings import DEFAULTS, TransferSettings
 from . import host
 from .pairs_input import PAIRS_INPUT
@@ -159,6 +160,6 @@ class ProLoraTransfer:
         result = transfer_resolved(source_lora, target, settings, host.Progress())
         named = rename(result.contents, target.key_map, target.architecture)
         lora = TransferredLora.of(named.adapters, named.style, result.metadata(), target)
-        summary = "\n  ".join((result.report.summary(), *named.notes))
-        host.show(summary, unique_id, result.report.warning)
+        summary = "\n  ".join((summary_of(result.report), *named.notes))
+        host.show(summary, unique_id, warning_of(result.report))
         return {"ui": {"text": [summary]}, "result": (lora, summary)}

@@ -28,6 +28,7 @@ from .transfer.assemble import TransferResult
 from .transfer.backends import Progress
 from .transfer.job import transfer
 from .transfer.modes import MODES, mode_named
+from .transfer.report_text import summary_of
 from .transfer.settings import DEFAULTS, TransferSettings
 
 
@@ -120,7 +121,7 @@ def _transfer(options: argparse.Namespace) -> None:
     with _progress_bar("module") as progress:
         result = transfer(file, source, target, settings, progress)
     named = rename(result.contents, target.key_map, target.architecture, options.naming)
-    with _printed_last(result.report.summary(), *(f"  {note}" for note in named.notes)) as said:
+    with _printed_last(summary_of(result.report), *(f"  {note}" for note in named.notes)) as said:
         _write(result, named, options, said)
 
 

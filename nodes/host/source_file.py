@@ -22,12 +22,14 @@ from ...prolora.files.safetensors import open_safetensors
 from ...prolora.models.converted import Convert, ConvertedWeights, Tensors
 from ...prolora.models.key_map import key_map
 from ...prolora.models.model import Model
-from ...prolora.models.quantised import MARK, UNMARKED, marks_in, refuse_files_without_weights
+from ...prolora.models.quantised import QUANT_MARK, UNMARKED, marks_in, refuse_files_without_weights
 from ...prolora.models.weights import StateDictWeights
 from .key_map import host_model
 
 _UNET = "diffusion_model."  # what a loaded model's keys begin with
-_SCALES = tuple(f".{part}" for part in (MARK, *UNMARKED))  # what lies beside a quantised weight
+_SCALES = tuple(
+    f".{part}" for part in (QUANT_MARK, *UNMARKED)
+)  # what lies beside a quantised weight
 
 
 @dataclass(frozen=True)
@@ -116,7 +118,7 @@ def _recognise(name: str, tensors: Tensors, metadata: dict[str, str]) -> _Source
 def _detect(tensors: Tensors, prefix: str, metadata: dict[str, str]) -> Any | None:
     """The host's configuration for a checkpoint, None for one that it does not know."""
     # A quantised layer has no weight on the meta device, so no name.
-    plain = {key: tensor for key, tensor in tensors.items() if not key.endswith(f".{MARK}")}
+    plain = {key: tensor for key, tensor in tensors.items() if not key.endswith(f".{QUANT_MARK}")}
     detect = comfy.model_detection.model_config_from_unet
     takes_metadata = "metadata" in inspect.signature(detect).parameters  # not in June 2024
     options = {"metadata": metadata} if takes_metadata else {}

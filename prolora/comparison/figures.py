@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import torch
 
 from ..algebra.precision import full_float32
-from ..algebra.subspace import Similarity, leading_subspace, similarity
+from ..algebra.subspace import Similarity, common_subspaces, similarity
 from ..errors import ProLoRAError
 from ..models.model import Model
 from ..models.module_names import is_text_encoder
@@ -286,13 +286,12 @@ def _measured(
     )
     if torch.equal(ours, theirs):
         return replace(row, similarity=_SAME, reason="identical")
-    source_subspace = leading_subspace(ours, settings.subspace_energy)
-    target_subspace = leading_subspace(theirs, settings.subspace_energy)
+    found = common_subspaces(ours, theirs, settings.subspace_energy)
     return replace(
         row,
-        source_rank=source_subspace.rank,
-        target_rank=target_subspace.rank,
-        similarity=similarity(source_subspace, target_subspace),
+        source_rank=found.source_rank,
+        target_rank=found.target_rank,
+        similarity=similarity(found.source, found.target),
     )
 
 

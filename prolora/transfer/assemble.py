@@ -157,7 +157,7 @@ def _left_by_width(plan: Plan, settings: TransferSettings) -> tuple[str, ...]:
 
 
 def _vectors_alone(results: Results, adapters: Sequence[Adapter], plan: Plan) -> tuple[str, ...]:
-    """Report.warning has its own words for a result of nothing at all."""
+    """report_text.warning_of has its own words for a result of nothing at all."""
     if adapters or not results or not plan.vectors:
         return ()
     return (

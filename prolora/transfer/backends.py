@@ -149,9 +149,11 @@ def _moved(
     taken = pair.rows
     if taken is not None:
         update = update.rows(taken.start, taken.length)
+    found = maps.subspaces
     measures = Measures(
-        source_rank=maps.subspaces[0].rank if maps.subspaces else None,
-        target_rank=maps.subspaces[1].rank if maps.subspaces else None,
+        source_rank=found.source_rank if found is not None else None,
+        target_rank=found.target_rank if found is not None else None,
+        common_rank=found.source.rank if found is not None else None,
         similarity=maps.similarity,
         quadrants=maps.quadrants(update),
     )

@@ -5,7 +5,7 @@ pair serves every update of that source weight, of one LoRA or of many.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Protocol
 
@@ -14,7 +14,7 @@ import torch
 from ..algebra.casa import PUBLISHED, Basis, arbitrate_in, source_basis
 from ..algebra.maps import PROJECTION_MODES, Term, terms_between
 from ..algebra.quadrants import Quadrants, quadrants_of
-from ..algebra.subspace import Similarity, Subspace, leading_subspace, similarity
+from ..algebra.subspace import Similarity, SubspacePair, common_subspaces, similarity
 from ..algebra.updates import DenseUpdate, Update
 from ..algebra.widths import similarity_across, with_signs
 from ..pairing.module_pairs import ModulePair
@@ -26,8 +26,8 @@ class PairMaps(Protocol):
     """What was found for a pair of weights, m_s x n_s and m_t x n_t."""
 
     @property
-    def subspaces(self) -> tuple[Subspace, Subspace] | None:
-        """The source's and the target's leading subspaces; None where none were looked for."""
+    def subspaces(self) -> SubspacePair | None:
+        """The leading subspaces of both weights; None where none were looked for."""
 
     @property
     def similarity(self) -> Similarity | None:
@@ -63,7 +63,7 @@ class SubspacePairMaps:
     """Terms made of the leading subspaces of both weights; see PairMaps."""
 
     terms: tuple[Term, ...]
-    subspaces: tuple[Subspace, Subspace]
+    subspaces: SubspacePair
     similarity: Similarity
     note: str = ""
 
@@ -71,7 +71,7 @@ class SubspacePairMaps:
         return update.apply(self.terms)
 
     def quadrants(self, update: Update) -> Quadrants:
-        return quadrants_of(update, self.subspaces[0])
+        return quadrants_of(update, self.subspaces.source)
 
 
 @dataclass(frozen=True)
@@ -90,14 +90,15 @@ class SubspaceMaps:
         """Nothing: each pair of weights tells all there is to know of it."""
 
     def of(self, pair: ModulePair, source: torch.Tensor, target: torch.Tensor) -> SubspacePairMaps:
-        ours, theirs = (leading_subspace(weight, self.energy) for weight in (source, target))
+        found = common_subspaces(source, target, self.energy)
         if source.shape == target.shape:
-            found, note = similarity(ours, theirs), ""
+            phi, note = similarity(found.source, found.target), ""
         else:
-            ours, theirs = with_signs(ours, theirs)
-            found, note = similarity_across(ours, theirs), _TO_ANOTHER_WIDTH
-        terms = terms_between(ours, theirs, PROJECTION_MODES[self.mode])
-        return SubspacePairMaps(terms, (ours, theirs), found, note)
+            ours, theirs = with_signs(found.source, found.target)
+            found = replace(found, source=ours, target=theirs)
+            phi, note = similarity_across(ours, theirs), _TO_ANOTHER_WIDTH
+        terms = terms_between(found.source, found.target, PROJECTION_MODES[self.mode])
+        return SubspacePairMaps(terms, found, phi, note)
 
 
 @dataclass(frozen=True)
@@ -110,7 +111,7 @@ class ArbitratedPairMaps:
 
     source: torch.Tensor
     target: torch.Tensor
-    subspaces: tuple[Subspace, Subspace]
+    subspaces: SubspacePair
     similarity: Similarity
     note: str = ""
 
@@ -123,7 +124,7 @@ class ArbitratedPairMaps:
         return DenseUpdate(arbitrate_in(self._basis, update.delta, drift, PUBLISHED))
 
     def quadrants(self, update: Update) -> Quadrants:
-        return quadrants_of(update, self.subspaces[0])
+        return quadrants_of(update, self.subspaces.source)
 
 
 @dataclass(frozen=True)
@@ -142,5 +143,5 @@ class ArbitrationMaps:
     def of(
         self, pair: ModulePair, source: torch.Tensor, target: torch.Tensor
     ) -> ArbitratedPairMaps:
-        ours, theirs = (leading_subspace(weight, self.energy) for weight in (source, target))
-        return ArbitratedPairMaps(source, target, (ours, theirs), similarity(ours, theirs))
+        found = common_subspaces(source, target, self.energy)
+        return ArbitratedPairMaps(source, target, found, similarity(found.source, found.target))

@@ -13,7 +13,7 @@ from prolora.adapters import Adapter, lora_state_dict, parse_adapter_file, read_
 from prolora.errors import ProLoRAError
 from prolora.files.safetensors import write_safetensors
 
-from .dense_reference import dense_project, dense_subspace
+from .dense_reference import dense_pair, dense_project
 from .libraries import Net, Written, assert_same_updates, by_lycoris, formed, lycoris_applied
 from .libraries import lycoris_updates as merged_by_lycoris
 from .small_models import delta, matrix, move
@@ -62,7 +62,7 @@ def assert_moved_as_the_reference(
     adapter: Adapter, update: np.ndarray, source: torch.Tensor, target: torch.Tensor, mode: str
 ) -> None:
     """At full rank; `update` is what the adapter adds to the source, m x n."""
-    pair = (dense_subspace(matrix(w), 0.8) for w in (source, target))
+    pair = dense_pair(matrix(source), matrix(target), 0.8)
     want = dense_project(update, *pair, mode)
     assert relative_error(update, want) > 0.1
     choices = {"mode": mode, "rank": min(update.shape), "subspace_energy": 0.8}

@@ -24,14 +24,36 @@ class DenseSubspace:
         return np.eye(len(self.Q)) - self.Q
 
 
-def dense_subspace(weight: np.ndarray, energy: float) -> DenseSubspace:
+def dense_subspace(weight: np.ndarray, energy: float, rank: int | None = None) -> DenseSubspace:
+    """Of its own effective rank, or of the one that is given."""
     U, s, Vh = np.linalg.svd(weight.astype(np.float64), full_matrices=False)
-    held = np.cumsum(s**2)
-    k = 0
-    if held[-1] > 0:
-        k = int(np.argmax(held >= energy * held[-1] * (1 - 1e-12))) + 1
-        k = int((s**2 >= s[k - 1] ** 2 * (1 - 1e-6)).sum())  # equal values are not torn apart
+    k = dense_rank(s, energy) if rank is None else rank
     return DenseSubspace(U[:, :k] @ U[:, :k].T, Vh[:k].T @ Vh[:k], k)
+
+
+def dense_rank(s: np.ndarray, energy: float) -> int:
+    """The effective rank, with the singular values that are equal to the last of it."""
+    held = np.cumsum(s**2)
+    if not held[-1] > 0:
+        return 0
+    return _with_ties(s, int(np.argmax(held >= energy * held[-1] * (1 - 1e-12))) + 1)
+
+
+def _with_ties(s: np.ndarray, k: int) -> int:
+    return int((s**2 >= s[k - 1] ** 2 * (1 - 1e-6)).sum())  # equal values are not torn apart
+
+
+def dense_pair(
+    source: np.ndarray, target: np.ndarray, energy: float
+) -> tuple[DenseSubspace, DenseSubspace]:
+    """Both of one rank: the smaller effective rank, with the ties of both."""
+    values = [np.linalg.svd(w.astype(np.float64), compute_uv=False) for w in (source, target)]
+    k = min(dense_rank(s, energy) for s in values)
+    if not k:  # a zero weight beside another one
+        return dense_subspace(source, energy), dense_subspace(target, energy)
+    for _ in values[0]:
+        k = max(_with_ties(s, k) for s in values)
+    return dense_subspace(source, energy, k), dense_subspace(target, energy, k)
 
 
 def dense_similarity(source: DenseSubspace, target: DenseSubspace) -> tuple[float, float]:

@@ -8,6 +8,7 @@ import torch
 from prolora.errors import ProLoRAError
 from prolora.pairing.block_pairs import parse_pairs, read_pairs
 from prolora.transfer.job import transfer
+from prolora.transfer.report_text import summary_of
 from prolora.transfer.settings import TransferSettings
 
 from .small_models import delta
@@ -180,7 +181,7 @@ def test_another_block_where_the_names_agree():
     assert row.reason == "no block of the target B takes the source's blocks.2"
     (served,) = [row for row in result.report.rows if row.name == "lora_unet_blocks_1_mlp_0"]
     assert served.target_key == "diffusion_model.blocks.2.mlp.0.weight"
-    summary = result.report.summary()
+    summary = summary_of(result.report)
     assert "without a source: 1" in summary
     assert "of the source, taken by none: 2" in summary
     again = run(parse_pairs(result.report.to_json()), LINED_UP)

@@ -22,7 +22,7 @@ from prolora.files.safetensors import read_safetensors
 from prolora.pairing.block_pairs import read_pairs
 
 from .checkpoints import SD3, SDXL
-from .dense_reference import dense_project, dense_similarity, dense_subspace
+from .dense_reference import dense_pair, dense_project, dense_similarity
 from .small_models import delta, drifted, matrix, random_lora
 from .strategies import relative_error
 
@@ -72,7 +72,7 @@ def test_transfer_as_a_program(folder):
     assert metadata["prolora_source"] == "a.safetensors (SD3)"
     for i, moved in enumerate(read_adapter_file(folder / "out.safetensors").adapters):
         key = f"model.diffusion_model.{QKV.format(i)}.weight"
-        subspaces = (dense_subspace(matrix(weights[key]), 0.8) for weights in (SD3, TARGET))
+        subspaces = dense_pair(matrix(SD3[key]), matrix(TARGET[key]), 0.8)
         want = dense_project(delta(LORA[i]), *subspaces, "full")
         assert relative_error(delta(LORA[i]), want) > 0.1
         assert relative_error(delta(moved), want) < 1e-5
@@ -231,7 +231,7 @@ def test_similarity_as_a_program(folder):
     assert len(rows) == 8
     for row in rows:
         key = f"model.diffusion_model.{row['target']}.weight"
-        want = dense_similarity(*(dense_subspace(matrix(w[key]), 0.7) for w in (SD3, TARGET)))
+        want = dense_similarity(*dense_pair(matrix(SD3[key]), matrix(TARGET[key]), 0.7))
         assert (float(row["phi_left"]), float(row["phi_right"])) == pytest.approx(want, abs=1e-4)
     assert not list(folder.rglob("*.partial"))
 

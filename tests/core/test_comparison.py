@@ -14,7 +14,7 @@ from prolora.models.model import Model
 from prolora.pairing.block_pairs import parse_pairs, write_pairs
 from prolora.transfer.settings import TransferSettings
 
-from .dense_reference import dense_similarity, dense_subspace
+from .dense_reference import dense_pair, dense_similarity, dense_subspace
 from .small_models import drifted, matrix, model_of, random_weight
 
 SHAPES = {"attn.q": (24, 16), "attn.out.0": (16, 24), "conv": (12, 6, 3, 3)}
@@ -62,9 +62,11 @@ def test_every_figure_is_that_of_the_dense_reference(energy):
     comparison = compared(source, target, subspace_energy=energy)
     assert len(comparison.rows) == len(source) == 10
     for row in comparison.rows:
-        one, other = (dense_subspace(matrix(w[row.target]), energy) for w in (source, target))
+        pair = [matrix(w[row.target]) for w in (source, target)]
+        own = [dense_subspace(weight, energy).rank for weight in pair]
+        assert [row.source_rank, row.target_rank] == own
+        one, other = dense_pair(*pair, energy)
         left, right = dense_similarity(one, other)
-        assert (row.source_rank, row.target_rank) == (one.rank, other.rank)
         assert row.similarity.left == pytest.approx(left, abs=1e-4)
         assert row.similarity.right == pytest.approx(right, abs=1e-4)
         chances = (max(one.rank, other.rank) / len(side) for side in (one.P, one.Q))
@@ -125,7 +127,7 @@ def test_identical_weights_are_not_decomposed(monkeypatch):
     def refuse(*arguments):
         raise AssertionError("decomposed")
 
-    monkeypatch.setattr("prolora.comparison.figures.leading_subspace", refuse)
+    monkeypatch.setattr("prolora.comparison.figures.common_subspaces", refuse)
     comparison = compared(weights(2), weights(2))
     assert [row.corrected for row in comparison.rows] == [1.0] * 7
     assert {row.similarity.score for row in comparison.rows} == {1.0}
@@ -143,7 +145,7 @@ def test_parts_of_a_fused_weight():
     assert [row.source for row in rows] == list(parts)
     for i, (row, weight) in enumerate(zip(rows, parts.values(), strict=True)):
         part = fused[16 * i : 16 * (i + 1)]
-        want = dense_similarity(*(dense_subspace(matrix(w), 0.8) for w in (weight, part)))
+        want = dense_similarity(*dense_pair(matrix(weight), matrix(part), 0.8))
         assert (row.similarity.left, row.similarity.right) == pytest.approx(want, abs=1e-4)
 
 

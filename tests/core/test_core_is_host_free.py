@@ -1,6 +1,7 @@
 """The core runs without a ComfyUI, and one folder alone talks to it."""
 
 import ast
+import importlib
 import os
 import subprocess
 import sys
@@ -74,3 +75,19 @@ def test_a_host_that_is_named_is_found():
     assert {"comfy", "folder_paths"} <= {
         name for path in NODE_FILES for name in absolute_imports(path)
     }
+
+
+def core_names(path: Path) -> Iterator[tuple[str, str]]:
+    """The module of the core and the name, for all that a file of the nodes imports from it."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("prolora"):
+            yield from ((node.module or "", alias.name) for alias in node.names)
+
+
+@pytest.mark.parametrize("path", NODE_FILES, ids=name_of)
+def test_what_the_nodes_import_from_the_core_is_there(path):
+    """No type checker reads the nodes, and no test without a host imports them."""
+    for module, name in core_names(path):
+        found = importlib.import_module(module)
+        if not hasattr(found, name):
+            importlib.import_module(f"{module}.{name}")

@@ -9,9 +9,10 @@ import torch
 from prolora.errors import ProLoRAError
 from prolora.naming.output_names import rename
 from prolora.transfer.job import transfer
+from prolora.transfer.report_text import summary_of
 from prolora.transfer.settings import TransferSettings
 
-from .dense_reference import dense_project, dense_subspace
+from .dense_reference import dense_pair, dense_project
 from .small_models import delta, matrix, random_weight
 from .stacks import BLOCK, block, by_name, lora_for, model, noisy, stack
 from .strategies import relative_error
@@ -59,8 +60,7 @@ def test_every_block_gets_its_own(kind):
             update = updates[name_in(parent, module)]
             wanted = dense_project(
                 update,
-                dense_subspace(matrix(PARENT[parent][module]), ENERGY),
-                dense_subspace(matrix(blocks[i][module]), ENERGY),
+                *dense_pair(matrix(PARENT[parent][module]), matrix(blocks[i][module]), ENERGY),
                 "full",
             )
             found = delta(made[name_in(i, module)])
@@ -92,7 +92,7 @@ def test_what_the_report_says(kind):
 
 
 def test_the_stage_in_the_summary():
-    summary = run(stack(child((0, None, 3, 4)))).report.summary()
+    summary = summary_of(run(stack(child((0, None, 3, 4)))).report)
     lines = [line.strip() for line in summary.splitlines()]
     (stage,) = [line for line in lines if line.startswith("blocks, source -> target (")]
     assert "(similarity 0." in stage
@@ -102,7 +102,7 @@ def test_the_stage_in_the_summary():
 
 
 def test_models_that_line_up_have_no_stage_in_the_summary():
-    summary = run(stack(child(range(5)))).report.summary()
+    summary = summary_of(run(stack(child(range(5)))).report)
     assert "->" not in summary
 
 

@@ -16,9 +16,10 @@ from prolora.models.references import Slice, WeightRef
 from prolora.models.weights import StateDictWeights
 from prolora.transfer.job import TransferResult, transfer
 from prolora.transfer.report import ModuleReport
+from prolora.transfer.report_text import summary_of
 from prolora.transfer.settings import TransferSettings
 
-from .dense_reference import dense_project, dense_subspace
+from .dense_reference import dense_pair, dense_project
 from .libraries import (
     Net,
     assert_reads_as_written,
@@ -35,7 +36,7 @@ LOW = TransferSettings(threshold=0.0)
 
 def reference(update: np.ndarray, source: np.ndarray, target: np.ndarray) -> np.ndarray:
     """What the method gives; far from the update that was not moved."""
-    want = dense_project(update, dense_subspace(source, 0.8), dense_subspace(target, 0.8), "full")
+    want = dense_project(update, *dense_pair(source, target, 0.8), "full")
     assert relative_error(update, want) > 0.1
     return want
 
@@ -235,7 +236,7 @@ def test_only_differences_are_left():
     target = model("B", **{"plain.weight": random_weight((24, 16), 50)})
     result = transfer(file, model("A"), target, TransferSettings(threshold=0.99))
     assert lora_state_dict(result.contents).keys() == {"linear.diff_b"}
-    assert "NO UPDATE OF A WEIGHT WAS MOVED" in result.report.summary()
+    assert "NO UPDATE OF A WEIGHT WAS MOVED" in summary_of(result.report)
 
 
 def test_a_file_of_differences_alone():
@@ -245,7 +246,7 @@ def test_a_file_of_differences_alone():
     assert "1 of kind norm difference: carried over as they are" in describe_adapter(file)
     result = transfer(file, model("A"), model("B"), LOW)
     assert lora_state_dict(result.contents).keys() == tensors.keys()
-    assert "2 of 2 modules transferred" in result.report.summary()
+    assert "2 of 2 modules transferred" in summary_of(result.report)
     other = model("B", **{"norm.weight": torch.ones(8), "norm.bias": torch.ones(8)})
     with pytest.raises(ProLoRAError, match=r"Nothing of the LoRA .* norm\.w_norm: a norm differ"):
         transfer(file, model("A"), other, LOW)

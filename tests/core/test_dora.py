@@ -16,7 +16,7 @@ from prolora.adapters.dora import DoraAdapter
 from prolora.errors import ProLoRAError
 from prolora.files.safetensors import read_safetensors
 
-from .dense_reference import dense_project, dense_subspace
+from .dense_reference import dense_pair, dense_project
 from .libraries import (
     MODULES,
     Net,
@@ -229,7 +229,7 @@ def moved_reference(written: Written, name: str, target: Tensor, axis: int) -> n
     up, down = (tensors[f"{name}.{part}weight"].flatten(1).numpy() for part in pair)
     (m,) = (t.flatten().numpy() for k, t in tensors.items() if name in k and is_magnitude(k))
     delta = up @ down  # alpha equals the rank
-    subspaces = (dense_subspace(matrix(weight), 0.8) for weight in (source, target))
+    subspaces = dense_pair(matrix(source), matrix(target), 0.8)
     projected = dense_project(delta, *subspaces, "full")
     ratio = (
         norms(blocks(matrix(target), target), axis) / norms(blocks(matrix(source), source), axis)

@@ -16,7 +16,7 @@ from prolora.naming.output_names import rename
 from prolora.transfer.job import transfer
 from prolora.transfer.settings import TransferSettings
 
-from .dense_reference import dense_project, dense_subspace
+from .dense_reference import dense_pair, dense_project
 from .small_models import delta, file_of, matrix, random_lora, random_weight
 from .stacks import by_name, model, real_weight, with_noise
 from .strategies import relative_error
@@ -56,7 +56,7 @@ def at(weights, module="blocks.0.attn"):
 
 def by_hand(update, source, target):
     """The dense reference for one part."""
-    subspaces = (dense_subspace(matrix(weight), ENERGY) for weight in (source, target))
+    subspaces = dense_pair(matrix(source), matrix(target), ENERGY)
     return dense_project(update, *subspaces, "full")
 
 

@@ -7,7 +7,7 @@ import torch
 from prolora.adapters import FullDifference, LoraAdapter, lora_state_dict, parse_adapter_file
 from prolora.errors import ProLoRAError
 
-from .dense_reference import dense_project, dense_quadrants, dense_subspace
+from .dense_reference import dense_pair, dense_project, dense_quadrants, dense_subspace
 from .small_models import SHAPES, delta, drifted, matrix, move, random_lora, random_weight
 from .strategies import relative_error, spectrum
 
@@ -20,7 +20,7 @@ def reference(
     adapter: LoraAdapter, source: torch.Tensor, target: torch.Tensor, mode: str = "full"
 ) -> np.ndarray:
     """What the method gives; far from the update that was not moved."""
-    subspaces = (dense_subspace(matrix(weight), 0.8) for weight in (source, target))
+    subspaces = dense_pair(matrix(source), matrix(target), 0.8)
     want = dense_project(delta(adapter), *subspaces, mode)
     assert relative_error(delta(adapter), want) > 0.1
     return want
@@ -166,7 +166,7 @@ ZERO, OTHER = torch.zeros(24, 16), random_weight((24, 16))
 def test_zero_weights(mode, source, target, phi):
     adapter = random_lora("layer", (24, 16))
     moved, row = move(adapter, source, target, mode=mode, copy_identical=False, **ROOMY)
-    subspaces = (dense_subspace(matrix(weight), 0.8) for weight in (source, target))
+    subspaces = dense_pair(matrix(source), matrix(target), 0.8)
     want = dense_project(delta(adapter), *subspaces, mode)
     assert np.linalg.norm(delta(moved) - want) < 1e-5 * np.linalg.norm(delta(adapter))
     assert row.measures.similarity.score == phi

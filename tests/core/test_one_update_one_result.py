@@ -16,7 +16,7 @@ from prolora.transfer.job import transfer
 from prolora.transfer.modes import MODES
 from prolora.transfer.settings import TransferSettings
 
-from .dense_reference import dense_project, dense_subspace
+from .dense_reference import dense_pair, dense_project
 from .small_models import drifted, file_of, matrix, random_weight
 from .stacks import real_weight
 from .strategies import relative_error
@@ -103,7 +103,7 @@ def test_each_part_moves_by_its_own_subspaces():
 
 
 def _pair(source, target):
-    return (dense_subspace(matrix(weight), 0.8) for weight in (source, target))
+    return dense_pair(matrix(source), matrix(target), 0.8)
 
 
 @pytest.mark.parametrize("named", [(True, False), (False, True)])

@@ -10,13 +10,15 @@ from hypothesis import strategies as st
 from prolora.algebra.subspace import (
     Subspace,
     chance_corrected,
+    common_subspaces,
     effective_rank,
     leading_subspace,
     similarity,
 )
+from prolora.algebra.updates import LowRankUpdate
 
-from .dense_reference import dense_similarity, dense_subspace
-from .strategies import Case, cases, spectrum
+from .dense_reference import dense_pair, dense_similarity, dense_subspace
+from .strategies import Case, cases, dense, project, relative_error, spectrum
 
 
 def squared(*values: float) -> torch.Tensor:
@@ -134,3 +136,52 @@ def test_the_ends_of_fp16(scale):
 def test_energy_out_of_range(energy):
     with pytest.raises(ValueError, match="between 0 and 1"):
         leading_subspace(torch.eye(3), energy)
+
+
+@given(cases())
+def test_common_subspaces_equal_the_dense_ones(case: Case):
+    got = common_subspaces(case.source, case.target, case.energy)
+    want = dense_pair(case.source.numpy(), case.target.numpy(), case.energy)
+    own = [dense_subspace(w.numpy(), case.energy).rank for w in (case.source, case.target)]
+    assert [got.source_rank, got.target_rank] == own
+    assert got.source.rank == got.target.rank == want[0].rank >= min(own)
+    phi = similarity(got.source, got.target)
+    assert (phi.left, phi.right) == pytest.approx(dense_similarity(*want), abs=1e-4)
+
+
+def test_the_same_directions_under_two_spectra_are_one_subspace():
+    """A target with a flatter spectrum: by ranks of their own, 69 directions are dropped."""
+    random = np.random.default_rng(0)
+    U, V = (np.linalg.qr(random.normal(size=(100, 100)))[0] for _ in range(2))
+    place = np.arange(1, 101)
+    source, target = ((U * place**-d) @ V.T for d in (1.0, 0.05))
+    source, target = (torch.tensor(weight, dtype=torch.float32) for weight in (source, target))
+    update = LowRankUpdate(
+        *(
+            torch.tensor(random.normal(size=size), dtype=torch.float32)
+            for size in ((100, 8), (8, 100))
+        )
+    )
+    apart = [leading_subspace(weight, 0.8) for weight in (source, target)]
+    assert apart[1].rank > 5 * apart[0].rank
+    assert similarity(*apart).score > 0.999  # which says that all is well
+    assert project(update, *apart, "full").energy() < 0.5 * update.energy()
+    found = common_subspaces(source, target, 0.8)
+    assert similarity(found.source, found.target).score > 0.999
+    kept = dense(project(update, found.source, found.target, "full"))
+    assert relative_error(kept, dense(update)) < 1e-4
+
+
+def test_a_zero_weight_is_like_no_other():
+    zero, weight = torch.zeros(8, 6), torch.randn(8, 6, generator=torch.Generator().manual_seed(0))
+    found = common_subspaces(zero, weight, 0.8)
+    assert (found.source.rank, found.target.rank > 0) == (0, True)
+    assert similarity(found.source, found.target).score == 0
+
+
+def test_a_tie_of_either_weight_is_not_torn_apart():
+    source = torch.diag(torch.tensor([5.0, 4, 3, 2, 1, 0.5]))
+    target = torch.diag(torch.tensor([5.0, 3, 3, 3, 1, 0.5]))
+    found = common_subspaces(source, target, 0.6)
+    assert found.source_rank == 2
+    assert found.source.rank == found.target.rank == 4

@@ -15,6 +15,7 @@ from prolora.cli import main
 from prolora.errors import ProLoRAError
 from prolora.inspection import describe_adapter
 from prolora.transfer.job import transfer
+from prolora.transfer.report_text import summary_of
 from prolora.transfer.settings import TransferSettings
 
 from .libraries import Net
@@ -240,6 +241,6 @@ def test_the_mark_of_an_accelerator_survives_two_transfers():
         result = transfer(parse_adapter_file(tensors, name, header), source, target, settings)
         header = result.metadata()
         assert header["prolora_accelerator"] == "LCM"
-        assert "an accelerator (LCM)" in result.report.summary()
+        assert "an accelerator (LCM)" in summary_of(result.report)
     style = parse_adapter_file(tensors, "style.safetensors")
     assert "prolora_accelerator" not in transfer(style, source, target, settings).metadata()

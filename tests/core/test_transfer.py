@@ -14,6 +14,7 @@ from prolora.models.model import Model
 from prolora.models.references import Slice, WeightRef
 from prolora.models.weights import StateDictWeights
 from prolora.transfer.job import transfer
+from prolora.transfer.report_text import summary_of, warning_of
 from prolora.transfer.settings import TransferSettings
 
 from .small_models import (
@@ -37,7 +38,7 @@ BIAS = {"linear.bias": torch.zeros(24)}
 FIELDS = {
     *("name", "status", "reason", "family", "source_key", "target_key"),
     *("source_shape", "target_shape"),
-    *("k_s", "k_t", "phi_left", "phi_right", "phi_left_chance", "phi_right_chance"),
+    *("k_s", "k_t", "k", "phi_left", "phi_right", "phi_left_chance", "phi_right_chance"),
     *("phi_left_corrected", "phi_right_corrected", "energy_subspace_subspace"),
     *("energy_subspace_null", "energy_null_subspace", "energy_null_null"),
     *("rank_in", "rank_out", "energy_kept", "energy_dropped"),
@@ -115,7 +116,7 @@ def test_no_nan_in_json_where_chance_alone_is_enough():
 
 
 def test_summary():
-    summary = mixed_result().report.summary()
+    summary = summary_of(mixed_result().report)
     assert summary.splitlines()[0] == "style.safetensors: 2 of 7 modules transferred"
     assert "from A (SDXL) to B (SDXL)" in summary
     for line in (
@@ -170,11 +171,11 @@ def test_nothing_passes_the_threshold():
     unlike = {kind: random_weight(shape, 50) for kind, shape in SHAPES.items()}
     result = run(target=unlike, settings=TransferSettings(threshold=0.99))
     assert result.adapters == ()
-    warning = result.report.warning
+    warning = warning_of(result.report)
     assert warning.startswith("NOTHING WAS MOVED: no module reached the threshold 0.99")
     assert "Lower the threshold" in warning
-    assert warning in result.report.summary()
-    assert run().report.warning == ""
+    assert warning in summary_of(result.report)
+    assert warning_of(run().report) == ""
 
 
 def test_progress():
@@ -242,3 +243,13 @@ def test_a_1x1_convolution_is_a_linear_layer():
     flat = {**DRIFTED, "conv 3x3": DRIFTED["conv 3x3"].flatten(1)}
     skipped = [row.name for row in run(target=flat).report.rows if row.status == "skipped"]
     assert skipped == ["conv 3x3"]
+
+
+def test_a_module_that_loses_most_of_its_energy_is_named():
+    source, target = random_weight((48, 48)), random_weight((48, 48), 9)
+    models = model_of("A", {"m": source}), model_of("B", {"m": target})
+    file = file_of(random_lora("m", (48, 48)))
+    for mode, lost in (("subspace", True), ("copy", False)):
+        result = transfer(file, *models, TransferSettings(threshold=0, mode=mode))
+        said = "1 modules lose more than 50% of their energy: m" in summary_of(result.report)
+        assert said == lost

@@ -14,7 +14,7 @@ from prolora.transfer.job import transfer
 from prolora.transfer.settings import TransferSettings
 
 from .dense_families import adapters_of, written_by_lycoris
-from .dense_reference import dense_project, dense_subspace
+from .dense_reference import dense_pair, dense_project
 from .libraries import by_peft
 from .small_models import delta, drifted, matrix, model_of, move, random_weight
 from .strategies import relative_error
@@ -38,7 +38,7 @@ def cases(written):
 def test_every_family(tmp_path, writer):
     for adapter, source, target, _ in cases(written_by_lycoris(tmp_path, **writer)):
         update = adapter.update(source).delta.numpy()
-        pair = (dense_subspace(matrix(w), 0.8) for w in (source, target))
+        pair = dense_pair(matrix(source), matrix(target), 0.8)
         want = dense_project(update, *pair, "full")
         assert relative_error(update, want) > 0.1
         moved, row = move(adapter, source, target, rank=min(update.shape), **SETTINGS)

@@ -1,6 +1,7 @@
 """Mode cross_width: from one width to another, opt-in and experimental."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,12 +9,13 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prolora.algebra.subspace import Subspace, leading_subspace
+from prolora.algebra.subspace import Subspace, common_subspaces, leading_subspace
 from prolora.algebra.updates import DenseUpdate, LowRankUpdate
 from prolora.algebra.widths import similarity_across, with_signs
 from prolora.errors import ProLoRAError
 from prolora.transfer import maps
 from prolora.transfer.job import transfer
+from prolora.transfer.report_text import summary_of, warning_of
 from prolora.transfer.settings import TransferSettings
 
 from .small_models import (
@@ -49,11 +51,9 @@ def align(lora, source, target, **choices):
 
 def by_hand(update, source, target):
     """numpy's SVD, every vector in the sign whose cubes add up to more than 0."""
-    bases = []
-    for weight in (matrix(source), matrix(target)):
-        U, s, Vh = np.linalg.svd(weight, full_matrices=False)
-        k = int(np.argmax(np.cumsum(s**2) >= ENERGY * (s**2).sum())) + 1
-        bases.append((U[:, :k], Vh[:k].T))
+    parts = [np.linalg.svd(matrix(weight), full_matrices=False) for weight in (source, target)]
+    k = 1 + min(int(np.argmax(np.cumsum(s**2) >= ENERGY * (s**2).sum())) for _, s, _ in parts)
+    bases = [(U[:, :k], Vh[:k].T) for U, _, Vh in parts]
     by_left = len(bases[0][0]) != len(bases[1][0])
     turned = []
     for U, V in bases:
@@ -65,8 +65,7 @@ def by_hand(update, source, target):
             P, Q = ours @ ours.T, theirs @ theirs.T
             maps.append(Q @ P + (np.eye(len(P)) - Q) @ (np.eye(len(P)) - P))
         else:
-            k = min(ours.shape[1], theirs.shape[1])
-            maps.append(theirs[:, :k] @ ours[:, :k].T)
+            maps.append(theirs @ ours.T)
     return maps[0] @ update @ maps[1].T
 
 
@@ -94,13 +93,16 @@ def test_the_signs_of_the_svd_do_not_count(ours, theirs, monkeypatch):
     plain, _ = align(lora, source, target)
     random = np.random.default_rng(0)
 
-    def other_signs(weight, energy):
-        found = leading_subspace(weight, energy)
+    def turned(found):
         signs = torch.tensor(random.choice([-1.0, 1.0], found.rank), dtype=found.U.dtype)
         return Subspace(found.U * signs, found.V * signs, found.shares)
 
+    def other_signs(*arguments):
+        found = common_subspaces(*arguments)
+        return replace(found, source=turned(found.source), target=turned(found.target))
+
     with_others = []
-    monkeypatch.setattr(maps, "leading_subspace", other_signs)
+    monkeypatch.setattr(maps, "common_subspaces", other_signs)
     for _ in range(4):
         with_others.append(delta(align(lora, source, target)[0]))
     monkeypatch.setattr(maps, "with_signs", lambda *subspaces: subspaces)
@@ -225,8 +227,8 @@ def test_other_depths_and_other_widths():
         assert (adapter.up.shape[0], adapter.down.shape[1]) == shape
     assert len(result.adapters) == 9
     assert any("by shape" in note and "without" not in note for note in result.report.notes)
-    assert "energy kept" in result.report.summary()
-    assert "9 moved, but to another width, which is experimental" in result.report.summary()
+    assert "energy kept" in summary_of(result.report)
+    assert "9 moved, but to another width, which is experimental" in summary_of(result.report)
 
 
 @pytest.mark.parametrize("factor", [2, 10])
@@ -322,7 +324,7 @@ def test_another_context_is_another_width():
     ):
         transfer(lora_for(source), *models, TransferSettings(threshold=0.0))
     high = transfer(lora_for(source), *models, TransferSettings(mode="cross_width"))
-    assert "a threshold of 0 moves all that has a place" in high.report.warning
+    assert "a threshold of 0 moves all that has a place" in warning_of(high.report)
     moved = transfer(lora_for(source), *models, TransferSettings(mode="cross_width", threshold=0.0))
     assert len(moved.adapters) == len(source)
-    assert "of the spectra alone" not in moved.report.summary()
+    assert "of the spectra alone" not in summary_of(moved.report)

@@ -169,7 +169,7 @@ def report(file, model, pairing):
     settings = {"mode": "copy"}
     made = reports.Report(file.name, place, place, settings, tuple(rows), file.unknown)
     assert len(json.loads(made.to_json())["rows"]) == len(rows)
-    return made.summary()
+    return pack("prolora.transfer.report_text").summary_of(made)
 
 
 NODE_CLASS_MAPPINGS = {
