@@ -46,13 +46,13 @@ def _with_ties(s: np.ndarray, k: int) -> int:
 def dense_pair(
     source: np.ndarray, target: np.ndarray, energy: float
 ) -> tuple[DenseSubspace, DenseSubspace]:
-    """Both of one rank: the smaller effective rank, with the ties of both."""
+    """Both of one rank: the larger effective rank, with the ties of both."""
     values = [np.linalg.svd(w.astype(np.float64), compute_uv=False) for w in (source, target)]
-    k = min(dense_rank(s, energy) for s in values)
-    if not k:  # a zero weight beside another one
+    k = max(dense_rank(s, energy) for s in values)
+    if not all(dense_rank(s, energy) for s in values):  # a zero weight beside another one
         return dense_subspace(source, energy), dense_subspace(target, energy)
     for _ in values[0]:
-        k = max(_with_ties(s, k) for s in values)
+        k = min(max(_with_ties(s, k) for s in values), *((s > 1e-6 * s[0]).sum() for s in values))
     return dense_subspace(source, energy, k), dense_subspace(target, energy, k)
 
 

@@ -52,7 +52,8 @@ def align(lora, source, target, **choices):
 def by_hand(update, source, target):
     """numpy's SVD, every vector in the sign whose cubes add up to more than 0."""
     parts = [np.linalg.svd(matrix(weight), full_matrices=False) for weight in (source, target)]
-    k = 1 + min(int(np.argmax(np.cumsum(s**2) >= ENERGY * (s**2).sum())) for _, s, _ in parts)
+    k = 1 + max(int(np.argmax(np.cumsum(s**2) >= ENERGY * (s**2).sum())) for _, s, _ in parts)
+    k = min(k, *(len(s) for _, s, _ in parts))
     bases = [(U[:, :k], Vh[:k].T) for U, _, Vh in parts]
     by_left = len(bases[0][0]) != len(bases[1][0])
     turned = []
