@@ -138,7 +138,7 @@ def _similarities(
             continue
         block, entries = target.at(path), source.at(stage).entries
         for number, rival in entries.items():
-            modules = [module.strip(".") for module in block.names()]
+            modules = [module.strip(".") for module in block.matrix_shapes()]
             values = [similarity(rival.at(module), block.at(module)) for module in modules]
             (right if number == int(name) else wrong).append(mean(values))
     return Similarities(min(right), max(wrong))
