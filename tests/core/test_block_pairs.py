@@ -183,7 +183,7 @@ def test_another_block_where_the_names_agree():
     assert served.target_key == "diffusion_model.blocks.2.mlp.0.weight"
     summary = summary_of(result.report)
     assert "without a source: 1" in summary
-    assert "of the source, taken by none: 2" in summary
+    assert "unmatched in the source: 2" in summary
     again = run(parse_pairs(result.report.to_json()), LINED_UP)
     assert names_of(again) == names_of(result)
 

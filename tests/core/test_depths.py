@@ -98,7 +98,7 @@ def test_the_stage_in_the_summary():
     assert "(similarity 0." in stage
     assert stage.endswith("by similarity): 0 -> 0, 3 -> 2, 4 -> 3")
     assert "without a source: 1" in lines
-    assert "of the source, taken by none: 1, 2" in lines
+    assert "unmatched in the source: 1, 2" in lines
 
 
 def test_models_that_line_up_have_no_stage_in_the_summary():
