@@ -115,7 +115,7 @@ def draw(comparison: Comparison) -> HeatMap:
 
 
 def panels(comparison: Comparison) -> list[Panel]:
-    """The panels of the target's blocks in its order; last that of the weights outside of blocks."""
+    """The panels of the target's blocks in its order, then the one outside of blocks."""
     blocks: dict[str, dict[str, Row]] = {}
     outside = Outside({"": None})
     for row in comparison.rows:
@@ -191,7 +191,7 @@ class _Placed:
 
 
 def _label(name: str, cells: dict[str, Row]) -> str:
-    """A line's label: its block, or its weight outside of blocks; then the source's, if it differs."""
+    """A line's label: its block, or its weight outside of blocks; and the source's, if different."""
     row = next((row for row in cells.values() if row.source), next(iter(cells.values())))
     if row.block:
         return block_label(row)
