@@ -1,4 +1,4 @@
-"""The blocks that a user pairs by hand."""
+"""The input for blocks that a user pairs by hand."""
 
 PAIRS_INPUT = {
     "pairs": (
@@ -7,9 +7,10 @@ PAIRS_INPUT = {
             "default": "",
             "multiline": True,
             "advanced": True,
-            "tooltip": "Which block of this model takes which of the source, as JSON, like the "
-            'pairs of ProLoRA Similarity: {"blocks.2": "blocks.3"}. What is not named: by name '
-            "where the two have as many blocks, else by similarity.",
+            "tooltip": "Which block of this model takes which block of the source, as JSON: "
+            '{"blocks.2": "blocks.3"}. ProLoRA Similarity writes all pairs in this form. Blocks '
+            "that are not named here are paired by name where both models have as many, else by "
+            "similarity.",
         },
     ),
 }

@@ -1,4 +1,4 @@
-"""ProLoRA Similarity: how alike two models are, before anything is moved."""
+"""ProLoRA Similarity: measures the similarity of two models before anything is moved."""
 
 import numpy as np
 import torch
@@ -16,15 +16,15 @@ from .source_model import SOURCE_INPUTS, checkpoint_input, chosen_source
 class ProLoraSimilarity:
     CATEGORY = "loaders/ProLoRA"
     DESCRIPTION = (
-        "How alike two models are, weight by weight: what a transfer between them can keep. Every "
-        "weight is decomposed, which takes minutes without a GPU."
+        "Measures the similarity of two models, weight by weight: how much of a LoRA a transfer "
+        "between them can keep. Every weight is decomposed, which takes minutes without a GPU."
     )
     RETURN_TYPES = ("IMAGE", "STRING", "STRING")
     RETURN_NAMES = ("picture", "table", "pairs")
     OUTPUT_TOOLTIPS = (
-        "Blocks by modules; the brighter, the more alike.",
-        "A line for every weight.",
-        "Which block goes to which: for the pairs of ProLoRA Transfer.",
+        "A line for each block, a column for each module; the brighter, the more similar.",
+        "The figures as text, a line for each weight.",
+        "Which block takes which, for the pairs input of ProLoRA Transfer.",
     )
     FUNCTION = "compare"
 
@@ -34,7 +34,9 @@ class ProLoraSimilarity:
             "required": {
                 "model": (
                     "MODEL",
-                    {"tooltip": "To be compared with the source, without LoRAs that patch it."},
+                    {
+                        "tooltip": "The model to compare with the source. LoRAs that patch it do not count."
+                    },
                 ),
                 "source_checkpoint": checkpoint_input(
                     "The checkpoint that LoRAs were trained on. It is not loaded: its weights are "
@@ -48,8 +50,8 @@ class ProLoraSimilarity:
                         "max": 0.999,
                         "step": 0.01,
                         "advanced": True,
-                        "tooltip": "Share of a weight's energy that counts as its leading "
-                        "subspace; that of the transfer.",
+                        "tooltip": "Share of a weight's energy that its leading subspace holds; "
+                        "the same as in the transfer.",
                     },
                 ),
             },

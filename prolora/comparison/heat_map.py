@@ -191,7 +191,7 @@ class _Placed:
 
 
 def _label(name: str, cells: dict[str, Row]) -> str:
-    """A line's label: its block, or its weight outside of blocks; and the source's, if different."""
+    """A line's label: its block, or weight outside of blocks; then the source's, if different."""
     row = next((row for row in cells.values() if row.source), next(iter(cells.values())))
     if row.block:
         return block_label(row)

@@ -124,6 +124,6 @@ def other_widths(source: Node, target: Node) -> str:
 
 
 def path_of(model: Model, key: str) -> str:
-    """The path of a weight's module, without the prefix that a checkpoint adds."""
+    """A weight's module, by the name that both models of a transfer have for it."""
     prefix = next((prefix for prefix in UNET_PREFIXES if key.startswith(prefix)), "")
     return model.paths.get(key) or key.removeprefix(prefix).removesuffix(".weight")
