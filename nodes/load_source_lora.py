@@ -8,7 +8,7 @@ from .source_model import SOURCE_INPUTS, checkpoint_input, chosen_source
 
 class LoadSourceLora:
     CATEGORY = "loaders/ProLoRA"
-    DESCRIPTION = "Loads a LoRA and the checkpoint that it was trained on, so that it can be moved to another."
+    DESCRIPTION = "Reads a LoRA and the checkpoint that it was trained on, for ProLoRA Transfer."
     RETURN_TYPES = ("PROLORA_SOURCE", "STRING")
     RETURN_NAMES = ("source_lora", "info")
     OUTPUT_TOOLTIPS = (

@@ -34,9 +34,7 @@ class ProLoraSimilarity:
             "required": {
                 "model": (
                     "MODEL",
-                    {
-                        "tooltip": "The model to compare with the source. LoRAs that patch it do not count."
-                    },
+                    {"tooltip": "The model to compare with the source, without its LoRAs."},
                 ),
                 "source_checkpoint": checkpoint_input(
                     "The checkpoint that LoRAs were trained on. It is not loaded: its weights are "

@@ -55,7 +55,7 @@ class ProLoraTransfer:
                 "model": (
                     "MODEL",
                     {
-                        "tooltip": "The model that the LoRA is moved to. It is not changed, and LoRAs "
+                        "tooltip": "The model that the LoRA is moved to. It is not changed. LoRAs "
                         "that patch it do not count."
                     },
                 ),

@@ -2,7 +2,7 @@
 
 ComfyUI loads a file with comfy.sd.load_state_dict_guess_config. If that does not know the
 architecture, it uses load_diffusion_model_state_dict, which also knows diffusers' names. This file
-follows both with the host's own functions, on tensors that are mapped from the file or have no data.
+follows both with the host's own functions, on tensors that are mapped or have no data.
 """
 
 import inspect
@@ -183,8 +183,8 @@ def _without_data(name: str, source: _Source) -> Any:
         return config.get_model(dict(source.tensors), source.prefix, device=torch.device("cpu"))
     except Exception as error:
         raise ProLoRAError(
-            f"ComfyUI recognises {name} as {type(config).__name__}, but cannot build a model of its "
-            f"sizes ({type(error).__name__}: {error}), so the names of its weights are not "
+            f"ComfyUI recognises {name} as {type(config).__name__}, but cannot build a model of "
+            f"its sizes ({type(error).__name__}: {error}), so the names of its weights are not "
             "known. If ComfyUI loads it in the graph, connect its MODEL instead."
         ) from error
 

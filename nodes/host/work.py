@@ -53,7 +53,7 @@ def apply_lora(
     strength_model: float,
     strength_clip: float,
 ) -> tuple[Any, Any]:
-    """The MODEL and CLIP with a LoRA, patched by the host's own loader; the inputs stay unchanged."""
+    """MODEL and CLIP, patched by the host's own LoRA loader; the inputs stay unchanged."""
     patched: tuple[Any, Any] = comfy.sd.load_lora_for_models(
         model, clip, lora, strength_model, strength_clip
     )

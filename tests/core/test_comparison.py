@@ -214,7 +214,10 @@ def test_a_text_encoder_that_one_model_lacks_is_left_out(side):
     ("target", "words"),
     [
         ({"other": random_weight((4, 4))}, "A (SDXL) and B (SDXL): no weight of the one fits"),
-        ({"embed": random_weight((16, 9))}, "embed, is 16 x 8 in the source and 16 x 9 in the target"),
+        (
+            {"embed": random_weight((16, 9))},
+            "embed, is 16 x 8 in the source and 16 x 9 in the target",
+        ),
         ({"embed": torch.full((16, 8), torch.inf)}, "embed.weight of B"),
     ],
 )
