@@ -41,14 +41,18 @@ class Timed:
     subspace: Subspace
 
 
+def environment(device: torch.device) -> str:
+    """The device's name, the CPU's threads and torch's version, for the head of a table."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+    return f"{name}, {torch.get_num_threads()} threads, torch {torch.__version__}"
+
+
 def main() -> None:
     """Prints a row for each shape."""
     options = _options()
     device = torch.device(options.device)
     torch.set_num_threads(options.threads or torch.get_num_threads())
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
-    threads = f"{torch.get_num_threads()} threads"
-    print(f"{name}, {threads}, torch {torch.__version__}, energy {ENERGY}\n")
+    print(f"{environment(device)}, energy {ENERGY}\n")
     print("| weight | k | Gram, float64 | SVD, float32 | ratio | Gram is off | SVD is off |")
     print("| --- | --- | --- | --- | --- | --- | --- |")
     for shape in SHAPES:

@@ -26,7 +26,7 @@ from prolora.models.weights import StateDictWeights
 from prolora.transfer.job import transfer
 from prolora.transfer.settings import TransferSettings
 
-from .decomposition import make_weight, wait
+from .decomposition import environment, make_weight, wait
 
 SHAPES = ((640, 640), (1280, 1280), (10240, 1280), (1280, 5120), (640, 5760))
 RANK = 32
@@ -38,8 +38,7 @@ def main() -> None:
     """Prints a row for each shape."""
     options = _options()
     device = torch.device(options.device)
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
-    print(f"{name}, {torch.get_num_threads()} threads, torch {torch.__version__}, rank {RANK}\n")
+    print(f"{environment(device)}, rank {RANK}\n")
     columns = "truncation, Gram | truncation, randomised | Gram | randomised"
     print(f"| weight | LoRA | LoKr | ratio | {columns} |")
     print("| --- | --- | --- | --- | --- | --- | --- | --- |")

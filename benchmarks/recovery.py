@@ -37,7 +37,7 @@ from prolora.pairing.alignment import align
 from prolora.pairing.block_similarity import RandomizedBlockSimilarity
 from prolora.pairing.module_tree import Node, module_tree
 
-from .decomposition import wait
+from .decomposition import environment, wait
 
 DRIFTS = (0.02, 0.1, 0.3)
 
@@ -47,9 +47,7 @@ def main() -> None:
     options = _options()
     device = torch.device(options.device)
     torch.set_num_threads(options.threads or torch.get_num_threads())
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
-    threads = f"{torch.get_num_threads()} threads"
-    print(f"{name}, {threads}, torch {torch.__version__}, width {options.width}\n")
+    print(f"{environment(device)}, width {options.width}\n")
     print("| child | drift | in doubt | right | by name | by depth | similarity | time | peak |")
     print("| --- | --- | --- | --- | --- | --- | --- | --- | --- |")
     for child in CHILDREN:

@@ -7,9 +7,9 @@ from ..prolora.comparison import text as comparison_text
 from ..prolora.comparison.figures import compare
 from ..prolora.comparison.heat_map import check_pillow, draw
 from ..prolora.pairing.block_pairs import parse_pairs, write_pairs
-from ..prolora.transfer.settings import DEFAULTS, TransferSettings
+from ..prolora.transfer.settings import TransferSettings
 from . import host
-from .pairs_input import PAIRS_INPUT
+from .shared_inputs import ENERGY_INPUT, PAIRS_INPUT
 from .source_model import SOURCE_INPUTS, checkpoint_input, chosen_source
 
 
@@ -40,18 +40,7 @@ class ProLoraSimilarity:
                     "The checkpoint that LoRAs were trained on. It is not loaded: its weights are "
                     "read one at a time."
                 ),
-                "subspace_energy": (
-                    "FLOAT",
-                    {
-                        "default": DEFAULTS.subspace_energy,
-                        "min": 0.01,
-                        "max": 0.999,
-                        "step": 0.01,
-                        "advanced": True,
-                        "tooltip": "Share of a weight's energy that its leading subspace holds; "
-                        "the same as in the transfer.",
-                    },
-                ),
+                **ENERGY_INPUT,
             },
             "optional": {
                 "clip": ("CLIP", {"tooltip": "Connect it to compare text encoders too."}),

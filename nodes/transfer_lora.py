@@ -13,7 +13,7 @@ from ..prolora.transfer.modes import MODES, describe_modes, mode_named
 from ..prolora.transfer.report_text import summary_of, warning_of
 from ..prolora.transfer.settings import DEFAULTS, TransferSettings
 from . import host
-from .pairs_input import PAIRS_INPUT
+from .shared_inputs import ENERGY_INPUT, PAIRS_INPUT
 
 
 class TransferredLora(dict):
@@ -88,18 +88,7 @@ class ProLoraTransfer:
                         "tooltip": describe_modes(),
                     },
                 ),
-                "subspace_energy": (
-                    "FLOAT",
-                    {
-                        "default": DEFAULTS.subspace_energy,
-                        "min": 0.01,
-                        "max": 0.999,
-                        "step": 0.01,
-                        "advanced": True,
-                        "tooltip": "Share of a weight's energy that its leading subspace holds; "
-                        "the rest is its null space.",
-                    },
-                ),
+                **ENERGY_INPUT,
             },
             "optional": {
                 "clip": (
