@@ -1,13 +1,13 @@
-"""What the subspace of a weight costs: eigenvectors of the Gram matrix against an SVD.
+"""The costs of a weight's subspace: eigenvectors of the Gram matrix against an SVD.
 
     python -m benchmarks.decomposition
     python -m benchmarks.decomposition --threads 1      # where the machine does other work, too
     python -m benchmarks.decomposition --device cuda
 
-Run it in the repository's root. Both ways see the same weights in the same run, in turns, so that
-whatever else the machine does falls on both. The weights are random, with a spectrum that falls as
-those of trained layers do. How far a basis is off is the Frobenius distance of its projector from
-that of an SVD in float64, relative to the projector's norm; of the two sides the worse one.
+Run it in the repository's root. Both methods get the same weights in turns in the same run, so that
+other load on the machine slows both. The weights are random, with a spectrum that falls as those of
+trained layers do. A basis is off by the Frobenius distance of its projector from that of an SVD in
+float64, relative to the projector's norm; the worse of the two sides counts.
 """
 
 import argparse
@@ -41,14 +41,18 @@ class Timed:
     subspace: Subspace
 
 
+def environment(device: torch.device) -> str:
+    """The device's name, the CPU's threads and torch's version, for the head of a table."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+    return f"{name}, {torch.get_num_threads()} threads, torch {torch.__version__}"
+
+
 def main() -> None:
     """Prints a row for each shape."""
     options = _options()
     device = torch.device(options.device)
     torch.set_num_threads(options.threads or torch.get_num_threads())
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
-    threads = f"{torch.get_num_threads()} threads"
-    print(f"{name}, {threads}, torch {torch.__version__}, energy {ENERGY}\n")
+    print(f"{environment(device)}, energy {ENERGY}\n")
     print("| weight | k | Gram, float64 | SVD, float32 | ratio | Gram is off | SVD is off |")
     print("| --- | --- | --- | --- | --- | --- | --- |")
     for shape in SHAPES:

@@ -1,13 +1,13 @@
-"""What a dense family costs beside a LoRA: a LoKr and a LoRA of the same modules, side by side.
+"""The costs of a dense family beside those of a LoRA: a LoKr and a LoRA of the same modules.
 
     python -m benchmarks.families
     python -m benchmarks.families --device cuda
 
 Run it in the repository's root. Both are moved between the same two weights in the same run, in
-turns. The LoRA stays factored; the LoKr's delta is formed, projected in blocks and cut to a LoRA.
-The last columns are that cut alone: by the Gram matrix, as it is done, and by torch's randomised
-SVD (`torch.svd_lowrank`, 2 iterations, 8 extra vectors), with what each misses of the delta beside
-the best cut of that rank.
+turns. The LoRA stays factored; the LoKr's delta is formed, projected in blocks and truncated to a
+LoRA. The last columns are the truncation alone: by the Gram matrix, as ProLoRA does it, and by
+torch's randomised SVD (`torch.svd_lowrank`, 2 iterations, 8 extra vectors), with how much more of
+the delta each misses than the best truncation to that rank.
 """
 
 import argparse
@@ -26,7 +26,7 @@ from prolora.models.weights import StateDictWeights
 from prolora.transfer.job import transfer
 from prolora.transfer.settings import TransferSettings
 
-from .decomposition import make_weight, wait
+from .decomposition import environment, make_weight, wait
 
 SHAPES = ((640, 640), (1280, 1280), (10240, 1280), (1280, 5120), (640, 5760))
 RANK = 32
@@ -38,9 +38,9 @@ def main() -> None:
     """Prints a row for each shape."""
     options = _options()
     device = torch.device(options.device)
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
-    print(f"{name}, {torch.get_num_threads()} threads, torch {torch.__version__}, rank {RANK}\n")
-    print("| weight | LoRA | LoKr | ratio | cut, Gram | cut, randomised | Gram | randomised |")
+    print(f"{environment(device)}, rank {RANK}\n")
+    columns = "truncation, Gram | truncation, randomised | Gram | randomised"
+    print(f"| weight | LoRA | LoKr | ratio | {columns} |")
     print("| --- | --- | --- | --- | --- | --- | --- | --- |")
     for shape in SHAPES:
         print(_row(shape, device, options.repeats), flush=True)
@@ -91,7 +91,7 @@ def _lora(shape: tuple[int, int]) -> LoraAdapter:
 
 
 def _lokr(shape: tuple[int, int]) -> LokrAdapter:
-    """A small first factor that is whole, a second one of low rank."""
+    """A LoKr with a small whole first factor and a second factor of low rank."""
     random = torch.Generator().manual_seed(3)
     rows, columns = shape[0] // FACTOR, shape[1] // FACTOR
     w1 = torch.randn(FACTOR, FACTOR, generator=random)
@@ -101,14 +101,16 @@ def _lokr(shape: tuple[int, int]) -> LokrAdapter:
 
 
 def _misses(delta: torch.Tensor) -> tuple[float, float]:
-    """How much more than the best cut of RANK each of the two misses, as a share."""
+    """How much more each of the two misses than the best truncation to RANK, as a share."""
     exact = torch.linalg.svdvals(delta.double())
     best = float(exact[RANK:].norm())
     factors = DenseUpdate(delta).truncate(RANK).factors
     U, S, V = torch.svd_lowrank(delta, q=RANK + 8)
     ours = factors.up @ factors.down
     other = (U[:, :RANK] * S[:RANK]) @ V[:, :RANK].T
-    return tuple(max(float((delta - cut).double().norm()) / best - 1, 0.0) for cut in (ours, other))
+    return tuple(
+        max(float((delta - made).double().norm()) / best - 1, 0.0) for made in (ours, other)
+    )
 
 
 def _seconds(job: Callable[[], object], device: torch.device) -> float:

@@ -4,12 +4,12 @@
     python -m benchmarks.memory_sdxl --modules 0    # all 986: 20 minutes on 2 CPU cores
     python -m benchmarks.memory_sdxl --child ssd-1b --mode copy    # what pairing the blocks costs
 
-Run it in the repository's root. It writes two checkpoints of SDXL's real names and shapes in fp16,
-7 GB each, and a rank-32 LoRA, all of random numbers, then runs the command line's transfer in a
-process of its own, and watches that process. The second checkpoint is the first one plus a tenth
-of noise, so its modules are alike enough to be moved; with --child it is such a UNet of a pruned
-child, from blocks of the first. No weight of a real model is needed: memory
-and time depend on the shapes alone.
+Run it in the repository's root. It writes two checkpoints with SDXL's real names and shapes in
+fp16, 7 GB each, and a rank-32 LoRA, all of random numbers. Then it runs the command line's transfer
+in a process of its own and watches that process. The second checkpoint is the first plus a tenth of
+noise, so its modules pass the threshold; with --child it is the UNet of a pruned child, made of
+blocks of the first plus noise. No real weights are needed, because memory and time depend on the
+shapes alone.
 """
 
 import argparse
@@ -60,12 +60,12 @@ class Files:
 
 @dataclass(frozen=True)
 class Run:
-    """What was seen of the transfer's process.
+    """What was measured of the transfer's process.
 
     Attributes:
-        seconds, cpu_seconds: wall time, and what all of its threads used.
-        peak: most resident bytes, pages of the files that it had mapped included.
-        peak_own: most resident bytes of its own, without file pages; sampled.
+        seconds, cpu_seconds: wall time, and CPU time of all threads.
+        peak: the most resident bytes, including pages of mapped files.
+        peak_own: the most resident bytes without pages of files; sampled.
     """
 
     seconds: float

@@ -1,4 +1,4 @@
-"""Whether the blocks that pruned children of SDXL have kept are found again, at full shapes.
+"""Whether the alignment finds the blocks that pruned children of SDXL have kept, at full shapes.
 
     python -m benchmarks.recovery
     python -m benchmarks.recovery --child ssd-1b --drift 0.3
@@ -6,17 +6,17 @@
     python -m benchmarks.recovery --threads 1             # where the machine does other work, too
     python -m benchmarks.recovery --device cuda
 
-Run it in the repository's root. The models are made up: SDXL's and its children's names and shapes,
-every weight made anew whenever it is read, so that none is kept (fixtures/children.py says
-what is real in them and what is not). A row for each child and drift:
+Run it in the repository's root. The models are made up, with the names and shapes of SDXL and its
+children. Every weight is made whenever it is read, so none is kept (fixtures/children.py says what
+is real in them and what is not). It prints a row for each child and drift:
 
-- *in doubt*: its blocks in lists that have another length in SDXL; the others are paired by name.
-- *right*: how many of those got the block that they are; and how many would by their names, and by
-  being as far down their list.
-- *similarity*: of transformer blocks, the least of a right pair and the most of a wrong one in the
-  same transformer.
-- *time*: of the pairing, and beside it of making the weights; *peak*: of the process's resident
-  memory, or of the GPU's.
+- *in doubt*: the blocks in lists that have another length in SDXL; the others are paired by name.
+- *right*: how many of those are paired with the block that they are; then how many would be so by
+  their names, and by their depth in the list.
+- *similarity*: of transformer blocks, the lowest of a right pair and the highest of a wrong pair in
+  the same transformer.
+- *time*: that of the pairing + that of making the weights.
+- *peak*: of the process's resident memory, or of the GPU's memory.
 """
 
 import argparse
@@ -37,7 +37,7 @@ from prolora.pairing.alignment import align
 from prolora.pairing.block_similarity import RandomizedBlockSimilarity
 from prolora.pairing.module_tree import Node, module_tree
 
-from .decomposition import wait
+from .decomposition import environment, wait
 
 DRIFTS = (0.02, 0.1, 0.3)
 
@@ -47,9 +47,7 @@ def main() -> None:
     options = _options()
     device = torch.device(options.device)
     torch.set_num_threads(options.threads or torch.get_num_threads())
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
-    threads = f"{torch.get_num_threads()} threads"
-    print(f"{name}, {threads}, torch {torch.__version__}, width {options.width}\n")
+    print(f"{environment(device)}, width {options.width}\n")
     print("| child | drift | in doubt | right | by name | by depth | similarity | time | peak |")
     print("| --- | --- | --- | --- | --- | --- | --- | --- | --- |")
     for child in CHILDREN:
@@ -59,7 +57,7 @@ def main() -> None:
 
 
 class TimedWeights:
-    """Weights, and how long it took to read them."""
+    """Weights that time their reading."""
 
     def __init__(self, weights: MadeUpWeights | ChildWeights, device: torch.device) -> None:
         self._weights, self._device = weights, device
@@ -99,7 +97,7 @@ def _row(child: Child, drift: float, width: int, device: torch.device) -> str:
     making = source.weights.seconds + target.weights.seconds
     truth, doubtful = children.block_origins(origins), children.unsettled(origins)
     positions = children.at_the_same_depth(origins)
-    alike = _similarities(*trees, {path: truth[path] for path in doubtful}, similarity)
+    similarities = _similarities(*trees, {path: truth[path] for path in doubtful}, similarity)
     cells = (
         child.inventory,
         f"{drift:g}",
@@ -107,7 +105,7 @@ def _row(child: Child, drift: float, width: int, device: torch.device) -> str:
         f"**{sum((found.pairs.get(path) or '') == truth[path] for path in doubtful)}**",
         str(sum(path == truth[path] for path in doubtful)),
         str(sum(positions[path] == truth[path] for path in doubtful)),
-        f"{alike.right:.2f}, {alike.wrong:.2f}",
+        f"{similarities.right:.2f}, {similarities.wrong:.2f}",
         f"{seconds - making:.0f} s + {making:.0f} s",
         f"{_peak(device) / 1e9:.2f} GB",
     )
@@ -122,7 +120,7 @@ def _model(name: str, weights: TimedWeights) -> Model:
 
 @dataclass(frozen=True)
 class Similarities:
-    """The least of the right pairs, the most of the wrong ones."""
+    """The lowest similarity of the right pairs, and the highest of the wrong pairs."""
 
     right: float
     wrong: float
@@ -138,7 +136,7 @@ def _similarities(
             continue
         block, entries = target.at(path), source.at(stage).entries
         for number, rival in entries.items():
-            modules = [module.strip(".") for module in block.names()]
+            modules = [module.strip(".") for module in block.matrix_shapes()]
             values = [similarity(rival.at(module), block.at(module)) for module in modules]
             (right if number == int(name) else wrong).append(mean(values))
     return Similarities(min(right), max(wrong))

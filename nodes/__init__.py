@@ -1,4 +1,4 @@
-"""The nodes: one small file each, and their names for the host."""
+"""The nodes, one file each, and their names for the host."""
 
 from .apply_lora import ApplyTransferredLora
 from .load_source_lora import LoadSourceLora

@@ -1,4 +1,4 @@
-"""Apply Transferred LoRA: patches a MODEL (and CLIP) like the core LoRA loader."""
+"""Apply Transferred LoRA: patches a MODEL (and CLIP) as ComfyUI's own LoRA loader does."""
 
 from . import host
 
@@ -7,7 +7,7 @@ _STRENGTH = {"default": 1.0, "min": -100.0, "max": 100.0, "step": 0.01}
 
 class ApplyTransferredLora:
     CATEGORY = "loaders/ProLoRA"
-    DESCRIPTION = "Applies a transferred LoRA, as Load LoRA does with a file."
+    DESCRIPTION = "Applies a transferred LoRA, as Load LoRA applies a file."
     RETURN_TYPES = ("MODEL", "CLIP")
     OUTPUT_TOOLTIPS = ("The model with the LoRA.", "The text encoder with the LoRA.")
     FUNCTION = "apply"
@@ -33,7 +33,7 @@ class ApplyTransferredLora:
             "optional": {
                 "clip": (
                     "CLIP",
-                    {"tooltip": "The text encoder, where the LoRA has modules for it."},
+                    {"tooltip": "The text encoder; needed if the LoRA has modules for it."},
                 ),
             },
         }

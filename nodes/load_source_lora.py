@@ -1,4 +1,4 @@
-"""Load Source LoRA: a LoRA file, and the checkpoint that it was trained on."""
+"""Load Source LoRA: a LoRA file and the checkpoint that it was trained on."""
 
 from ..prolora.inspection import describe_source
 from ..prolora.transfer.resolve import resolve
@@ -8,12 +8,12 @@ from .source_model import SOURCE_INPUTS, checkpoint_input, chosen_source
 
 class LoadSourceLora:
     CATEGORY = "loaders/ProLoRA"
-    DESCRIPTION = "A LoRA together with the checkpoint it was trained on, to be moved to another."
+    DESCRIPTION = "Reads a LoRA and the checkpoint that it was trained on, for ProLoRA Transfer."
     RETURN_TYPES = ("PROLORA_SOURCE", "STRING")
     RETURN_NAMES = ("source_lora", "info")
     OUTPUT_TOOLTIPS = (
         "Connect to ProLoRA Transfer.",
-        "Architecture, family, rank, how many modules matched and which keys did not.",
+        "Architecture, family, rank, how many modules the source has, and which it does not have.",
     )
     FUNCTION = "load"
 

@@ -10,7 +10,7 @@ from .transfer_lora import TransferredLora
 
 class SaveTransferredLora:
     CATEGORY = "loaders/ProLoRA"
-    DESCRIPTION = "Saves a transferred LoRA into the output folder, with where it comes from."
+    DESCRIPTION = "Saves a transferred LoRA into the output folder, with its source and target."
     RETURN_TYPES = ()
     OUTPUT_NODE = True
     FUNCTION = "save"
@@ -24,7 +24,7 @@ class SaveTransferredLora:
                     "STRING",
                     {
                         "default": "loras/ProLoRA",
-                        "tooltip": "Name of the file in the output folder; may begin with a "
+                        "tooltip": "Name of the file in the output folder; it may begin with a "
                         "subfolder. A number is added, so nothing is overwritten.",
                     },
                 ),
@@ -40,7 +40,7 @@ class SaveTransferredLora:
                         "default": "auto",
                         "tooltip": "How the file names its modules. auto: as most LoRAs for this "
                         "model do. comfyui, kohya: for ComfyUI and most tools. diffusers, peft: "
-                        "for those libraries; ComfyUI may not load them.",
+                        "for those libraries; ComfyUI may not load such a file.",
                     },
                 ),
             },
@@ -71,7 +71,8 @@ class SaveTransferredLora:
             return rename(file.contents, lora.key_map, lora.architecture, naming)
         if naming != "auto":
             raise ProLoRAError(
-                f"This LORA_MODEL does not come from ProLoRA Transfer, so what its names mean is "
-                f"not known, and they cannot be changed to {naming}. Choose auto: they stay."
+                f"This LORA_MODEL does not come from ProLoRA Transfer, so the weights that its "
+                f"names mean are not known, and they cannot be changed to {naming}. Choose auto, "
+                "which keeps the names."
             )
         return rename(file.contents, {}, "", "source")

@@ -1,4 +1,4 @@
-"""ProLoRA Similarity: how alike two models are, before anything is moved."""
+"""ProLoRA Similarity: measures the similarity of two models before anything is moved."""
 
 import numpy as np
 import torch
@@ -7,24 +7,24 @@ from ..prolora.comparison import text as comparison_text
 from ..prolora.comparison.figures import compare
 from ..prolora.comparison.heat_map import check_pillow, draw
 from ..prolora.pairing.block_pairs import parse_pairs, write_pairs
-from ..prolora.transfer.settings import DEFAULTS, TransferSettings
+from ..prolora.transfer.settings import TransferSettings
 from . import host
-from .pairs_input import PAIRS_INPUT
+from .shared_inputs import ENERGY_INPUT, PAIRS_INPUT
 from .source_model import SOURCE_INPUTS, checkpoint_input, chosen_source
 
 
 class ProLoraSimilarity:
     CATEGORY = "loaders/ProLoRA"
     DESCRIPTION = (
-        "How alike two models are, weight by weight: what a transfer between them can keep. Every "
-        "weight is decomposed, which takes minutes without a GPU."
+        "Measures the similarity of two models, weight by weight: how much of a LoRA a transfer "
+        "between them can keep. Every weight is decomposed, which takes minutes without a GPU."
     )
     RETURN_TYPES = ("IMAGE", "STRING", "STRING")
     RETURN_NAMES = ("picture", "table", "pairs")
     OUTPUT_TOOLTIPS = (
-        "Blocks by modules; the brighter, the more alike.",
-        "A line for every weight.",
-        "Which block goes to which: for the pairs of ProLoRA Transfer.",
+        "A line for each block, a column for each module; the brighter, the more similar.",
+        "The figures as text, a line for each weight.",
+        "Which block takes which, for the pairs input of ProLoRA Transfer.",
     )
     FUNCTION = "compare"
 
@@ -34,24 +34,13 @@ class ProLoraSimilarity:
             "required": {
                 "model": (
                     "MODEL",
-                    {"tooltip": "To be compared with the source, without LoRAs that patch it."},
+                    {"tooltip": "The model to compare with the source, without its LoRAs."},
                 ),
                 "source_checkpoint": checkpoint_input(
                     "The checkpoint that LoRAs were trained on. It is not loaded: its weights are "
                     "read one at a time."
                 ),
-                "subspace_energy": (
-                    "FLOAT",
-                    {
-                        "default": DEFAULTS.subspace_energy,
-                        "min": 0.01,
-                        "max": 0.999,
-                        "step": 0.01,
-                        "advanced": True,
-                        "tooltip": "Share of a weight's energy that counts as its leading "
-                        "subspace; that of the transfer.",
-                    },
-                ),
+                **ENERGY_INPUT,
             },
             "optional": {
                 "clip": ("CLIP", {"tooltip": "Connect it to compare text encoders too."}),

@@ -1,4 +1,4 @@
-"""The model that a LoRA was trained on: a file that is only read, or a MODEL of the graph."""
+"""The source model: a file that is read but never loaded, or a MODEL of the graph."""
 
 from ..prolora.errors import ProLoRAError
 from ..prolora.models.model import Model
@@ -8,6 +8,7 @@ FROM_INPUT = "(the connected source_model)"
 
 
 def checkpoint_input(tooltip):
+    """An input that chooses a checkpoint or diffusion model, or the connected source_model."""
     return ([*host.model_names(), FROM_INPUT], {"tooltip": tooltip})
 
 
@@ -24,7 +25,8 @@ def chosen_source(source_checkpoint, source_model, source_clip, unique_id, promp
     """The connected source_model, else the chosen file.
 
     Raises:
-        ProLoRAError: there is neither, or a source_clip alone; see also host.model_from_file.
+        ProLoRAError: there is neither, or a source_clip without a source_model, or the file is not
+            a model (see host.model_from_file).
     """
     if source_clip is not None and source_model is None:
         raise ProLoRAError(

@@ -13,15 +13,15 @@ from ..prolora.transfer.modes import MODES, describe_modes, mode_named
 from ..prolora.transfer.report_text import summary_of, warning_of
 from ..prolora.transfer.settings import DEFAULTS, TransferSettings
 from . import host
-from .pairs_input import PAIRS_INPUT
+from .shared_inputs import ENERGY_INPUT, PAIRS_INPUT
 
 
 class TransferredLora(dict):
-    """A LoRA state dict, the host's own LORA_MODEL, that also knows where it comes from.
+    """A LORA_MODEL (the host's type, a state dict) that also holds what a file of it needs.
 
     Attributes:
-        metadata: for the header of a file.
-        key_map, architecture: of the model that it is for; they give its modules other names.
+        metadata: the header of the file.
+        key_map, architecture: of the target model, to rename the modules.
     """
 
     metadata: Mapping[str, str]
@@ -39,12 +39,12 @@ class TransferredLora(dict):
 class ProLoraTransfer:
     CATEGORY = "loaders/ProLoRA"
     DESCRIPTION = (
-        "Moves a LoRA to another checkpoint of the family, from the weights of the two alone "
-        "(ProLoRA, ICML 2025)."
+        "Moves a LoRA to another checkpoint of the family, using only the weights of the two "
+        "checkpoints (ProLoRA, ICML 2025)."
     )
     RETURN_TYPES = ("LORA_MODEL", "STRING")
     RETURN_NAMES = ("lora", "summary")
-    OUTPUT_TOOLTIPS = ("The LoRA for this model.", "What happened to its modules.")
+    OUTPUT_TOOLTIPS = ("The LoRA for this model.", "What was moved, what stayed behind, and why.")
     FUNCTION = "transfer"
 
     @classmethod
@@ -55,8 +55,8 @@ class ProLoraTransfer:
                 "model": (
                     "MODEL",
                     {
-                        "tooltip": "The model the LoRA is moved to. LoRAs that patch it are left "
-                        "out of account, and it is not changed."
+                        "tooltip": "The model that the LoRA is moved to. It is not changed. LoRAs "
+                        "that patch it do not count."
                     },
                 ),
                 "threshold": (
@@ -66,8 +66,8 @@ class ProLoraTransfer:
                         "min": 0.0,
                         "max": 1.0,
                         "step": 0.01,
-                        "tooltip": "Modules whose two weights are less alike than this are left "
-                        "out. 0 moves every module.",
+                        "tooltip": "A module is left out if the similarity of its two weights is "
+                        "below this. 0 moves every module.",
                     },
                 ),
                 "rank": (
@@ -76,8 +76,8 @@ class ProLoraTransfer:
                         "default": DEFAULTS.rank,
                         "min": 0,
                         "max": 16384,
-                        "tooltip": "Rank of the result; 0 keeps that of the source LoRA, and for "
-                        "a LoHa, LoKr or the like takes the smallest that keeps 99 % of it.",
+                        "tooltip": "Rank of the result. 0 keeps the rank of the source LoRA; a "
+                        "LoHa, LoKr or the like gets the smallest rank that keeps 99 % of it.",
                     },
                 ),
                 "mode": (
@@ -88,18 +88,7 @@ class ProLoraTransfer:
                         "tooltip": describe_modes(),
                     },
                 ),
-                "subspace_energy": (
-                    "FLOAT",
-                    {
-                        "default": DEFAULTS.subspace_energy,
-                        "min": 0.01,
-                        "max": 0.999,
-                        "step": 0.01,
-                        "advanced": True,
-                        "tooltip": "Share of a weight's energy that counts as its leading "
-                        "subspace; the rest is its null space.",
-                    },
-                ),
+                **ENERGY_INPUT,
             },
             "optional": {
                 "clip": (
@@ -111,8 +100,8 @@ class ProLoraTransfer:
                     {
                         "default": DEFAULTS.copy_identical,
                         "advanced": True,
-                        "tooltip": "Where both models have the same weight, take the LoRA's "
-                        "module as it is, which is exact and faster.",
+                        "tooltip": "Copy the LoRA's module where both models have the same "
+                        "weight, which is exact and faster.",
                     },
                 ),
                 **PAIRS_INPUT,
@@ -122,8 +111,8 @@ class ProLoraTransfer:
 
     @classmethod
     def VALIDATE_INPUTS(cls, mode=None):
-        """The host leaves `mode` to this: a saved graph may have the name that it had before."""
-        if mode is None:  # comes along a link
+        """Checks `mode` in the host's place: a saved graph may hold the former name of a mode."""
+        if mode is None:  # a link gives it
             return True
         try:
             mode_named(mode)

@@ -1,4 +1,4 @@
-"""A's children of another depth: which block of A serves which of theirs."""
+"""A's children of another depth: which of their blocks takes which block of A."""
 
 import re
 
@@ -36,7 +36,7 @@ def child_of(a: nn.Module, which: str) -> nn.Module:
 
 
 def source_key(key: str, blocks: Blocks) -> str | None:
-    """Return A's key for a child's key, of a weight or of a LoRA; None in an unserved block."""
+    """Return A's key for a child's key, of a weight or of a LoRA; None in an unmatched block."""
     if not (found := BLOCK.search(key)):
         return key
     block = blocks[int(found[0])]

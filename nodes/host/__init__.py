@@ -1,7 +1,7 @@
-"""Everything that the pack asks of ComfyUI, by subject; nothing outside this folder imports it.
+"""Everything that the pack asks of ComfyUI, by subject. Only this folder imports ComfyUI.
 
-Written against the hosts from June 2024 to August 2026. Where they differ, the branch says which
-one needs it.
+It works with the releases from June 2024 to August 2026. A branch between them says which one
+needs it.
 """
 
 from .files import lora_names, lora_path, model_names, model_path, output_path, read_lora

@@ -1,4 +1,4 @@
-"""Files in ComfyUI's folders: their names, their places, a LoRA's content."""
+"""Files in ComfyUI's folders: names, paths, and the content of a LoRA file."""
 
 from contextlib import suppress
 from pathlib import Path
@@ -14,20 +14,31 @@ _MODEL_FOLDERS = ("checkpoints", "diffusion_models", "unet")
 
 
 def lora_names() -> list[str]:
+    """The LoRA files that the host lists."""
     return list(folder_paths.get_filename_list("loras"))
 
 
 def model_names() -> list[str]:
-    """Checkpoints and diffusion models, by the names that the host's own loaders show."""
+    """The checkpoints and diffusion models that the host lists, by the names that it shows."""
     names = (name for folder in _model_folders() for name in folder_paths.get_filename_list(folder))
     return list(dict.fromkeys(names))
 
 
 def lora_path(name: str) -> Path:
+    """The path of a LoRA file by its name in the list.
+
+    Raises:
+        ProLoRAError: the file is not there.
+    """
     return _find(name, ["loras"])
 
 
 def model_path(name: str) -> Path:
+    """The path of a checkpoint or diffusion model by its name in the list.
+
+    Raises:
+        ProLoRAError: the file is not there.
+    """
     return _find(name, _model_folders())
 
 
@@ -35,7 +46,7 @@ def output_path(filename_prefix: str) -> Path:
     """The next free file for a prefix in the host's output folder, numbered like saved images.
 
     Raises:
-        ProLoRAError: the prefix leads out of the output folder.
+        ProLoRAError: the prefix leads out of the output folder, or its folder cannot be made.
     """
     output = Path(folder_paths.get_output_directory()).resolve()
     if not (output / filename_prefix).resolve().is_relative_to(output):
@@ -54,7 +65,11 @@ def output_path(filename_prefix: str) -> Path:
 
 
 def read_lora(path: Path) -> AdapterFile:
-    """Reads a LoRA file, with the names that the host's own loader would see."""
+    """Reads a LoRA file, under the keys that the host's own loader gives it.
+
+    Raises:
+        ProLoRAError: the file is damaged, not safetensors, or not an adapter that can be read.
+    """
     tensors, metadata = read_safetensors(path)
     with suppress(ImportError):  # a host from June 2024 renames nothing
         from comfy.lora_convert import convert_lora

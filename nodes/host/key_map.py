@@ -1,4 +1,4 @@
-"""A model as the core sees it, from the names that ComfyUI gives to its weights."""
+"""Makes the core's Model from ComfyUI's LoRA key map."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -12,11 +12,19 @@ from ...prolora.models.weights import Weights
 
 
 def host_model(name: str, config: Any, weights: Weights, names: Mapping[str, Any]) -> Model:
-    """A model of which the host's key map speaks.
+    """A Model whose key map is the host's.
+
+    Names of weights that the model does not have are left out.
 
     Args:
-        config: the host's configuration; its class is the architecture's name.
-        names: a LoRA's name of a module -> the host's place of a weight.
+        name: what to call the model in reports.
+        config: the host's configuration; the name of its class is the architecture's name.
+        weights: the model's weights, by the host's keys.
+        names: the module name in a LoRA file -> the host's place: a key, or a tuple (see
+            _weight_ref).
+
+    Raises:
+        ProLoRAError: the host reorders the rows of a weight in an unknown way.
     """
     refs = {lora: _weight_ref(place) for lora, place in names.items()}
     key_map = {lora: ref for lora, ref in refs.items() if _is_in(ref, weights)}
@@ -24,17 +32,17 @@ def host_model(name: str, config: Any, weights: Weights, names: Mapping[str, Any
 
 
 def _is_in(ref: WeightRef, weights: Weights) -> bool:
-    """Whether there is such a weight and part: 0.33.0 cuts Lumina 2's qkv beyond its end."""
+    """Whether the weight and the part exist: 0.33.0 slices Lumina 2's qkv beyond its end."""
     if ref.key not in weights or ref.part is None:
         return ref.key in weights
     return ref.part.start + ref.part.length <= weights.shape(ref.key)[ref.part.dim]
 
 
 def _weight_ref(place: str | tuple[Any, ...]) -> WeightRef:
-    """The host gives a key, or (key, slice of a fused weight or None, maybe a reordering).
+    """The reference for a place of the host: a key, or (key, slice or None, reordering functions).
 
-    The host applies the reordering to an update. It swaps halves, so it is its own inverse and
-    takes a weight into the order of the update as well.
+    The host applies the reordering to an update. Ours must also bring a weight into the order of
+    the update; swapping halves does both, as it is its own inverse.
 
     Raises:
         ProLoRAError: the host reorders in another way.
@@ -51,6 +59,6 @@ def _swaps_halves(reorder: Any) -> bool:
     if not torch.equal(found, rows) and not torch.equal(found, swap_halves(rows)):
         raise ProLoRAError(
             "This ComfyUI reorders the rows of a weight in a way that ProLoRA does not know. Use "
-            "ProLoRA's command line, or another version of either."
+            "ProLoRA's command line, or another version of ComfyUI or ProLoRA."
         )
     return not torch.equal(found, rows)

@@ -1,4 +1,4 @@
-"""A MODEL and CLIP of the graph: their base weights and names, and the file behind them."""
+"""A MODEL and CLIP of the graph as the core's Model: base weights, names, and the file's name."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +15,14 @@ from .key_map import host_model
 
 
 def model_from_graph(model: Any, clip: Any | None, name: str) -> Model:
-    """A MODEL (and CLIP) of the graph, seen without the LoRAs that patch it. Neither is changed."""
+    """A Model of a MODEL (and CLIP) of the graph, without the LoRAs that patch them.
+
+    Neither is changed.
+
+    Args:
+        model, clip: the host's; clip may be None.
+        name: what to call the model in reports.
+    """
     names = comfy.lora.model_lora_keys_unet(model.model, {})
     patchers = [model]
     if clip is not None:
@@ -25,9 +32,10 @@ def model_from_graph(model: Any, clip: Any | None, name: str) -> Model:
 
 
 class PatchedModelWeights:
-    """The base weights of loaded models, found and dequantised when they are read.
+    """The base weights of loaded models, without patches, dequantised.
 
-    Not before: the host may move, patch or unload a model between two prompts.
+    A weight is looked up whenever it is read, because the host may move, patch or unload a model
+    between two prompts.
     """
 
     def __init__(self, patchers: list[Any]) -> None:
@@ -60,10 +68,14 @@ class PatchedModelWeights:
 
 
 def file_behind(prompt: dict[str, Any], node_id: str, input_name: str) -> str:
-    """The file that a MODEL input comes from, found by following the graph; "" if unknown.
+    """The name of the file that a MODEL input comes from; "" if it is not known.
 
-    A MODEL does not know its file, so the prompt is asked: back along the `model` links, through
-    the nodes that patch it, to the loader.
+    A MODEL does not hold its file's name. This follows the `model` links of the prompt backwards,
+    through the nodes that patch the MODEL, to its loader.
+
+    Args:
+        prompt: the host's prompt, node id -> class_type and inputs.
+        node_id, input_name: the input.
     """
     inputs = prompt.get(node_id, {}).get("inputs", {})
     link = inputs.get(input_name)
@@ -77,7 +89,7 @@ def file_behind(prompt: dict[str, Any], node_id: str, input_name: str) -> str:
 
 
 def _has(model: Any, key: str) -> bool:
-    """False for what is in a state dict only, as the scales of 0.33.0's quantised layers are."""
+    """False for an entry that only the state dict has, such as the scales of 0.33.0's layers."""
     try:
         return comfy.utils.get_attr(model, key) is not None
     except AttributeError:
@@ -85,12 +97,12 @@ def _has(model: Any, key: str) -> bool:
 
 
 def _base_weight(patcher: Any, key: str) -> tuple[torch.Tensor, Any]:
-    """The unpatched weight, and what dequantises it (None: nothing to do). No copy is made."""
+    """The unpatched weight and the function that dequantises it, or None. No copy is made."""
     if hasattr(comfy.model_patcher, "get_key_weight"):
         weight, _, dequantise = comfy.model_patcher.get_key_weight(patcher.model, key)
     else:  # a host from June 2024 has no quantised weights
         weight, dequantise = comfy.utils.get_attr(patcher.model, key), None
-    if key in patcher.backup:  # where the host keeps what it patched in place
+    if key in patcher.backup:  # the host keeps the weights here that it patches in place
         kept = patcher.backup[key]
         weight = getattr(kept, "weight", kept)
     if key in getattr(patcher, "hook_backup", {}):

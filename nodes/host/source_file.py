@@ -1,8 +1,8 @@
-"""A checkpoint or diffusion model that is read but never loaded: ComfyUI says what its keys mean.
+"""A source file as the core's Model: it is read but never loaded, and ComfyUI explains its keys.
 
-ComfyUI loads a file by comfy.sd.load_state_dict_guess_config and, where that knows no architecture
-for it, by load_diffusion_model_state_dict, which takes diffusers' names too. The steps here are
-theirs, with the same functions of the host, on tensors that are mapped into memory or have no data.
+ComfyUI loads a file with comfy.sd.load_state_dict_guess_config. If that does not know the
+architecture, it uses load_diffusion_model_state_dict, which also knows diffusers' names. This file
+follows both with the host's own functions, on tensors that are mapped or have no data.
 """
 
 import inspect
@@ -27,20 +27,19 @@ from ...prolora.models.weights import StateDictWeights
 from .key_map import host_model
 
 _UNET = "diffusion_model."  # what a loaded model's keys begin with
-_SCALES = tuple(
-    f".{part}" for part in (QUANT_MARK, *UNMARKED)
-)  # what lies beside a quantised weight
+# What lies beside a quantised weight.
+_SCALES = tuple(f".{part}" for part in (QUANT_MARK, *UNMARKED))
 
 
 @dataclass(frozen=True)
 class _Source:
-    """A file that the host knows how to load.
+    """A file that the host can load.
 
     Attributes:
         config: the host's configuration for the architecture.
-        prefix: what the keys of the diffusion model begin with.
-        tensors: the file's, by the names that the host's class has.
-        rename: gives the diffusion model's tensors these names.
+        prefix: how the keys of the diffusion model begin.
+        tensors: the file's tensors, by the names of the host's class.
+        rename: gives the diffusion model's tensors those names.
     """
 
     config: Any
@@ -49,7 +48,7 @@ class _Source:
     rename: Convert = dict
 
     def convert(self, tensors: Tensors) -> Tensors:
-        """All that the host would load, by the keys of a loaded model and text encoder."""
+        """The tensors that the host would load, by the keys of a loaded model and text encoder."""
         unet = self.rename(_stripped(tensors, self.prefix))
         unet = self.config.process_unet_state_dict(unet)
         rest = {key: t for key, t in tensors.items() if not key.startswith(self.prefix)}
@@ -60,14 +59,14 @@ class _Source:
 
 
 def model_from_file(path: Path) -> Model:
-    """A checkpoint that is never loaded as a model.
+    """A Model of a checkpoint or diffusion model that is never loaded.
 
-    The file is mapped into memory: a weight is read when it is used, and the system may drop it
-    again. The host detects the architecture from the shapes, and builds the model without data,
-    where it has names all the same; that answers for the LoRA key map.
+    The tensors are mapped from the file: a weight is read when it is used, and the system may drop
+    it again. The host detects the architecture from the shapes and builds the model without data;
+    the names in that model are enough for the host's LoRA key map.
 
     Raises:
-        ProLoRAError: the file is damaged, no safetensors file, or no model that the host knows.
+        ProLoRAError: the file is damaged or not safetensors, or the host does not know the model.
     """
     with open_safetensors(path) as file:  # refuses a damaged file with a message for artists
         metadata = file.metadata() or {}
@@ -80,17 +79,17 @@ def model_from_file(path: Path) -> Model:
     unet = {key: tensor for key, tensor in unread.items() if key.startswith(_UNET)}
     names = comfy.lora.model_lora_keys_unet(model, _names_beyond(model, unet))
     text = {key: tensor for key, tensor in unread.items() if key not in unet}
-    if text:  # only the names are asked for: these are the keys of a loaded text encoder
+    if text:  # the host only asks for the keys, which are those of a loaded text encoder
         text_model = SimpleNamespace(state_dict=lambda: text)
         names = comfy.lora.model_lora_keys_clip(text_model, names)
     return host_model(path.name, source.config, weights, names)
 
 
 def _recognise(name: str, tensors: Tensors, metadata: dict[str, str]) -> _Source:
-    """What the host takes a file for.
+    """Recognises a file as the host would.
 
     Raises:
-        ProLoRAError: the host does not know it, or it is quantised and in diffusers' names.
+        ProLoRAError: the host does not know the file, or it is quantised in diffusers' names.
     """
     prefix, why = _diffusion_model_prefix(tensors), ""
     try:
@@ -98,7 +97,7 @@ def _recognise(name: str, tensors: Tensors, metadata: dict[str, str]) -> _Source
         if config is not None:
             return _Source(config, prefix, tensors)
         source = _in_diffusers_names(tensors, prefix)
-    except Exception as error:  # what the host raises for a file that is not what it looks like
+    except Exception as error:  # the host raises anything for a file that looks like another
         source, why = None, f" ({type(error).__name__}: {error})"
     if source is None:
         raise ProLoRAError(
@@ -116,7 +115,7 @@ def _recognise(name: str, tensors: Tensors, metadata: dict[str, str]) -> _Source
 
 
 def _detect(tensors: Tensors, prefix: str, metadata: dict[str, str]) -> Any | None:
-    """The host's configuration for a checkpoint, None for one that it does not know."""
+    """The host's configuration for a checkpoint; None for a checkpoint that it does not know."""
     # A quantised layer has no weight on the meta device, so no name.
     plain = {key: tensor for key, tensor in tensors.items() if not key.endswith(f".{QUANT_MARK}")}
     detect = comfy.model_detection.model_config_from_unet
@@ -129,7 +128,7 @@ def _detect(tensors: Tensors, prefix: str, metadata: dict[str, str]) -> Any | No
 
 
 def _in_diffusers_names(tensors: Tensors, prefix: str) -> _Source | None:
-    """A transformer or UNet as diffusers saves it, None for a file that is neither."""
+    """A transformer or UNet in diffusers' names; None for a file that is neither."""
     unet = _stripped(tensors, prefix)
     rename: Convert = _rename_transformer
     renamed = ConvertedWeights(unet, rename).unread()
@@ -144,7 +143,7 @@ def _in_diffusers_names(tensors: Tensors, prefix: str) -> _Source | None:
 
 
 def _rename_transformer(tensors: Tensors) -> Tensors:
-    """Nothing for a file that the host does not take for a transformer of diffusers."""
+    """The tensors by the host's names; none if the host does not see a transformer of diffusers."""
     if not hasattr(comfy.model_detection, "convert_diffusers_mmdit"):  # June 2024
         return {}
     return comfy.model_detection.convert_diffusers_mmdit(dict(tensors), "") or {}
@@ -168,12 +167,12 @@ def _stripped(tensors: Tensors, prefix: str) -> Tensors:
 
 
 def _without_data(name: str, source: _Source) -> Any:
-    """The host's model on the meta device, or on the CPU if its class needs numbers to be built.
+    """The host's model on the meta device, or on the CPU if its class cannot be built there.
 
-    There its tensors are not written to, and memory that is not written to is not taken.
+    On the CPU its tensors are never written, so they take no memory.
 
     Raises:
-        ProLoRAError: the host's class cannot be built from what is in the file.
+        ProLoRAError: the host's class cannot be built for this file.
     """
     config = source.config
     try:
@@ -184,14 +183,17 @@ def _without_data(name: str, source: _Source) -> Any:
         return config.get_model(dict(source.tensors), source.prefix, device=torch.device("cpu"))
     except Exception as error:
         raise ProLoRAError(
-            f"ComfyUI takes {name} for a {type(config).__name__}, but one of its figures cannot "
-            f"be built ({type(error).__name__}: {error}), so the names of its weights are not "
+            f"ComfyUI recognises {name} as {type(config).__name__}, but cannot build a model of "
+            f"its sizes ({type(error).__name__}: {error}), so the names of its weights are not "
             "known. If ComfyUI loads it in the graph, connect its MODEL instead."
         ) from error
 
 
 def _names_beyond(model: Any, weights: Tensors) -> dict[str, str]:
-    """Of weights that the host's class has no module for: it reads SD3's depth off the width."""
+    """The names of weights that the host's class has no module for.
+
+    Such weights exist because the host computes the depth of an SD3 from its width.
+    """
     known = model.state_dict().keys()
     beyond = {key: tensor for key, tensor in weights.items() if key not in known}
     return {name: ref.key for name, ref in key_map(StateDictWeights(beyond)).items()}

@@ -1,4 +1,4 @@
-"""What a job asks of ComfyUI while it runs: a device, memory, progress, a place for its texts."""
+"""What a job needs of ComfyUI while it runs: a device, memory, progress, a place for texts."""
 
 import logging
 from collections.abc import Iterable
@@ -12,21 +12,21 @@ import torch
 from ...prolora.algebra.subspace import can_decompose
 from ...prolora.models.model import Model
 
-# A projection holds, for one module, both weights in float32, and one in float64 with its Gram
-# matrix, the eigenvectors and their workspace: about this many bytes for each element of a weight.
+# A projection of one module holds both weights in float32, and one in float64 with its Gram matrix,
+# the eigenvectors and their workspace: about this many bytes for each element of a weight.
 _BYTES_PER_ELEMENT = 64
 
 log = logging.getLogger("ProLoRA")
 
 
 def device() -> torch.device:
-    """The host's device, where it can decompose a weight (Apple's cannot); else the CPU."""
+    """The host's device if it can decompose a weight (Apple's cannot), else the CPU."""
     chosen: torch.device = comfy.model_management.get_torch_device()
     return chosen if can_decompose(chosen) else torch.device("cpu")
 
 
 def make_room(names: Iterable[str], model: Model) -> None:
-    """Asks the host to free what the largest of these modules needs, as core nodes do."""
+    """Asks the host to free the memory that the largest of these modules needs."""
     refs = (model.resolve(name) for name in names)
     sizes = (torch.Size(model.weights.shape(ref.key)).numel() for ref in refs if ref is not None)
     largest = max(sizes, default=0)
@@ -34,7 +34,7 @@ def make_room(names: Iterable[str], model: Model) -> None:
 
 
 class Progress:
-    """Drives the host's progress bar, and stops the job when the user pressed Cancel."""
+    """Moves the host's progress bar, and stops the job after the user pressed Cancel."""
 
     def __init__(self) -> None:
         self._bar: Any = None
@@ -53,7 +53,7 @@ def apply_lora(
     strength_model: float,
     strength_clip: float,
 ) -> tuple[Any, Any]:
-    """The patches of the host's own LoRA loader; the inputs stay as they were."""
+    """MODEL and CLIP, patched by the host's own LoRA loader; the inputs stay unchanged."""
     patched: tuple[Any, Any] = comfy.sd.load_lora_for_models(
         model, clip, lora, strength_model, strength_clip
     )
@@ -61,7 +61,7 @@ def apply_lora(
 
 
 def show(text: str, node_id: str, warning: str = "") -> None:
-    """Puts a text on the node, where the page can show one, and into the log."""
+    """Writes a text into the log, and onto the node if the page can show it."""
     log.info("%s", text)
     if warning:
         log.warning("%s", warning)

@@ -1,38 +1,39 @@
-"""Cluster-aware spectral arbitration (CASA): a LoRA made to fit a fine-tuned or distilled target.
+"""Cluster-aware spectral arbitration (CASA): adapts a LoRA to a fine-tuned or distilled target.
 
 Source: "Exploring Data-Free LoRA Transferability for Video Diffusion Models", ICML 2026, arXiv
-2605.01929, and its public code (Noahwangyuchen/CASA, transfer.py at d7c8310), which is followed
-where the two differ. With source = U S V^T, everything is looked at in the source's singular basis:
+2605.01929, and its public code (Noahwangyuchen/CASA, transfer.py at d7c8310). Where paper and code
+differ, this follows the code. With source = U S V^T, both changes are written in the source's
+singular basis:
 
-    lora  = U^T delta V                 what the LoRA routes from direction j to direction i
-    drift = U^T (target - source) V     what the target's training routes there
+    lora  = U^T delta V                 entry (i, j): what the LoRA adds from direction j to i
+    drift = U^T (target - source) V     entry (i, j): what the target's training added there
 
-    result = delta - U withdrawn V^T,   with `withdrawn`, entry by entry:
+The result is delta - U withdrawn V^T. `withdrawn` is, entry by entry:
 
-    drift                        outside the target's dominant directions: the target goes back to
-                                 the source there, so that target + result = source + delta
-    the smaller of the two       where both push the same way, hard, inside dominant directions: of
-                                 the two, target + result has the larger one and not the sum
-    0                            everywhere else: what applying delta as it is would give
+    drift                        outside the target's dominant directions. The target's own training
+                                 is taken back there: target + result = source + delta.
+    the smaller of the two       inside dominant directions, where lora and drift have the same sign
+                                 and are both large. target + result has the larger of the two
+                                 instead of their sum.
+    0                            everywhere else. There the result is delta.
 
-What follows from that, and a user should know:
+Consequences:
 
-- The drift is part of the result. At strength s an s-th of it is taken back; what a cut to a rank
-  drops of it stays; even delta = 0 gives an update. And the result is of full rank, however low
-  delta's was.
-- Clusters are made of the leading directions of a square weight, of all of another. A strong LoRA
-  couples most of them to one cluster, among which nothing is taken back then.
-- The result scales with the weights only while _GAP and _NORM, which are absolute, are small.
-- The rules go entry by entry. The signs of singular pairs do not matter; but within equal singular
-  values any basis is as good as another, and gives another result.
-- So it is for the inputs or outputs that a rectangular weight has beyond its singular directions.
-  The public code takes what its SVD puts there. Two random bases of them give results that differ
-  by 0.17 to 0.35 of what the method changes (64 x 576, 40 x 100). Here the drift's own singular
-  directions stand there, no farther from a random basis than those are from each other: the same
-  on every device, and at most min(m, n) vectors in place of an n x n basis.
+- The result contains a part of the drift. A strength of s takes back s times that part, truncation
+  to a rank drops some of it, and delta = 0 still gives an update. The result has full rank.
+- Only the leading directions of a square weight are clustered; of any other weight, all are. A
+  strong LoRA couples most directions into one cluster, and nothing is taken back inside of it.
+- The result scales with the weights only as long as _GAP and _NORM, which are absolute, are small.
+- The rules depend on the basis. The signs of singular vectors cancel, but equal singular values
+  have no unique basis, and another basis gives another result.
+- The same is true of the inputs or outputs of a rectangular weight that lie outside of its singular
+  directions. The public code uses whatever basis its SVD returns there. Two random bases give
+  results that differ by 0.17 to 0.35 of what the method changes (64 x 576, 40 x 100). This module
+  uses the drift's own singular directions: no farther from a random basis than two random bases are
+  from each other, the same on every device, and at most min(m, n) vectors instead of n x n.
 
-The public preparation scripts round U, S, V and the drift to bfloat16 and rebuild the source from
-them, and the public transfer reads no alpha. Neither is followed.
+Two things of the public scripts are left out: they round U, S, V and the drift to bfloat16 and
+rebuild the source from them, and they do not read alpha.
 """
 
 import math
@@ -44,24 +45,28 @@ import torch
 
 from .subspace import leading_subspace, smallest_rank
 
-_ALL = 1 - 1e-12  # of the energy of a float32 matrix: what is left is rounding
-_GAP = 1e-6  # is added to a gap between singular values,
-_NORM = 1e-8  # and this to a product of norms: both as published
+_ALL = 1 - 1e-12  # share of the energy of a float32 matrix; the rest is rounding
+_GAP = 1e-6  # added to a gap between singular values, as published
+_NORM = 1e-8  # added to a product of norms, as published
 
 
 @dataclass(frozen=True)
 class Choices:
-    """The settings of the method, as published.
+    """The settings of the method; the defaults are the published ones.
 
     Attributes:
-        rotation_threshold: two directions are of one cluster where the LoRA couples them by more
-            than this times the gap between their singular values; also called so in the public
-            code, tau in the paper.
-        dominance_quantile: the share of clusters that is not dominant; q_threshold, q_dom.
-        arbitration_quantile: the share of entries of one sign that is left as it is; arbitrate_q,
-            q_act.
-        square_energy: clusters are made of the leading directions that hold this share of a square
-            weight; fixed in the public code.
+        rotation_threshold: two directions belong to one cluster if the LoRA couples them by more
+            than this times the gap between their singular values. The same name in the public
+            code; tau in the paper.
+        dominance_quantile: the share of clusters that are not dominant, 0 to 1. q_threshold in the
+            code, q_dom in the paper.
+        arbitration_quantile: the share of the dominant entries with equal signs that are left as
+            they are, 0 to 1. arbitrate_q in the code, q_act in the paper.
+        square_energy: the share of a square weight's energy that its clustered directions hold, 0
+            to 1. A constant in the public code.
+
+    Raises:
+        ValueError: a quantile or the energy is not between 0 and 1.
     """
 
     rotation_threshold: float = 0.5
@@ -80,12 +85,12 @@ PUBLISHED = Choices()
 
 @dataclass(frozen=True)
 class Basis:
-    """Directions in which an m x n update is looked at.
+    """The directions in which an m x n update is written.
 
     Attributes:
         U: m x p, orthonormal columns; the source's left singular vectors first.
         V: n x q, orthonormal columns; the source's right singular vectors first.
-        singular_values: the source's, descending; at most min(p, q).
+        singular_values: of the source, descending; at most min(p, q) of them.
     """
 
     U: torch.Tensor
@@ -99,16 +104,20 @@ def arbitrate(
     target: torch.Tensor,
     choices: Choices = PUBLISHED,
 ) -> torch.Tensor:
-    """The update of the target that stands for `delta`, an update of the source; all m x n.
+    """The update of the target (m x n) that replaces `delta`, an update of the source.
 
-    It is dense: the public code cuts it to rank 32. All three of one dtype on one device.
+    It is dense and has full rank; the public code truncates it to rank 32.
+
+    Args:
+        delta, source, target: m x n, of the same dtype and on the same device.
+        choices: the settings of the method.
     """
     drift = target - source
     return arbitrate_in(source_basis(source, drift), delta, drift, choices)
 
 
 def source_basis(source: torch.Tensor, drift: torch.Tensor) -> Basis:
-    """The source's singular directions, then those of the drift that lie outside of them."""
+    """The source's singular directions, then the drift's that lie outside of them; both m x n."""
     leading = leading_subspace(source, _ALL)
     return Basis(
         U=torch.cat([leading.U, _outside(leading.U, drift)], dim=1),
@@ -126,9 +135,16 @@ def _outside(basis: torch.Tensor, drift: torch.Tensor) -> torch.Tensor:
 def arbitrate_in(
     basis: Basis, delta: torch.Tensor, drift: torch.Tensor, choices: Choices
 ) -> torch.Tensor:
-    """The same in a given basis, in which all of the drift (m x n, target - source) must lie."""
+    """`arbitrate` in a given basis.
+
+    Args:
+        basis: must span the rows and columns of the source and of the drift.
+        delta: m x n, the update of the source.
+        drift: m x n, target - source.
+        choices: the settings of the method.
+    """
     if not len(basis.singular_values):
-        return delta  # a source of zeros routes nothing: there is nothing to go back to
+        return delta  # a source of zeros has no directions
     U, V = basis.U, basis.V
     routed, drifted = U.T @ delta @ V, U.T @ drift @ V
     k = _clustered(basis, choices)
@@ -141,6 +157,7 @@ def arbitrate_in(
 
 
 def _clustered(basis: Basis, choices: Choices) -> int:
+    """How many leading directions are clustered."""
     values = basis.singular_values
     if basis.U.shape[0] != basis.V.shape[0]:
         return len(values)
@@ -168,16 +185,16 @@ def clusters(routed: torch.Tensor, singular_values: torch.Tensor, threshold: flo
 
 
 def _dominant(drifted: torch.Tensor, labels: torch.Tensor, quantile: float) -> torch.Tensor:
-    """Which entries (p x q, bool) receive or send by a cluster where the drift is dense."""
+    """Which entries (p x q, bool) have their row or their column in a dominant cluster."""
     k = len(labels)
     dominant = torch.zeros_like(drifted, dtype=torch.bool)
-    dominant[:k] = _dense(drifted[:k, :k], labels, quantile)[:, None]
-    dominant[:, :k] |= _dense(drifted[:k, :k].T, labels, quantile)
+    dominant[:k] = _dominant_rows(drifted[:k, :k], labels, quantile)[:, None]
+    dominant[:, :k] |= _dominant_rows(drifted[:k, :k].T, labels, quantile)
     return dominant
 
 
-def _dense(drifted: torch.Tensor, labels: torch.Tensor, quantile: float) -> torch.Tensor:
-    """Which of k rows (bool) are of a cluster whose mean row norm reaches the quantile."""
+def _dominant_rows(drifted: torch.Tensor, labels: torch.Tensor, quantile: float) -> torch.Tensor:
+    """Which of k rows (bool) belong to a cluster whose mean row norm reaches the quantile."""
     norms = torch.linalg.vector_norm(drifted, dim=1)
     densities = _by_cluster(norms, labels) / torch.bincount(labels)
     return (densities >= _quantile(densities, quantile, math.ceil))[labels]
@@ -190,40 +207,41 @@ def _overloaded(
     dominant: torch.Tensor,
     quantile: float,
 ) -> torch.Tensor:
-    """Which dominant entries (bool) both push the same way, harder than the quantile."""
+    """Which dominant entries (p x q, bool) have equal signs and a product above the quantile."""
     k = len(labels)
-    same_way = dominant & (routed.sign() == drifted.sign())
+    same_sign = dominant & (routed.sign() == drifted.sign())
     score = routed * drifted
     score[:k, :k] *= _agreement(routed[:k, :k], drifted[:k, :k], labels)
-    candidates = score[same_way]
+    candidates = score[same_sign]
     if not len(candidates):
-        return same_way
-    return same_way & (score > _quantile(candidates, quantile, math.floor))
+        return same_sign
+    return same_sign & (score > _quantile(candidates, quantile, math.floor))
 
 
 def _agreement(routed: torch.Tensor, drifted: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """The cosine between the two in each pair of clusters, at each of its entries (k x k)."""
+    """The cosine of the two in each pair of clusters, repeated for each of its entries (k x k)."""
     product = _by_block(routed * drifted, labels)
     norm, drift_norm = (_by_block(side.square(), labels).sqrt() for side in (routed, drifted))
     return (product / (norm * drift_norm + _NORM))[labels][:, labels]
 
 
 def _by_cluster(rows: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """The sum of each cluster's rows."""
+    """The sum of the rows of each cluster."""
     sums = rows.new_zeros((int(labels.max()) + 1, *rows.shape[1:]))
     return sums.index_add_(0, labels, rows)
 
 
 def _by_block(matrix: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """The sum over each pair of clusters."""
+    """The sum of the entries of each pair of clusters."""
     return _by_cluster(_by_cluster(matrix, labels).T, labels).T
 
 
 def _quantile(values: torch.Tensor, share: float, towards: Callable[[float], int]) -> torch.Tensor:
-    """The value at this share of the ascending order, or its neighbour above or below.
+    """The value at this share of the ascending order; `towards` rounds the position.
 
-    An interpolated one between the two would part the values at the same place. torch's own refuses
-    more than 16 million values; the public code draws 10 million at random then.
+    The public code interpolates between two neighbours, which divides the values at the same
+    place. torch.quantile refuses more than 16 million values, of which the public code draws 10
+    million at random.
     """
-    position = towards(round(share * (len(values) - 1), 6))  # 0.55 * 100 is above 55
+    position = towards(round(share * (len(values) - 1), 6))  # as a float, 0.55 * 100 is above 55
     return torch.kthvalue(values, position + 1).values

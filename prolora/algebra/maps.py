@@ -67,7 +67,7 @@ def null_space_map(
 
 
 def full_map(columns: torch.Tensor, source: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """(P_t P_s + (I - P_t)(I - P_s)) columns: each part to its counterpart."""
+    """(P_t P_s + (I - P_t)(I - P_s)) columns: each part to the same part of the target."""
     return subspace_map(columns, source, target) + null_space_map(columns, source, target)
 
 

@@ -1,4 +1,4 @@
-"""The leading singular subspace of a weight, and how alike two of them are (Eq. 1 of the paper).
+"""The leading singular subspace of a weight, and the similarity of two (phi, Eq. 1 of the paper).
 
 Tensors in, tensors out: nothing here knows of models, files or reports.
 Source: Farhadzadeh et al., "Zero-Shot Adaptation of Parameter-Efficient Fine-Tuning in Diffusion
@@ -216,15 +216,15 @@ def _check_energy(energy: float) -> None:
 
 
 def randomized_subspace(weight: torch.Tensor, rank: int) -> Subspace:
-    """About the subspace of the `rank` leading singular vectors, in a small part of the time.
+    """A fast estimate of the subspace of the `rank` leading singular vectors.
 
-    Good enough to tell weights apart, not to project onto. A randomised range with two power
-    iterations (Halko, Martinsson and Tropp, SIAM Review 2011, algorithm 4.4), seeded: equal weights
-    have equal sketches. A zero weight has a subspace of rank 0.
+    It is exact enough to compare weights, but not to project onto. The method is a randomised range
+    finder with two power iterations (Halko, Martinsson and Tropp, SIAM Review 2011, algorithm 4.4).
+    It is seeded, so equal weights have equal subspaces. A zero weight has a subspace of rank 0.
 
     Args:
         weight: m x n, float32 or float64.
-        rank: cut to the smaller of m and n.
+        rank: at most the smaller of m and n is used.
     """
     generator = torch.Generator().manual_seed(0)
     k = min(rank, *weight.shape) if weight.any() else 0

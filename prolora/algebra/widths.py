@@ -1,8 +1,8 @@
-"""Two weights of other widths: what is alike in their subspaces, and in which signs (experimental).
+"""Subspaces of two weights whose widths differ: their similarity and their signs (experimental).
 
-Between widths there is no angle between two subspaces, so Eq. 1 says nothing: any k directions can
-be taken to any k others. What can be compared is the spectra. That is little: it tells a weight
-with few strong directions from a flat one, not what the directions mean.
+Eq. 1 is not defined between different widths: two subspaces have no angle there, and a map can take
+any k directions to any k others. Only the spectra can be compared. A spectrum tells a weight with
+few strong directions from a flat one, but not what the directions mean.
 """
 
 import math
@@ -14,9 +14,10 @@ from .subspace import Similarity, Subspace, overlap
 
 
 def similarity_across(source: Subspace, target: Subspace) -> Similarity:
-    """Eq. 1 on a side of one width; on the other, the cosine of the paired singular values.
+    """Eq. 1 on a side whose width is the same; the cosine of the singular values on the other.
 
-    The cosine is 1 for spectra of one shape. What chance gives is not known, and stated as NaN.
+    The cosine is over the leading min(k_s, k_t) singular values. It is 1 for spectra of the same
+    shape. Its chance level is not known, so it is NaN.
     """
     left, left_chance = _side(source.U, target.U, source, target)
     right, right_chance = _side(source.V, target.V, source, target)
@@ -35,11 +36,12 @@ def _side(
 
 
 def with_signs(source: Subspace, target: Subspace) -> tuple[Subspace, Subspace]:
-    """The same subspaces, their vectors in signs that both models would choose alike.
+    """The same subspaces, with signs of the singular vectors that do not depend on the SVD.
 
-    A pair of singular vectors has two signs. Where the i-th of one model is taken to the i-th of
-    another of the same width, the sign cancels; between widths it does not. So each is turned until
-    its entries, cubed, add up to more than 0: the longer tail points up.
+    A pair of singular vectors (u, v) is as good as (-u, -v). The sign cancels in a map from the
+    i-th direction to the i-th only if the widths are the same. Where they differ, the sign is
+    chosen so that the cubed entries of the vector add up to more than 0 (its longer tail is
+    positive).
     """
     by_left = source.U.shape[0] != target.U.shape[0]
     return _turned(source, by_left), _turned(target, by_left)

@@ -1,1 +1,1 @@
-"""How alike two models are: figures, text, heat map."""
+"""The similarity of two models: figures, text, heat map."""

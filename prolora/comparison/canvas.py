@@ -1,4 +1,4 @@
-"""What a heat map is drawn with: Pillow, its own font, and a scale of colours.
+"""The canvas that a heat map is drawn on: Pillow, its own font, and a scale of colours.
 
 Written for Pillow 9.2 and later; before 10.1 its font has one size and no letters beyond Latin-1.
 """
@@ -20,8 +20,8 @@ INK, PALE, WHITE = (28, 28, 32), (96, 96, 104), (255, 255, 255)
 BELOW = (213, 43, 30)
 CELL = (40, 19)
 
-# The scale "viridis" (van der Walt and Smith, public domain) at nine places: its lightness rises
-# evenly, and it is read alike by those who do not tell red from green.
+# The scale "viridis" (van der Walt and Smith, public domain) at nine places. Its lightness rises
+# evenly, so it can be read without telling red from green.
 _SCALE = (
     (68, 1, 84),
     (71, 45, 123),
@@ -36,7 +36,7 @@ _SCALE = (
 
 
 def colour(value: float) -> Colour:
-    """For a value from 0 to 1; what lies outside counts as the nearer of the two."""
+    """The colour of a value from 0 to 1; a value outside counts as the nearer end."""
     place = min(max(value, 0.0), 1.0) * (len(_SCALE) - 1)
     i = min(int(place), len(_SCALE) - 2)
     red, green, blue = (
@@ -45,8 +45,8 @@ def colour(value: float) -> Colour:
     return red, green, blue
 
 
-class Pen:
-    """Measures texts, and draws on a sheet once one is open.
+class Canvas:
+    """Measures texts at any time, and draws after `open`. All measures are pixels.
 
     Raises:
         ProLoRAError: Pillow is not installed.
@@ -64,13 +64,14 @@ class Pen:
         self._fonts: dict[int, FreeTypeFont | BitmapFont] = {}
 
     def open(self, width: int, height: int) -> None:
-        """A white sheet."""
+        """Makes a white image."""
         self.image = self._image.new("RGB", (width, height), WHITE)
         self._sheet = self._draw.Draw(self.image)
 
-    # Texts; a place is the upper left corner, but of a slanted text where it begins
+    # Texts; x, y is the upper left corner, or the beginning of a slanted text
 
     def width(self, text: str, size: int) -> int:
+        """The width of a text."""
         return math.ceil(self._font_of(size).getlength(self._drawable(text, size)))
 
     def text(self, x: int, y: int, text: str, size: int, ink: Colour, bold: bool = False) -> None:
@@ -85,18 +86,19 @@ class Pen:
         self.text(x, y, text, size, ink)
 
     def slanted_size(self, text: str, size: int) -> tuple[int, int]:
+        """The width and height of a slanted text."""
         return self._slanted(text, size).size
 
     def slanted(self, x: int, y: int, text: str, size: int, ink: Colour) -> None:
-        """Upwards to the right, beginning at the place."""
+        """Draws a text upwards to the right, beginning at x, y."""
         mask = self._slanted(text, size)
         self.image.paste(ink, (x, y - mask.size[1]), mask)
 
     def _slanted(self, text: str, size: int) -> "Image":
-        flat = self._image.new("L", (self.width(text, size) + 2, size + 5), 0)
-        writer = self._draw.Draw(flat)
+        horizontal = self._image.new("L", (self.width(text, size) + 2, size + 5), 0)
+        writer = self._draw.Draw(horizontal)
         writer.text((1, 0), self._drawable(text, size), 255, self._font_of(size))
-        return flat.rotate(45, self._image.Resampling.BICUBIC, expand=True)
+        return horizontal.rotate(45, self._image.Resampling.BICUBIC, expand=True)
 
     # Boxes
 
@@ -104,11 +106,12 @@ class Pen:
         self._sheet.rectangle((box[0], box[1], box[2] - 1, box[3] - 1), fill)
 
     def cell(self, box: Box, fill: Colour) -> None:
-        """A box with a white line around it."""
+        """Draws a box with a white line around it."""
         self.box(box, WHITE)
         self.box((box[0], box[1], box[2] - 1, box[3] - 1), fill)
 
     def hatched(self, box: Box) -> None:
+        """Draws a box with grey diagonal lines."""
         width, height = box[2] - box[0] - 1, box[3] - box[1] - 1
         tile = self._image.new("RGB", (width, height), (240, 240, 240))
         lines = self._draw.Draw(tile)
@@ -117,7 +120,7 @@ class Pen:
         self.image.paste(tile, (box[0], box[1]))
 
     def corner(self, box: Box, fill: Colour) -> None:
-        """A mark in the upper right corner of a cell."""
+        """Draws a mark in the upper right corner of a cell."""
         right, top = box[2] - 2, box[1]
         for size, ink in ((9, WHITE), (7, fill)):
             self._sheet.polygon(((right - size, top), (right, top), (right, top + size)), ink)

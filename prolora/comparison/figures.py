@@ -1,4 +1,4 @@
-"""How alike two models are, weight by weight: what to look at before a transfer."""
+"""The similarity of two models, weight by weight; to be looked at before a transfer."""
 
 import math
 from collections import defaultdict
@@ -19,22 +19,23 @@ from ..pairing.module_tree import Node, as_linear, module_tree
 from ..transfer.backends import Progress
 from ..transfer.settings import TransferSettings
 
-# Of equal weights. Nothing is decomposed for it, so their chance level is not known.
-_SAME = Similarity(left=1.0, right=1.0, left_chance=0.0, right_chance=0.0)
+# Identical weights are not decomposed, so their chance levels are not known.
+_IDENTICAL = Similarity(left=1.0, right=1.0, left_chance=0.0, right_chance=0.0)
 
 
 @dataclass(frozen=True)
 class Row:
-    """A weight of the target and the source's that corresponds to it, or either alone.
+    """A weight of the target and the weight of the source that belongs to it, or an unmatched one.
 
     Attributes:
-        target, source: paths, with the rows that are meant of a fused weight; "" for none.
+        target, source: the paths of the two, with the rows of a fused weight that are meant; ""
+            for none.
         block, source_block: the innermost block that each lies in; "" outside of blocks.
-        module: the weight within its block; the source's, where there is no target.
-        target_shape, source_shape: of the weights, or of the rows that are meant.
-        target_rank, source_rank: k_t and k_s; None where nothing had to be decomposed.
-        similarity: Phi_l and Phi_r with their chance levels; None where there is none.
-        reason: why there is none; or that the weights are identical.
+        module: the path within the block; of the source, where there is no target.
+        target_shape, source_shape: of the weights, or of the rows that are meant; () for none.
+        target_rank, source_rank: k_t and k_s; None where nothing was decomposed.
+        similarity: Phi_l and Phi_r with their chance levels; None where it was not measured.
+        reason: why it was not measured; "identical" for identical weights.
     """
 
     target: str
@@ -51,7 +52,7 @@ class Row:
 
     @property
     def corrected(self) -> float | None:
-        """The smaller Phi, corrected for chance; None where chance alone gives 1 on both sides."""
+        """The smaller Phi, corrected for chance; None if the chance level is 1 on both sides."""
         if self.similarity is None:
             return None
         sides = self.similarity.left_corrected, self.similarity.right_corrected
@@ -60,16 +61,17 @@ class Row:
 
 @dataclass(frozen=True)
 class Comparison:
-    """All weights of two models; those of the target in its order, then those of the source alone.
+    """The similarity of two models, weight by weight.
 
     Attributes:
         source, target: the models' names.
         architectures: of the source and of the target.
-        energy: that a weight's subspace holds.
-        threshold: of a transfer.
-        blocks: that were paired, see Alignment.
+        energy: the share of a weight's energy that its subspace holds.
+        threshold: the least phi at which a transfer moves a module.
+        rows: the target's weights in its order, then the unmatched weights of the source.
+        blocks: the pairs of blocks; see Alignment.
         pairs: target block -> source block, as a user may give them; see block_pairs.py.
-        notes: what the user must know.
+        notes: what the user must know, a line each.
     """
 
     source: str
@@ -84,22 +86,22 @@ class Comparison:
 
     @property
     def measured(self) -> tuple[tuple[Row, Similarity], ...]:
-        """The rows that have a similarity, with it."""
+        """The rows that were measured, each with its similarity."""
         return tuple((row, row.similarity) for row in self.rows if row.similarity is not None)
 
     def leaves_out(self, row: Row) -> bool:
-        """Whether the weight is less alike than the threshold, so that a transfer leaves it out."""
+        """Whether phi is below the threshold, so that a transfer leaves the weight out."""
         phi = row.similarity
         return phi is not None and not phi.reaches(self.threshold)
 
     @property
     def below(self) -> int:
-        """How many a transfer would leave out."""
+        """How many weights a transfer would leave out."""
         return sum(map(self.leaves_out, self.rows))
 
 
 def block_label(row: Row) -> str:
-    """The target's block and, where it is called otherwise, the source's."""
+    """The target's block, then the source's if it has another path."""
     ours, theirs = row.source_block, row.block
     if not row.source or not row.target or ours == theirs:
         return theirs if row.target else ours
@@ -116,20 +118,22 @@ def compare(
     settings: TransferSettings,
     progress: Progress = lambda done, total, name: None,
 ) -> Comparison:
-    """Measures Eq. 1 on every pair of weights that correspond and have one shape.
+    """Measures phi (Eq. 1) for every pair of weights that belong together and have the same shape.
 
-    Two weights are in memory at a time. It is exact: each is decomposed once for each that
-    corresponds to it, unless the two are identical.
+    Two weights are in memory at a time. Both are decomposed exactly, unless they are identical.
 
     Args:
-        settings: of them count subspace_energy, threshold, pairs and device.
+        source, target: the two models.
+        settings: subspace_energy, threshold, pairs and device are used.
+        progress: called before each weight with how many are done, how many there are, and its
+            path. What it raises stops the work.
 
     Raises:
-        ProLoRAError: nothing corresponds, or nothing of one width, or no weight can be read; see
-            also check_pairs.
+        ProLoRAError: no weights of the two models belong together, or none of them have the same
+            shape, or none can be read, or settings.pairs are wrong (see check_pairs).
         Exception: whatever `progress` raises; that is how a user cancels.
     """
-    source, target, notes = _of_what_both_have(source, target)
+    source, target, notes = _without_lone_text_encoder(source, target)
     trees = module_tree(source), module_tree(target)
     alignment = align(
         *trees,
@@ -170,8 +174,10 @@ def compare(
     )
 
 
-def _of_what_both_have(source: Model, target: Model) -> tuple[Model, Model, tuple[str, ...]]:
-    """The models, one without its text encoder where the other comes without."""
+def _without_lone_text_encoder(
+    source: Model, target: Model
+) -> tuple[Model, Model, tuple[str, ...]]:
+    """The two models and a note; a text encoder that only one of them has is left out."""
     texts = [_text_encoder(model) for model in (source, target)]
     if bool(texts[0]) == bool(texts[1]):
         return source, target, ()
@@ -190,7 +196,7 @@ def _text_encoder(model: Model) -> set[str]:
 
 @dataclass(frozen=True)
 class _Unmeasured:
-    """A row, and what is to be measured for it."""
+    """A row, and the link whose weights are to be measured for it; None for none."""
 
     row: Row
     link: Link | None = None
@@ -206,20 +212,20 @@ def _rows(
         for link in found:
             if link.source in ours:
                 links[link.target].append(link)
-    unserved = [pair.target for pair in alignment.blocks if not pair.source]
+    unmatched = [pair.target for pair in alignment.blocks if not pair.source]
     for block, node in matrices_in_blocks(trees[1]):
         for link in links[node.key]:
             paired.add(link.source)
             yield _linked(link, *ours[link.source], block, node)
         if not links[node.key]:
-            yield _Unmeasured(_only_target(block, node, source, unserved))
+            yield _Unmeasured(_unmatched_target(block, node, source, unmatched))
     for block, node in ours.values():
         if node.key not in paired:
-            yield _Unmeasured(_only_source(block, node, target, alignment))
+            yield _Unmeasured(_unmatched_source(block, node, target, alignment))
 
 
 def matrices_in_blocks(node: Node, block: str = "") -> Iterator[tuple[str, Node]]:
-    """Every matrix, in the model's order, with the innermost block that it lies in, or ""."""
+    """Every matrix in the model's order, with the innermost block around it ("" for none)."""
     if len(node.shape) >= 2:
         yield block, node
     for child in node.named.values():
@@ -245,14 +251,14 @@ def _linked(link: Link, source_block: str, ours: Node, block: str, theirs: Node)
     return _Unmeasured(row, link if same else None)
 
 
-def _only_target(block: str, node: Node, source: Model, unserved: list[str]) -> Row:
-    alone = any(f"{node.path}.".startswith(f"{path}.") for path in unserved)
-    reason = "its block has no counterpart" if alone else f"not in {source.name}"
+def _unmatched_target(block: str, node: Node, source: Model, unmatched: list[str]) -> Row:
+    in_unmatched_block = any(f"{node.path}.".startswith(f"{path}.") for path in unmatched)
+    reason = "its block is unmatched" if in_unmatched_block else f"not in {source.name}"
     module = _within(node.path, block)
     return Row(node.path, "", block, "", module, target_shape=node.shape, reason=reason)
 
 
-def _only_source(block: str, node: Node, target: Model, alignment: Alignment) -> Row:
+def _unmatched_source(block: str, node: Node, target: Model, alignment: Alignment) -> Row:
     reason = f"not in {target.name}"
     if node.key in alignment.unmatched_source:
         reason = "nothing in the target takes it"
@@ -285,7 +291,7 @@ def _measured(
         )
     )
     if torch.equal(ours, theirs):
-        return replace(row, similarity=_SAME, reason="identical")
+        return replace(row, similarity=_IDENTICAL, reason="identical")
     found = common_subspaces(ours, theirs, settings.subspace_energy)
     return replace(
         row,
@@ -298,19 +304,20 @@ def _measured(
 def _refuse_strangers(
     rows: list[_Unmeasured], alignment: Alignment, source: Model, target: Model
 ) -> None:
-    """Raises where there is nothing to measure, or next to nothing."""
+    """Refuses two models with nothing to measure, or with next to nothing in common."""
     both = f"{source.name} ({source.architecture}) and {target.name} ({target.architecture})"
     same = source.architecture == target.architecture
     if not same and not alignment.relates(sum(1 for row in rows if row.row.source)):
         raise ProLoRAError(f"{both} have no blocks in common, so there is nothing to compare.")
     if any(row.link is not None for row in rows):
         return
-    wider = next((row.row for row in rows if row.row.source and row.row.target), None)
-    if wider is None:
+    first = next((row.row for row in rows if row.row.source and row.row.target), None)
+    if first is None:
         advice = " by the pairs that were given" if alignment.given else ""
         raise ProLoRAError(f"{both}: no weight of the one fits a weight of the other{advice}.")
-    shapes = (" x ".join(map(str, shape)) for shape in (wider.source_shape, wider.target_shape))
+    shapes = [" x ".join(map(str, shape)) for shape in (first.source_shape, first.target_shape)]
     raise ProLoRAError(
-        f"{both} cannot be compared: no two weights have one width. The first, {wider.target}, is "
-        f"{' in the one and '.join(shapes)} in the other. Choose two models of one size."
+        f"{both} cannot be compared: the widths of all weights differ. The first, {first.target}, "
+        f"is {shapes[0]} in the source and {shapes[1]} in the target. Choose two models of the "
+        "same size."
     )

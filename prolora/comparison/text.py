@@ -1,4 +1,4 @@
-"""A comparison of two models in text: a few lines, a table for people, one for programs."""
+"""A comparison of two models as text: a summary, a table for people, a table for programs."""
 
 import csv
 import io
@@ -16,12 +16,12 @@ _OUTSIDE = "outside of blocks"
 
 
 def summary(comparison: Comparison) -> str:
-    """A few lines for people."""
+    """The comparison in a few lines for people."""
     return "\n".join(_summary_lines(comparison))
 
 
 def verdict(comparison: Comparison) -> str:
-    """The median, and how many a transfer leaves out, in one line."""
+    """One line: the median similarity, and how many weights a transfer leaves out."""
     scores = [phi.score for _, phi in comparison.measured]
     return (
         f"median similarity {median(scores):.3f}, {_corrected_median(comparison)}; "
@@ -31,7 +31,7 @@ def verdict(comparison: Comparison) -> str:
 
 
 def table(comparison: Comparison) -> str:
-    """Every weight in a line of aligned columns."""
+    """The comparison as aligned columns, a line for each weight."""
     head = ("block", "module", "left", "right", "corrected", "")
     lines = [head, *map(_cells, comparison.rows)]
     widths = [max(len(line[column]) for line in lines) for column in range(5)]
@@ -39,7 +39,7 @@ def table(comparison: Comparison) -> str:
 
 
 def to_csv(comparison: Comparison) -> str:
-    """Every weight with all figures; nothing where there is none."""
+    """The comparison as CSV with all figures, a line for each weight; a missing figure is empty."""
     text = io.StringIO()
     writer = csv.DictWriter(text, list(_fields(comparison.rows[0])), lineterminator="\n")
     writer.writeheader()
@@ -77,7 +77,7 @@ def _summary_lines(comparison: Comparison) -> Iterator[str]:
 
 
 def _lines_by_stage(comparison: Comparison) -> Iterator[str]:
-    """The corrected figures of each list of blocks, the outermost ones."""
+    """The corrected figures of each outermost list of blocks."""
     stages: dict[str, list[tuple[float, Row]]] = defaultdict(list)
     for row, _ in comparison.measured:
         if row.corrected is not None:
@@ -124,7 +124,7 @@ def _aligned(line: Sequence[str], widths: Sequence[int]) -> str:
 
 def _fields(row: Row) -> dict[str, object]:
     phi = row.similarity
-    known = row.target_rank is not None or None  # nothing was decomposed of identical weights
+    known = row.target_rank is not None or None  # identical weights are not decomposed
     return {
         "target": row.target,
         "source": row.source,

@@ -1,7 +1,7 @@
-"""GGUF: the tensors of ComfyUI-GGUF, and files for the command line.
+"""GGUF: the tensors of ComfyUI-GGUF, and GGUF files for the command line.
 
-The blocks are unpacked by the `gguf` package, which ComfyUI-GGUF brings along. It is asked for
-when such a weight turns up; the pack does not depend on it.
+The `gguf` package unpacks the blocks; ComfyUI-GGUF installs it. It is imported when such a weight
+is read, so the pack does not depend on it.
 """
 
 import math
@@ -20,28 +20,28 @@ _INSTEAD = "or use an fp16, bf16 or fp32 version of this model."
 
 
 def is_ggml(tensor: object) -> bool:
-    """Whether this is a tensor of ComfyUI-GGUF: blocks of bytes that know what they stand for."""
+    """Whether this is a tensor of ComfyUI-GGUF, which has ggml's type and the values' shape."""
     return hasattr(tensor, "tensor_type") and hasattr(tensor, "tensor_shape")
 
 
 def from_ggml(tensor: Any, key: str) -> torch.Tensor:
-    """The values of a tensor of ComfyUI-GGUF as a plain tensor, on the device where it is.
+    """The values of a tensor of ComfyUI-GGUF as an ordinary tensor, on the same device.
 
     Args:
-        tensor: its `tensor_type` is ggml's, its `tensor_shape` that of the values; its data are
-            the values themselves (F32, F16), or rows of bytes.
-        key: what to call it in messages.
+        tensor: `tensor_type` is ggml's type and `tensor_shape` the shape of the values. Its data
+            are the values (F32, F16) or rows of bytes.
+        key: the weight's key, for messages.
 
     Raises:
-        ProLoRAError: the gguf package is missing or does not know this type, or the bytes do not
-            make such a shape.
+        ProLoRAError: the gguf package is missing or does not know the type, or the number of bytes
+            does not fit the shape.
     """
-    plain: torch.Tensor = tensor.as_subclass(torch.Tensor).detach()
-    if plain.is_floating_point():
-        return plain
+    ordinary: torch.Tensor = tensor.as_subclass(torch.Tensor).detach()
+    if ordinary.is_floating_point():
+        return ordinary
     kind, shape = tensor.tensor_type, tuple(tensor.tensor_shape)
-    data = plain.contiguous().cpu().view(torch.uint8).numpy()
-    return _dequantise(data, kind, shape, key).to(plain.device)
+    data = ordinary.contiguous().cpu().view(torch.uint8).numpy()
+    return _dequantise(data, kind, shape, key).to(ordinary.device)
 
 
 @dataclass(frozen=True)
@@ -53,10 +53,10 @@ class _StoredTensor:
 
 
 class GGUFWeights:
-    """Weights of a GGUF file under the names that the file has, each read when it is asked for.
+    """Weights of a GGUF file by the file's own keys, each read when it is asked for.
 
     Raises:
-        ProLoRAError: the gguf package is missing, or the file is missing, damaged or no GGUF file.
+        ProLoRAError: the gguf package is missing, or the file is missing, damaged or not GGUF.
     """
 
     def __init__(self, path: Path) -> None:
@@ -95,9 +95,9 @@ class GGUFWeights:
 
 
 def _place(reader: Any, tensor: Any) -> _StoredTensor:
-    """Where a tensor lies; ggml counts dimensions from the last one.
+    """Where a tensor lies in the file, with its shape in torch's order (ggml's is reversed).
 
-    Convolutions are flattened where their rows would not fill a block; their shape is noted.
+    A convolution whose rows do not fill a block is flattened; a field has its original shape.
     """
     field = reader.get_field(_ORIGINAL_SHAPE + tensor.name)
     reverse = reversed(tensor.shape) if field is None else [field.parts[i][0] for i in field.data]

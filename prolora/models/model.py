@@ -1,4 +1,4 @@
-"""A model as a transfer sees it: its weights, and which of them a LoRA's module names mean."""
+"""A model as a transfer sees it: its weights, and the weight that each module name means."""
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -39,14 +39,14 @@ class Model:
     paths: Mapping[str, str] = field(default_factory=dict)
 
     def resolve(self, name: str) -> WeightRef | None:
-        """The weight that a LoRA's module means: by the key map, else by another spelling of it.
+        """The weight that a LoRA's module name means, in any spelling (see module_names.py).
 
         None for a name that is unknown or could mean two weights.
         """
         return self.key_map.get(name) or self._aliases.get(canonical_name(name))
 
     def names_of(self, key: str) -> Sequence[tuple[str, WeightRef]]:
-        """The names in the key map for a weight and for parts of it, with what each means."""
+        """The key map's names for a weight and its parts, each with the place that it means."""
         return self._names.get(key, ())
 
     @cached_property
@@ -61,18 +61,21 @@ class Model:
         return by_canonical_name(self.key_map)
 
     def shape(self, ref: WeightRef) -> tuple[int, ...]:
-        """The shape of a referenced weight (of its slice), without reading it."""
+        """The shape of a weight, or of the part that is referenced, without reading it."""
         shape = list(self.weights.shape(ref.key))
         if ref.part is not None:
             shape[ref.part.dim] = ref.part.length
         return tuple(shape)
 
     def weight(self, ref: WeightRef, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
-        """Reads a weight in its own shape.
+        """Reads a weight, or the part that is referenced, in its own shape.
+
+        Args:
+            ref: where the weight lies; its rows come in the order of training.
+            device, dtype: of the result.
 
         Raises:
-            ProLoRAError: it is stored in a form that is no floating-point tensor, or it holds NaN
-                or infinity.
+            ProLoRAError: the weight is not stored in floating point, or it holds NaN or infinity.
         """
         weight = self.weights.read(ref.key)
         if not weight.is_floating_point():

@@ -1,9 +1,9 @@
-"""Weights that a file holds in fewer bits, and the values that they stand for.
+"""Quantised weights, and the values that they stand for.
 
-The forms are ComfyUI's. Beside a quantised `layer.weight` lie its scales and `layer.comfy_quant`,
-bytes of JSON that name the form; the header's `_quantization_metadata` may say the same of all
-layers. The older form has a `layer.scale_weight` alone. A form that is not exactly known is
-refused by name: wrong values would be far worse.
+The forms are ComfyUI's. Beside a quantised `layer.weight` a file has its scales and
+`layer.comfy_quant`, bytes of JSON that name the form; `_quantization_metadata` in the header may
+name it instead, for all layers. An older form has only `layer.scale_weight`. A form that is not
+exactly known is refused by name, because wrong values would be far worse.
 """
 
 import json
@@ -34,7 +34,7 @@ Parts = Mapping[str, torch.Tensor]
 
 
 class Stored(Protocol):
-    """Tensors by key, as they are stored."""
+    """The tensors of a file as they are stored, by key."""
 
     def __contains__(self, key: object) -> bool: ...
 
@@ -49,11 +49,11 @@ class Form:
 
     Attributes:
         name: what messages call it.
-        parts: what must lie beside the weight.
-        dtypes: what the weight itself may be stored as.
-        values: the true float32 values of (weight, parts, options); None for a form that is
-            known by name only.
-        packed: values in one stored element; 0 where they cannot be told.
+        parts: the names of the tensors that must lie beside the weight.
+        dtypes: the dtypes that the stored weight may have.
+        values: (weight, parts, options) -> the float32 values; None for a form that is known by
+            name only.
+        packed: how many values one stored element holds; 0 where this is not known.
     """
 
     name: str
@@ -64,11 +64,11 @@ class Form:
 
 
 class _Mismatch(Exception):
-    """Parts whose shapes do not go with the weight; says what is wrong."""
+    """A weight and the tensors beside it do not fit together; the text says how."""
 
 
 def _scaled(weight: torch.Tensor, parts: Parts, options: Options) -> torch.Tensor:
-    """One scale, or one for every row."""
+    """Values times one scale, or one scale for each row (m x 1)."""
     (scale,) = parts.values()
     per_row = (weight.shape[0], *(1,) * (weight.ndim - 1))
     if scale.numel() != 1 and tuple(scale.shape) != per_row:
@@ -84,7 +84,7 @@ def _int8(weight: torch.Tensor, parts: Parts, options: Options) -> torch.Tensor:
 
 
 def _unrotate(weight: torch.Tensor, options: Options) -> torch.Tensor:
-    """The rotation is symmetric and orthogonal: doing it again undoes it."""
+    """Rotates once more: the rotation is symmetric and orthogonal, so that undoes it."""
     size = options.get("convrot_groupsize", 256)
     if weight.ndim != 2 or size not in _GROUPS or weight.shape[1] % size:
         raise _Mismatch(f"it is rotated in groups of {size}")
@@ -95,13 +95,13 @@ def _unrotate(weight: torch.Tensor, options: Options) -> torch.Tensor:
 
 
 def _mxfp8(weight: torch.Tensor, parts: Parts, options: Options) -> torch.Tensor:
-    """Blocks of 32 in a row share a power of two (OCP Microscaling Formats 1.0)."""
+    """Each block of 32 in a row shares a power of two (OCP Microscaling Formats 1.0)."""
     exponents = _tiled(weight, parts["weight_scale"], torch.uint8, block=32)
     return _blockwise(weight.float(), torch.exp2(exponents.double() - 127).float())
 
 
 def _nvfp4(weight: torch.Tensor, parts: Parts, options: Options) -> torch.Tensor:
-    """Two fp4 in a byte, the first in the high half; blocks of 16 share an fp8 scale."""
+    """Two fp4 in a byte, the first in its high half; each block of 16 shares an fp8 scale."""
     if weight.ndim != 2:
         raise _Mismatch(f"it has {weight.ndim} dimensions")
     codes = torch.stack((weight >> 4, weight & 15), dim=-1).flatten(start_dim=1)
@@ -116,9 +116,9 @@ def _nvfp4(weight: torch.Tensor, parts: Parts, options: Options) -> torch.Tensor
 def _tiled(
     weight: torch.Tensor, scales: torch.Tensor, dtype: torch.dtype, block: int
 ) -> torch.Tensor:
-    """The block scales in rows x blocks, from the tiles of 128 x 4 that cuBLAS wants.
+    """The block scales (rows x blocks), out of the tiles of 128 x 4 that cuBLAS needs.
 
-    In a tile, row 32 q + i and column c lie at i, q, c; the edges are padded.
+    A tile has row 32 q + i, column c at its place (i, q, c). Tiles at the edges are padded.
     """
     if weight.ndim != 2 or weight.shape[1] % block:
         raise _Mismatch(f"its shape {list(weight.shape)} has no whole blocks of {block}")
@@ -136,7 +136,7 @@ def _blockwise(weight: torch.Tensor, scales: torch.Tensor) -> torch.Tensor:
     return (blocks * scales.unsqueeze(-1)).reshape(weight.shape)
 
 
-# By the name that comfy_quant gives.
+# The forms by the name that comfy_quant gives.
 FORMS = {
     "float8_e4m3fn": Form("scaled fp8", ("weight_scale",), _FLOAT, _scaled),
     "float8_e5m2": Form("scaled fp8", ("weight_scale",), _FLOAT, _scaled),
@@ -148,7 +148,7 @@ FORMS = {
     "convrot_w4a4": Form("int4 (ConvRot W4A4)", packed=2),
     "asym_w4a8_int8": Form("int4 (W4A8)", packed=2),
 }  # fmt: skip
-# By what lies beside the weight, where no comfy_quant does; the first one that is there.
+# The forms without comfy_quant, by a tensor beside the weight; the first that is there decides.
 UNMARKED = {
     "weight.absmax": Form("bitsandbytes 4-bit", packed=0),
     "weight.SCB": Form("bitsandbytes int8"),
@@ -158,13 +158,13 @@ UNMARKED = {
     "scale_weight": Form("scaled fp8", ("scale_weight",), _FLOAT, _scaled),
     "weight_scale": Form("scaled fp8", ("weight_scale",), _FLOAT, _scaled),
 }
-# Files whose layers have no `weight` at all: the end of a key, and what it is.
+# Forms whose layers have no `weight`, by the end of a key.
 WITHOUT_WEIGHTS = {
     ".qweight": "int4 (Nunchaku's SVDQuant, AWQ or GPTQ)",
     ".weight._data": "quanto's int8 or int4",
     ".weight_packed": "packed int4 (compressed-tensors)",
 }
-# ComfyUI multiplies the layer's input by it, so the weight alone is not what the layer does.
+# ComfyUI multiplies the layer's input by this, so the weight alone does not tell what it does.
 _SMOOTHED = "pre_quant_scale"
 
 
@@ -172,7 +172,7 @@ def shape_of(tensors: Stored, key: str) -> tuple[int, ...]:
     """The shape of a weight's values, without reading it.
 
     Raises:
-        ProLoRAError: the weight is in a form whose shape is not that of its values.
+        ProLoRAError: the form does not tell the shape of the values.
     """
     shape = tensors.stored_shape(key)
     form, _ = _form(tensors, key)
@@ -184,11 +184,11 @@ def shape_of(tensors: Stored, key: str) -> tuple[int, ...]:
 
 
 def values_of(tensors: Stored, key: str) -> torch.Tensor:
-    """A weight's values: as they are stored, or dequantised to float32.
+    """A weight's values: dequantised to float32, or as they are stored.
 
     Raises:
-        ProLoRAError: the form is not known, known by name only, or what lies beside the weight
-            does not go with it.
+        ProLoRAError: the form is unknown or known by name only, or the tensors beside the weight
+            do not fit it.
     """
     form, options = _form(tensors, key)
     if form is None:
@@ -213,10 +213,10 @@ def values_of(tensors: Stored, key: str) -> torch.Tensor:
 
 
 def marks_in(metadata: Mapping[str, str]) -> dict[str, torch.Tensor]:
-    """What a file's header says of its layers, as the comfy_quant tensors that say the same.
+    """The forms that a file's header names, as comfy_quant tensors by key.
 
     Raises:
-        ProLoRAError: it says so in a way that is not known.
+        ProLoRAError: the header's entry cannot be read.
     """
     if _HEADER not in metadata:
         return {}
@@ -231,6 +231,15 @@ def marks_in(metadata: Mapping[str, str]) -> dict[str, torch.Tensor]:
 
 
 def refuse_files_without_weights(name: str, keys: Iterable[str]) -> None:
+    """Refuses a file that is quantised in a form without a `weight` in each layer.
+
+    Args:
+        name: the file's name, for the message.
+        keys: all of its keys.
+
+    Raises:
+        ProLoRAError: a key is of such a form.
+    """
     for key in keys:
         for end, form in WITHOUT_WEIGHTS.items():
             if key.endswith(end):
@@ -247,7 +256,7 @@ _WHAT_TO_DO = (
 
 
 def _form(tensors: Stored, key: str) -> tuple[Form | None, Options]:
-    """The form of a weight, None for one that is stored as it is, and the layer's options."""
+    """The form of a weight (None for a weight that is not quantised) and the layer's options."""
     layer = key.removesuffix("weight")
     if layer == key:
         return None, {}

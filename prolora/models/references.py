@@ -1,4 +1,4 @@
-"""Where a weight lies in a model: its key, and the part of it that is meant."""
+"""References to weights: a key, and the part of the weight that is meant."""
 
 from dataclasses import dataclass
 
@@ -7,7 +7,12 @@ import torch
 
 @dataclass(frozen=True)
 class Slice:
-    """A part of a fused weight, as q, k and v lie in one qkv weight."""
+    """A part of a fused weight, such as the q, k or v of a qkv weight.
+
+    Attributes:
+        dim: the dimension that is sliced; 0 for rows (outputs).
+        start, length: the slice in that dimension.
+    """
 
     dim: int
     start: int
@@ -20,9 +25,9 @@ class WeightRef:
 
     Attributes:
         key: the weight's own key.
-        part: the slice of it, for a fused weight.
-        halves_swapped: whether a host's model stores the two halves of its rows the other way round
-            than the LoRA was trained on them (diffusers swaps scale and shift).
+        part: the part of a fused weight; None for the whole weight.
+        halves_swapped: whether the model stores the two halves of the rows in the other order than
+            the LoRA was trained on (diffusers swaps scale and shift).
     """
 
     key: str
@@ -30,11 +35,15 @@ class WeightRef:
     halves_swapped: bool = False
 
     def reordered(self, rows: torch.Tensor) -> torch.Tensor:
-        """Rows as they are stored in the order of training, or the other way round."""
+        """Stored rows in the order of training, or rows in that order as they are stored."""
         return swap_halves(rows) if self.halves_swapped else rows
 
     def narrowed(self, start: int, length: int) -> "WeightRef":
-        """Some of its rows."""
+        """A reference to some of its rows.
+
+        Raises:
+            ValueError: the part is not one of rows.
+        """
         if self.part is not None and self.part.dim != 0:
             raise ValueError(f"{self} has no rows of its own")
         first = self.part.start if self.part is not None else 0
@@ -48,6 +57,6 @@ class WeightRef:
 
 
 def swap_halves(rows: torch.Tensor) -> torch.Tensor:
-    """The second half of the rows, then the first: its own inverse."""
+    """Swaps the two halves of the rows; twice is the identity."""
     first, second = rows.chunk(2)
     return torch.cat([second, first])

@@ -1,8 +1,8 @@
 """Read-only access to a model's weights, one at a time.
 
-A transfer needs two models, one weight of each at any moment. So a model is seen through `Weights`,
-which reads a weight when it is asked for: from a file that is never loaded whole, or from tensors
-that are already in memory (a state dict; a ComfyUI MODEL, which `nodes/host/` adds).
+A transfer needs one weight of each of two models at a time. `Weights` reads a weight when it is
+asked for: from a file that is never loaded whole, or from tensors that are in memory already (a
+state dict here, a ComfyUI MODEL in `nodes/host/`).
 """
 
 from abc import ABC, abstractmethod
@@ -28,11 +28,11 @@ class Weights(Protocol):
         """The shape of a weight, without reading it."""
 
     def read(self, key: str) -> torch.Tensor:
-        """The weight itself, of any floating dtype, on any device. Not to be written to."""
+        """The weight, of any dtype, on any device. It must not be written to."""
 
 
 class StoredWeights(ABC):
-    """Weights as they are stored, dequantised when they are read (see quantised.py)."""
+    """Stored weights, dequantised when they are read (see quantised.py)."""
 
     @abstractmethod
     def __iter__(self) -> Iterator[str]: ...
@@ -41,10 +41,12 @@ class StoredWeights(ABC):
     def __contains__(self, key: object) -> bool: ...
 
     @abstractmethod
-    def stored_shape(self, key: str) -> tuple[int, ...]: ...
+    def stored_shape(self, key: str) -> tuple[int, ...]:
+        """The shape of a tensor as it is stored, without reading it."""
 
     @abstractmethod
-    def stored(self, key: str) -> torch.Tensor: ...
+    def stored(self, key: str) -> torch.Tensor:
+        """A tensor as it is stored."""
 
     def shape(self, key: str) -> tuple[int, ...]:
         return shape_of(self, key)
@@ -54,7 +56,7 @@ class StoredWeights(ABC):
 
 
 class StateDictWeights(StoredWeights):
-    """Weights that are in memory already (or mapped there from a file)."""
+    """Weights of a state dict, whose tensors are in memory or mapped from a file."""
 
     def __init__(self, tensors: Mapping[str, torch.Tensor]) -> None:
         self._tensors = tensors
@@ -80,18 +82,18 @@ class _StoredTensor:
 
 
 class SafetensorsWeights(StoredWeights):
-    """Weights of one safetensors file or of several, each read when it is asked for.
+    """Weights of one or several safetensors files, each read when it is asked for.
 
-    A file is opened anew for every weight: it is mapped into memory, and only letting go of that
-    gives the pages back. That keeps a transfer from a 7 GB checkpoint in a few hundred MB; opening
-    costs about a millisecond.
+    The file is opened for every weight and closed again. The library maps it into memory, and only
+    closing it returns the pages, so a transfer from a 7 GB checkpoint needs a few hundred MB.
+    Opening takes about a millisecond.
 
     Args:
-        files: the file; or several, each with what its keys begin with here.
+        files: the file; or several, each with the prefix that its keys get.
 
     Raises:
-        ProLoRAError: a file is missing, damaged, or no safetensors file; or it is quantised in a
-            way that leaves no weights.
+        ProLoRAError: a file is missing, damaged or not safetensors, or it is quantised in a form
+            that has no weights.
     """
 
     def __init__(self, files: Path | Mapping[Path, str]) -> None:

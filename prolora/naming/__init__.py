@@ -1,1 +1,1 @@
-"""What the written file calls its modules."""
+"""The module names of the written file."""

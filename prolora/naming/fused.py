@@ -1,7 +1,7 @@
 """LoRAs of a fused weight: from its parts (to_q, to_k, to_v) to the whole (qkv), and back.
 
-Exact both ways. Joined, the downs are stacked and the ups lie on a block diagonal, with zero rows
-for a part that has no LoRA; split, each part takes its rows of the up and the down as it is.
+Both ways are exact. To join, the downs are stacked and the ups are placed on a block diagonal, with
+zero rows for a part that has no LoRA. To split, each part gets its rows of up and the whole down.
 """
 
 from collections.abc import Iterable, Iterator, Sequence
@@ -15,7 +15,7 @@ from ..models.references import WeightRef
 
 @dataclass(frozen=True)
 class Piece:
-    """A LoRA, and the weight or part of one that it changes."""
+    """A LoRA, and the weight or the part of a weight that it changes."""
 
     adapter: LoraAdapter
     place: WeightRef
@@ -24,15 +24,16 @@ class Piece:
 def regroup(
     pieces: Sequence[Piece], places: Iterable[WeightRef], rows: int
 ) -> tuple[Piece, ...] | None:
-    """The same update of one weight, by other parts of it; alpha equals the rank.
+    """The same update of a weight, divided into other parts.
 
     Args:
-        pieces: of one weight.
-        places: the parts that the result may have, or the whole.
-        rows: of the weight.
+        pieces: the LoRAs of the weight.
+        places: the parts that the result may use, or the whole weight.
+        rows: how many rows the weight has.
 
     Returns:
-        None where these parts do not hold the update exactly.
+        A LoRA for each part that changes, with alpha equal to its rank; None where these parts
+        cannot hold the update exactly.
     """
     places = list(places)
     if len({piece.adapter.down.shape[1:] for piece in pieces}) > 1:
@@ -44,10 +45,12 @@ def regroup(
 
 
 def holds(places: Iterable[WeightRef], place: WeightRef, rows: int) -> bool:
-    """Whether an update of one part of a weight can be told by these parts of it.
+    """Whether some of these parts of a weight together cover all rows of another part.
 
     Args:
-        rows: of the weight.
+        places: the parts, or the whole weight.
+        place: the part that must be covered.
+        rows: how many rows the weight has.
     """
     if place.part is not None and place.part.dim != 0:
         return False
@@ -56,7 +59,7 @@ def holds(places: Iterable[WeightRef], place: WeightRef, rows: int) -> bool:
 
 
 def _cover(places: Iterable[WeightRef], rows: int) -> Iterator[WeightRef]:
-    """The whole if it may be had, else parts that do not overlap."""
+    """The whole weight if it is among the places, else parts that do not overlap."""
     along_rows = [place for place in places if place.part is None or place.part.dim == 0]
     end = 0
     for place in sorted(along_rows, key=lambda place: _order(place, rows)):
@@ -67,7 +70,7 @@ def _cover(places: Iterable[WeightRef], rows: int) -> Iterator[WeightRef]:
 
 
 def _order(place: WeightRef, rows: int) -> tuple[int, int, bool]:
-    """From the first row on, the longer first, and first as it is stored."""
+    """Sorts by first row; then longer parts come first, then those without swapped halves."""
     span = _rows(place, rows)
     return span.start, -len(span), place.halves_swapped
 
@@ -79,10 +82,10 @@ def _rows(place: WeightRef, rows: int) -> range:
 
 
 def _composed(pieces: Sequence[Piece], place: WeightRef, rows: int) -> Piece | None:
-    """The update of one part; None where there is none."""
+    """The update of one part; None where no piece changes it."""
     span = _rows(place, rows)
     downs: list[torch.Tensor] = []
-    blocks: list[tuple[int, int, torch.Tensor]] = []  # row, which of the downs, rows of the up
+    blocks: list[tuple[int, int, torch.Tensor]] = []  # first row, index of its down, rows of up
     for piece in pieces:
         own = _rows(piece.place, rows)
         start, stop = max(own.start, span.start), min(own.stop, span.stop)
@@ -105,7 +108,7 @@ def _composed(pieces: Sequence[Piece], place: WeightRef, rows: int) -> Piece | N
     whole = place.reordered(whole)
     down = torch.cat([down.float() for down in downs])
     used = whole.any(dim=0)
-    if used.any():  # what was joined before gets its own rank back
+    if used.any():  # a part that is split off again gets its own rank back
         whole, down = whole[:, used], down[used]
     kernel = (1 for _ in down.shape[2:])
     up = whole.reshape(*whole.shape, *kernel)

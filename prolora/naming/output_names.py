@@ -1,8 +1,7 @@
-"""Names for the file that is written: the same updates, called as another tool calls them.
+"""The module names of the written file: the same updates under the names of a chosen tool.
 
-What a name means is the target's key map alone, read backwards. Some tools name the whole of a
-fused weight (`qkv`), others its parts (`to_q`, `to_k`, `to_v`); a LoRA goes exactly from either to
-the other.
+The target's key map alone says which weight a name means. Some tools name a fused weight (`qkv`),
+others name its parts (`to_q`, `to_k`, `to_v`); a LoRA converts exactly between the two.
 """
 
 import re
@@ -21,18 +20,18 @@ class Naming:
     """How a tool names modules.
 
     Attributes:
-        patterns: for names of the key map, the first that matches one is taken.
-        style: of the suffixes, see writing.STYLES.
-        respelled: pattern -> replacement, where the tool's own spelling is not one that the key map
-            has (ComfyUI may not load it then).
+        patterns: regular expressions for names in the key map; the first that matches decides.
+        style: of the suffixes; see writing.STYLES.
+        rewrites: (pattern, replacement) for a tool whose spelling is not in the key map. ComfyUI
+            may not load such a name.
     """
 
     patterns: tuple[str, ...]
     style: str
-    respelled: tuple[tuple[str, str], ...] = ()
+    rewrites: tuple[tuple[str, str], ...] = ()
 
 
-# Module names of the models' authors, which the diffusers library has otherwise.
+# Module names of the models' authors; the diffusers library uses other names.
 _AUTHORS = (
     r"(double_blocks|single_blocks|joint_blocks|input_blocks|output_blocks|middle_block|"
     r"time_embed|label_emb|out|final_layer)\.|blocks\.\d+\.(self|cross)_attn"
@@ -46,7 +45,7 @@ _DIFFUSERS = Naming(
     "peft",
     ((r"\.processor\.(to_\w+)$", r".\1"), (r"(\.attn\d\.to_out)$", r"\1.0")),
 )
-# Module names of the diffusers library for a UNet, where the authors have others.
+# Module names of the diffusers library for a UNet; the authors use other names.
 _LIBRARY = r"(down|up|mid)_block|conv_(in|out)$|(time|add)_embedding"
 _COMFYUI = Naming(
     (rf"diffusion_model\.(?!{_LIBRARY})", r"diffusion_model\.", r"text_encoders\."), "kohya"
@@ -58,18 +57,18 @@ _KOHYA = Naming(
     ),
     "kohya",
 )
-# For SD1.x and SD2.x kohya's trainer has the names of the diffusers library.
+# For SD1.x and SD2.x kohya's trainer uses the names of the diffusers library.
 _KOHYA_SD1 = Naming(
     (rf"lora_unet_({_LIBRARY})(?!.*_processor_)", r"lora_te_", r"lora_(unet|te)"),
     "kohya",
 )
 _TO_PEFT = (r"^(unet|transformer|diffusion_model)\.", "base_model.model.")
-# PEFT has the names of whatever model it was wrapped around.
+# PEFT uses the names of the model that it wraps.
 _PEFT = tuple(
-    replace(naming, style="peft", respelled=(*naming.respelled, _TO_PEFT))
+    replace(naming, style="peft", rewrites=(*naming.rewrites, _TO_PEFT))
     for naming in (_DIFFUSERS, _COMFYUI)
 )
-# Of several, the one is taken that keeps most modules as they are, fused or split.
+# Of several namings, the one is used that leaves the most modules fused or split as they are.
 NAMINGS = {
     "kohya": (_KOHYA,),
     "comfyui": (_COMFYUI,),
@@ -81,12 +80,13 @@ CHOICES = ("auto", "source", *NAMINGS)
 
 @dataclass(frozen=True)
 class Convention:
-    """What an architecture's files are mostly called.
+    """How LoRA files of an architecture usually name their modules.
 
     Attributes:
-        pattern: for the host's class names and for ours (architectures.py).
-        auto: namings, the usual one first.
-        foreign: names that the host knows from another model of the same class.
+        pattern: matches the architecture's name, the host's or ours (architectures.py).
+        auto: the usual namings, the most usual first.
+        foreign: matches names in the host's key map that belong to another model of the class.
+        kohya: the naming of kohya's trainer for this architecture.
     """
 
     pattern: str
@@ -111,18 +111,19 @@ CONVENTIONS = (
         r".*(to_qkv_mlp_proj$|\.linear_(in|out)$|single_transformer_blocks\.\d+\.attn\.to_out$)",
     ),
     Convention(r"HiDream|PixArt|AuraFlow|HunyuanDiT", (_DIFFUSERS, _COMFYUI)),
-    # Wan, Qwen-Image, Z-Image, HunyuanVideo, LTX and what comes. Without a host no text encoder has
-    # such a name, and kohya's is taken for all.
+    # Wan, Qwen-Image, Z-Image, HunyuanVideo, LTX and newer ones. Without a host, no text encoder
+    # has a name of _COMFYUI, and _KOHYA is used for all modules.
     Convention("", (_COMFYUI, _KOHYA)),
 )
 
 
 @dataclass(frozen=True)
 class Renamed:
-    """Adapters for a file.
+    """Adapters under the names of a file.
 
     Attributes:
-        style: of the suffixes, see writing.STYLES.
+        adapters: the renamed adapters.
+        style: of the suffixes; see writing.STYLES.
         notes: what the user must know, a line each.
     """
 
@@ -137,13 +138,16 @@ def rename(
     architecture: str,
     choice: str = "auto",
 ) -> Renamed:
-    """The same updates under other names.
+    """The same updates under other module names.
+
+    A module without a name in the chosen naming keeps a name of the key map, and a note says so.
 
     Args:
+        adapters: the updates, by names of the target.
         names: the target's key map.
-        architecture: of the target, as its Model has it.
-        choice: one of CHOICES. `auto` gives what most files of the architecture have, and only
-            names that are in `names`.
+        architecture: the target's architecture, as its Model has it.
+        choice: one of CHOICES. `auto` is the usual naming of the architecture's files, with names
+            of `names` only; `source` keeps all names.
     """
     adapters = tuple(adapters)
     if choice == "source":
@@ -154,7 +158,7 @@ def rename(
     plans = [_plan(groups, naming, family.foreign) for naming in namings]
     plan = min(plans, key=lambda plan: (len(plan.kept), plan.joined + plan.split))
     naming, notes = plan.naming, list(plan.notes())
-    if choice == "auto":  # what ComfyUI loads: no name of our own spelling, its suffix for a DoRA
+    if choice == "auto":  # only what ComfyUI loads: no rewritten names, and its suffix for a DoRA
         style = "diffusers" if naming.style == "peft" else naming.style
         return Renamed(plan.adapters, style, tuple(notes))
     if choice in ("peft", "diffusers"):
@@ -165,18 +169,19 @@ def rename(
         notes.append("PEFT wants an adapter_config.json beside it: r of the ranks, lora_alpha = r")
     if choice == "peft" and any(is_text_encoder(adapter.name) for adapter in plan.adapters):
         notes.append("PEFT loads one model from a file: its text encoder modules lie apart there")
-    named = tuple(adapter.renamed(_respell(adapter.name, naming)) for adapter in plan.adapters)
+    named = tuple(adapter.renamed(_rewrite(adapter.name, naming)) for adapter in plan.adapters)
     return Renamed(named, naming.style, tuple(notes))
 
 
 @dataclass(frozen=True)
 class _Plan:
-    """What a naming makes of adapters.
+    """The result of one naming for all adapters.
 
     Attributes:
-        adapters: by names of the key map.
-        kept: the names of those for which the naming has none.
-        joined, split: how many fused weights had to be put together, or taken apart.
+        naming: the naming.
+        adapters: the adapters, by names of the key map.
+        kept: the names of the adapters that have none in the naming.
+        joined, split: how many fused weights had their LoRAs joined or split.
     """
 
     naming: Naming
@@ -205,19 +210,19 @@ class _Plan:
 
 @dataclass(frozen=True)
 class _Group:
-    """What a file has for one weight.
+    """All adapters of one weight.
 
     Attributes:
-        parts: adapters with their places; None for a name that is not in the key map.
-        known: the names that the key map has for the weight and for parts of it.
+        parts: the adapters with their places; None for a name that is not in the key map.
+        known: the key map's names for the weight and for its parts.
     """
 
     parts: list[tuple[Part, WeightRef | None]]
     known: Mapping[str, WeightRef]
 
     @property
-    def apart(self) -> bool:
-        """Whether no two of them change the same place in the same way."""
+    def is_distinct(self) -> bool:
+        """Whether no two adapters change the same place in the same role."""
         changes = {(place, getattr(part, "role", "")) for part, place in self.parts}
         return len(changes) == len(self.parts)
 
@@ -241,10 +246,10 @@ def _plan(groups: Iterable[_Group], naming: Naming, foreign: str) -> _Plan:
     joined = split = 0
     for group in groups:
         wanted = _wanted(group.known, naming, foreign)
-        if group.apart and all(place in wanted for _, place in group.parts):
+        if group.is_distinct and all(place in wanted for _, place in group.parts):
             made += [adapter.renamed(wanted[place]) for adapter, place in group.parts]
             continue
-        pieces = _regrouped(group, wanted) if group.apart else None
+        pieces = _regrouped(group, wanted) if group.is_distinct else None
         if pieces is None:
             kept += [adapter.name for adapter, _ in group.parts]
             made += [a.renamed(_any_name(a.name, at, group.known)) for a, at in group.parts]
@@ -258,13 +263,13 @@ def _plan(groups: Iterable[_Group], naming: Naming, foreign: str) -> _Plan:
 def _wanted(
     known: Mapping[str, WeightRef], naming: Naming, foreign: str
 ) -> dict[WeightRef | None, str]:
-    """The naming's name for a weight and for each part of it that has one."""
+    """Place -> the naming's name, for a weight and its parts."""
     found: dict[WeightRef | None, tuple[int, int, str]] = {}
     for name, place in known.items():
         fits = [i for i, pattern in enumerate(naming.patterns) if re.match(pattern, name)]
         if not fits or re.match(foreign, name):
             continue
-        bare = name.partition(".")[2]  # a name that is the weight's own key goes before others
+        bare = name.partition(".")[2]  # a name that is the weight's own key is preferred
         own = len(bare) if place.key.removesuffix(".weight").endswith(bare) else 0
         rating = (fits[0], -own, name)
         found[place] = min(found.get(place, rating), rating)
@@ -278,7 +283,7 @@ def _regrouped(group: _Group, wanted: Mapping[WeightRef | None, str]) -> tuple[P
         if isinstance(part, LoraAdapter) and not part.reshape and place is not None
     ]
     if len(pieces) < len(group.parts):
-        return None
+        return None  # only a LoRA can be joined or split
     slices = [place.part for place in group.known.values() if place.part is not None]
     ends = [part.start + part.length for part in slices]
     wholes = [piece.adapter.up.shape[0] for piece in pieces if piece.place.part is None]
@@ -286,14 +291,14 @@ def _regrouped(group: _Group, wanted: Mapping[WeightRef | None, str]) -> tuple[P
 
 
 def _any_name(own: str, place: WeightRef | None, known: Mapping[str, WeightRef]) -> str:
-    """A name that the key map has, the adapter's own if it is there."""
+    """The adapter's own name if the key map has it, else one of the key map's for the place."""
     if own in known or place is None:
         return own
     there = [name for name, other in known.items() if other == place]
     return min(there, key=lambda name: not name.startswith(("diffusion_model.", "lora_")))
 
 
-def _respell(name: str, naming: Naming) -> str:
-    for pattern, replacement in naming.respelled:
+def _rewrite(name: str, naming: Naming) -> str:
+    for pattern, replacement in naming.rewrites:
         name = re.sub(pattern, replacement, name)
     return name

@@ -1,10 +1,10 @@
-"""Pairs of blocks that a user gives, as JSON: what the report writes, a transfer reads.
+"""Pairs of blocks that a user gives, as JSON; a report has them in the same form.
 
     {"pairs": {"blocks.2": "blocks.3", "blocks.5": null}}
 
 The target's block 2 takes what the LoRA has for the source's block 3; its block 5 takes nothing.
-All else is found as usual. A single module may be named as well as a block. A whole report will do:
-nothing but `pairs` is read of it.
+Everything else is found as usual. A path may also name a single module. The file may be a whole
+report, of which only `pairs` is read.
 """
 
 import json
@@ -18,10 +18,10 @@ from .module_tree import Node
 
 
 def read_pairs(path: Path) -> dict[str, str | None]:
-    """Reads a file of pairs.
+    """Reads a file of pairs: the path of a target module -> the path of the source's, or None.
 
     Raises:
-        ProLoRAError: it cannot be read, or see parse_pairs.
+        ProLoRAError: the file cannot be read, or its content is not as parse_pairs wants it.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")  # Notepad begins with a mark
@@ -33,10 +33,14 @@ def read_pairs(path: Path) -> dict[str, str | None]:
 
 
 def parse_pairs(text: str, name: str = "the pairs") -> dict[str, str | None]:
-    """Reads pairs from JSON; none from an empty text.
+    """Reads pairs from JSON; an empty text has none.
+
+    Args:
+        text: JSON in the form above.
+        name: what messages call it.
 
     Raises:
-        ProLoRAError: it is no JSON of the form above.
+        ProLoRAError: the text is not JSON, or not in the form above.
     """
     if not text.strip():
         return {}
@@ -57,7 +61,7 @@ def parse_pairs(text: str, name: str = "the pairs") -> dict[str, str | None]:
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """JSON itself would keep the last of two that have one name."""
+    """Refuses a name that is there twice, of which JSON would keep the last."""
     found: dict[str, Any] = {}
     for name, value in pairs:
         if name in found:
@@ -67,11 +71,11 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def write_pairs(pairs: Mapping[str, str | None]) -> str:
-    """The form that parse_pairs reads."""
+    """Writes pairs in the form that parse_pairs reads."""
     return json.dumps({"pairs": dict(pairs)}, indent=1) + "\n"
 
 
-# Where a checkpoint has its text encoders, or a folder of diffusers.
+# How the text encoders' paths begin in a checkpoint and in a folder of diffusers.
 _TEXT_ENCODERS = ("cond_stage_model.", "conditioner.", "text_encoder")
 
 _FORM = (
@@ -81,24 +85,30 @@ _FORM = (
 
 
 def check_pairs(pairs: Mapping[str, str | None], source: Node, target: Node) -> None:
-    """Refuses pairs of modules that are not there, or have nothing in common.
+    """Refuses pairs of modules that do not exist or have no module in common.
+
+    A pair that names a module of a text encoder passes where the model comes without one.
+
+    Args:
+        pairs: the path of a target module -> the path of the source's, or None.
+        source, target: the module trees of the two models.
 
     Raises:
-        ProLoRAError: one of them is so, and not of a text encoder that the model comes without.
+        ProLoRAError: a pair must be refused.
     """
     for target_path, source_path in pairs.items():
         for path, root, side in ((target_path, target, "target"), (source_path, source, "source")):
-            if path is not None and root.at(path) is None and not _of_no_text_encoder(path, root):
+            if path is not None and root.at(path) is None and not _in_absent_encoder(path, root):
                 raise ProLoRAError(
                     f"The pairs name {path}, which the {side} does not have. {_known(path, root)}"
                 )
         _check_in_common(target.at(target_path), source.at(source_path) if source_path else None)
 
 
-def _of_no_text_encoder(path: str, root: Node) -> bool:
-    """Whether it lies in a text encoder that the model comes without, as in a graph with no CLIP.
+def _in_absent_encoder(path: str, root: Node) -> bool:
+    """Whether a path lies in a text encoder that the model comes without (a graph with no CLIP).
 
-    Its modules are left out, and reported, whatever the pairs say.
+    Such modules are left out and reported, whatever the pairs say.
     """
     first = path.partition(".")[0]
     lies_there = path.startswith(_TEXT_ENCODERS) or is_text_encoder(path)
@@ -114,7 +124,7 @@ def _check_in_common(target: Node | None, source: Node | None) -> None:
 
 
 def _known(path: str, root: Node) -> str:
-    """What there is in place of a path."""
+    """What exists where a path leads to nothing, for the message."""
     parts = path.split(".")
     for length in range(len(parts) - 1, -1, -1):
         node = root.at(".".join(parts[:length])) if length else root

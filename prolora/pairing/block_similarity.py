@@ -1,4 +1,4 @@
-"""How alike two modules are, quickly: what pairs blocks by."""
+"""Block similarity: a fast estimate of Eq. 1 between two modules, by which blocks are paired."""
 
 import math
 from collections.abc import Callable, Container
@@ -12,28 +12,34 @@ from ..models.model import Model
 from ..models.references import WeightRef
 from .module_tree import Node
 
-# Leading directions that are compared: an eighth of all, so that chance gives an eighth at most.
-_DIRECTIONS, _SHARE = 32, 8
-_SHELF = 2**24  # numbers
+# The rank of the subspaces: 32, and at most an eighth of the weight's smaller side, so that chance
+# gives at most 1/8.
+_RANK, _SHARE = 32, 8
+_POOL = 2**24  # numbers in one tensor of the pool
 
 
 class BlockSimilarity(Protocol):
     def __call__(self, source: Node, target: Node) -> float | None:
-        """About 0 for unrelated weights, 1 for equal ones; both of one shape.
+        """About 0 for unrelated weights, 1 for equal ones. Both weights have the same shape.
 
-        None where there is nothing to compare.
+        None where the two weights cannot be compared; they then do not count.
         """
 
 
 class RandomizedBlockSimilarity:
-    """The similarity of Eq. 1 between leading directions, corrected for chance.
+    """Phi of Eq. 1 between randomized subspaces, the smaller side, corrected for chance.
 
-    Every weight is read once. A sketch of one has 1 to 4 % of its size, and all are kept.
+    Every weight is read once. Its randomized subspace is kept, which is 1 to 4 % of its size.
 
     Args:
+        source, target: the two models.
+        device: where the subspaces are computed and kept.
         watch: called with the name of each weight before it is read; what it raises stops the work.
-        moved: the source's keys that must be readable. A weight that cannot be read, of one that
-            nothing is moved from, is left out of the comparison.
+        required: the source keys whose pairs must be readable. A pair that is not required does not
+            count if one of its weights cannot be read.
+
+    Raises:
+        ProLoRAError: when called, for a required pair of which a weight cannot be read.
     """
 
     def __init__(
@@ -42,28 +48,30 @@ class RandomizedBlockSimilarity:
         target: Model,
         device: torch.device,
         watch: Callable[[str], None],
-        moved: Container[str] = (),
+        required: Container[str] = (),
     ) -> None:
         self._models = source, target
         self._device = device
         self._watch = watch
-        self._moved = moved
-        self._shelf = _Shelf(device)
+        self._required = required
+        self._pool = _Pool(device)
         self._subspaces: dict[tuple[int, str], Subspace | ProLoRAError] = {}
 
     @torch.no_grad()
     def __call__(self, source: Node, target: Node) -> float | None:
         ours, theirs = self._subspace(0, source), self._subspace(1, target)
         for found in (ours, theirs):
-            if isinstance(found, ProLoRAError) and source.key in self._moved:
+            if isinstance(found, ProLoRAError) and source.key in self._required:
                 raise found
         if isinstance(ours, ProLoRAError) or isinstance(theirs, ProLoRAError):
             return None
-        if not ours.rank and not theirs.rank:  # zero weights are alike in all models
+        if (
+            not ours.rank and not theirs.rank
+        ):  # zero weights tell nothing: every model may have them
             return None
         phi = similarity(ours, theirs)
         sides = (phi.left_corrected, phi.right_corrected)
-        # Of one row, as a table of modulations is stored, only the other side tells something.
+        # NaN for the side of a weight of one row or column, such as a table of modulations.
         return min((side for side in sides if not math.isnan(side)), default=None)
 
     def _subspace(self, side: int, node: Node) -> Subspace | ProLoRAError:
@@ -72,31 +80,30 @@ class RandomizedBlockSimilarity:
             self._watch(f"{model.name}: {node.path}")
             try:
                 weight = model.weight(WeightRef(node.key), self._device, torch.float32).flatten(1)
-                rank = min(_DIRECTIONS, max(min(weight.shape) // _SHARE, 1))
-                self._subspaces[side, node.key] = self._shelf.kept(
-                    randomized_subspace(weight, rank)
-                )
-            except ProLoRAError as error:  # raised where it matters, see above
+                rank = min(_RANK, max(min(weight.shape) // _SHARE, 1))
+                subspace = self._pool.keep(randomized_subspace(weight, rank))
+                self._subspaces[side, node.key] = subspace
+            except ProLoRAError as error:  # raised above, for a required pair
                 self._subspaces[side, node.key] = error
         return self._subspaces[side, node.key]
 
 
-class _Shelf:
-    """Keeps sketches in a few large tensors.
+class _Pool:
+    """Copies subspaces into a few large tensors.
 
-    Small ones that stay between large ones that go leave holes in the heap: of SDXL and SSD-1B they
-    cost 2.3 GB for 0.3 GB of sketches.
+    A small tensor that is kept between large tensors that are freed leaves a hole in the heap. For
+    SDXL and SSD-1B the holes cost 2.3 GB for 0.3 GB of subspaces.
     """
 
     def __init__(self, device: torch.device) -> None:
         self._free = torch.empty(0, dtype=torch.float32, device=device)
 
-    def kept(self, subspace: Subspace) -> Subspace:
+    def keep(self, subspace: Subspace) -> Subspace:
         return Subspace(*(self._copy(part) for part in (subspace.U, subspace.V, subspace.shares)))
 
     def _copy(self, tensor: torch.Tensor) -> torch.Tensor:
         size = tensor.numel()
         if size > self._free.numel():
-            self._free = self._free.new_empty(max(size, _SHELF))
+            self._free = self._free.new_empty(max(size, _POOL))
         place, self._free = self._free[:size].view(tensor.shape), self._free[size:]
         return place.copy_(tensor)

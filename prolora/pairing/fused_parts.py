@@ -1,6 +1,6 @@
-"""Weights that one model keeps fused and another split, by how their modules are called.
+"""Weights that one model keeps fused and another splits, found by the names of their modules.
 
-Fused, the parts lie in the rows of one weight, in the order given here: qkv is q, then k, then v.
+The rows of a fused weight are its parts, in the order given here: qkv is q, then k, then v.
 """
 
 from collections.abc import Iterator, Mapping
@@ -27,7 +27,13 @@ _FUSED = (
 
 @dataclass(frozen=True)
 class FusedPart:
-    """One part: its own weight, and its rows of the fused one."""
+    """A part of a fused weight.
+
+    Attributes:
+        whole: the module of the fused weight, in one model.
+        part: the module of the part, in the other model.
+        rows: the part's rows of the fused weight.
+    """
 
     whole: Node
     part: Node
@@ -35,10 +41,12 @@ class FusedPart:
 
 
 def fused_parts(fused: Mapping[str, Node], split: Mapping[str, Node]) -> Iterator[FusedPart]:
-    """The parts of every weight of `fused` that lies split among those of `split`.
+    """The parts of every weight in `fused` that is split in `split`.
+
+    The shapes must agree: the parts have the inputs of the fused weight, and add up to its rows.
 
     Args:
-        fused, split: by name, the modules of one place in either model.
+        fused, split: name -> module, for the same place in the two models.
     """
     taken: set[str] = set()
     for name, names in _FUSED:

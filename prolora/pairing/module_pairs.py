@@ -1,4 +1,4 @@
-"""Which weight of the target a module of a LoRA goes to, or why it stays behind."""
+"""Module pairs: the target weight that a LoRA's module moves to, or why it stays behind."""
 
 import math
 from collections.abc import Iterator
@@ -18,7 +18,13 @@ from .target_locations import TargetLocation, target_locations
 
 @dataclass(frozen=True)
 class ResolvedAdapter:
-    """An adapter, the weight that it was trained on, and that weight's shape as it sees it."""
+    """An adapter and the source weight that it was trained on.
+
+    Attributes:
+        adapter: the adapter, as its file has it.
+        ref: where its weight lies in the source.
+        shape: the weight's shape as the adapter sees it; see Adapter.reshape.
+    """
 
     adapter: Adapter
     ref: WeightRef
@@ -27,17 +33,19 @@ class ResolvedAdapter:
 
 @dataclass(frozen=True)
 class ModulePair:
-    """One module of a LoRA: the weight that it was trained on, and the one it is moved to.
+    """A module of a LoRA: the weight that it was trained on, and the weight that it moves to.
 
     Attributes:
-        source: where the adapter's weight lies.
+        adapter: the adapter, as its file has it.
+        source, target: where the two weights lie.
         source_shape, target_shape: of the weights, padded where the adapter pads them.
-        name: of the target's module; "" for a part of a weight that its LoRAs cannot name.
-        rows: of the source's weight and of its update, where the target has nothing but those; None
-            for all.
-        parts: the rows of the target's weight, apart: the finest parts of a fused weight that names
-            of either model mean. Each moves by itself, so that one update gives one result whether
-            a file has it as qkv or as q, k and v. () for a weight that is not fused.
+        name: the target module's name; "" for a part of a weight that has no name there.
+        rows: the rows of the source weight, and of its update, that the target has a place for;
+            None for all rows.
+        parts: the rows of the target weight, divided into the finest parts of the fused weight
+            that either model has names for. Each part moves by itself, so one update gives one
+            result, whether the file has it as qkv or as q, k and v. () for a weight that is not
+            fused.
     """
 
     adapter: Adapter
@@ -55,7 +63,11 @@ class Unpaired:
     """A module that stays behind, and why.
 
     Attributes:
-        width_differs: whether its weight has another width in the target.
+        name: the module's name in the LoRA file.
+        reason: why it stays behind, for the report.
+        source, target: where the two weights lie; None where there is none.
+        source_shape, target_shape: of the two weights; () where there is none.
+        width_differs: whether the two weights differ in width and not in kernel.
     """
 
     name: str
@@ -77,7 +89,10 @@ def pairs_of(
     """Pairs a module of a LoRA with every place that the target has for it.
 
     Args:
-        across_widths: also where the two weights have other widths.
+        module: the module, with its weight in the source.
+        source, target: the two models.
+        alignment: which weights of the two belong together.
+        across_widths: pair weights of different widths too.
     """
     adapter, ref = module.adapter, module.ref
     if len(module.shape) < 2:
@@ -119,7 +134,7 @@ def _why_not(
     target: Model,
     across_widths: bool,
 ) -> str:
-    """Why a module cannot go to a place; "" if it can."""
+    """Why a module cannot move to a place; "" if it can."""
     place = location.place
     if (location.rows is not None or not location.name) and not adapter.is_divisible:
         family = f"{adapter.family} of a padded weight" if adapter.reshape else adapter.family
@@ -137,7 +152,7 @@ def _why_not(
 
 
 def _finest_parts(pair: ModulePair, source: Model, target: Model) -> tuple[Slice, ...]:
-    """The rows of the target's weight between all ends of parts that names of either side mean."""
+    """The target weight's rows, cut at the ends of every part that either model has a name for."""
     refs = pair.source, pair.target
     if any(ref.halves_swapped or (ref.part is not None and ref.part.dim != 0) for ref in refs):
         return ()
@@ -162,7 +177,7 @@ def _ends_of_parts(model: Model, key: str) -> Iterator[int]:
 
 
 def _can_be_joined(place: WeightRef, target: Model) -> bool:
-    """Whether names of the target mean the weight that a part is of, or all of the part."""
+    """Whether the target has names for the whole weight of a part, or for all rows of the part."""
     places = (named for _, named in target.names_of(place.key))
     return holds(places, place, target.weights.shape(place.key)[0])
 
@@ -170,7 +185,7 @@ def _can_be_joined(place: WeightRef, target: Model) -> bool:
 def _misfit(
     adapter: Adapter, ours: tuple[int, ...], theirs: tuple[int, ...], across_widths: bool
 ) -> str:
-    """Why a module cannot go to a weight of other widths; "" if it can."""
+    """Why a module cannot move to a weight of another shape; "" if it can."""
     both = f"{by(ours)} in the source, {by(theirs)} in the target"
     if as_linear(ours)[2:] != as_linear(theirs)[2:]:
         return f"kernels differ: {both}"
@@ -183,24 +198,24 @@ def _misfit(
 
 
 def why_without(name: str, ref: WeightRef, target: Model, alignment: Alignment) -> str:
-    """Why a module of the source has no counterpart, see target_locations.py."""
+    """Why a source module has no target location; see target_locations.py."""
     block, same_name = alignment.unmatched_source.get(ref.key), target.resolve(name)
     if ref.key in alignment.links:
         return f"no part of a weight of the target {target.name} is what {ref} is in the source"
     if block is not None:
         return f"no block of the target {target.name} takes the source's {block}"
     if same_name is not None:
-        served = alignment.source_of_target.get(same_name.key)
-        if served is None:
+        taken = alignment.source_of_target.get(same_name.key)
+        if taken is None:
             return f"its name means another module in the target {target.name}, {same_name}"
-        other = f"the source's {served}" if served else "nothing"
+        other = f"the source's {taken}" if taken else "nothing"
         return f"its place in the target {target.name} takes {other}"
     advice = " (connect a CLIP to move text encoder modules)" if is_text_encoder(name) else ""
     return f"not in the target {target.name}{advice}"
 
 
 def as_matrix(shape: tuple[int, ...]) -> tuple[int, int]:
-    """m, n of a weight, a convolution flattened to out x (in * kh * kw)."""
+    """m, n of a weight; a convolution is flattened to out x (in * kh * kw)."""
     return shape[0], math.prod(shape[1:])
 
 
@@ -212,5 +227,5 @@ def padded(adapter: Adapter, shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def by(shape: tuple[int | None, ...]) -> str:
-    """A shape for people; None is a side that may have any size."""
+    """A shape as text, such as 16 x 8; None is a side of any size."""
     return " x ".join("any" if side is None else str(side) for side in shape)

@@ -1,8 +1,8 @@
-"""A model's modules as the tree that their names make, and what in it is a list of blocks.
+"""A model's modules as a tree, built from their names.
 
-No model is known here: `transformer_blocks.0`, `.1`, `.2` are a list because their names are
-numbers. A *block* is an entry of a list with two weights or more under it; a *stage* a list of
-blocks. An entry with one weight, as the `0` of `to_out.0`, is a place in a sequence.
+No architecture is listed here: `transformer_blocks.0`, `.1`, `.2` are a list because their names
+are numbers. A *block* is an entry of a list with at least two matrices under it; a *stage* is a
+list of blocks. An entry with one matrix, such as the `0` of `to_out.0`, is a place in a sequence.
 """
 
 import re
@@ -17,11 +17,12 @@ _NUMBER = re.compile(r"(?<=\.)\d+(?=\.|$)|^\d+(?=\.|$)")
 
 @dataclass
 class Node:
-    """A module, with all that lies in it.
+    """A module and its submodules.
 
     Attributes:
-        path: its name in the model, without what the diffusion model's names begin with.
+        path: its name in the model, without the prefix of the diffusion model.
         key, shape: of its own weight; "" and () where it has none.
+        children: name -> submodule.
     """
 
     path: str = ""
@@ -31,50 +32,53 @@ class Node:
 
     @property
     def entries(self) -> "dict[int, Node]":
-        """The children that are numbered, in order."""
+        """The submodules whose names are numbers, in ascending order."""
         numbered = {int(name): node for name, node in self.children.items() if name.isdecimal()}
         return dict(sorted(numbered.items()))
 
     @property
     def named(self) -> "dict[str, Node]":
-        """The other children."""
+        """The other submodules."""
         return {name: node for name, node in self.children.items() if not name.isdecimal()}
 
     @property
     def is_block(self) -> bool:
-        """For an entry of a list."""
+        """Whether an entry of a list is a block."""
         return sum(1 for _ in self.matrices()) >= 2
 
     def walk(self) -> "Iterator[Node]":
-        """All that have a weight, this one included."""
+        """All modules in it that have a weight, itself included."""
         if self.key:
             yield self
         for child in self.children.values():
             yield from child.walk()
 
     def matrices(self) -> "Iterator[Node]":
-        """All with a weight that has a left and a right side."""
+        """All modules in it whose weight has two dimensions or more."""
         return (node for node in self.walk() if len(node.shape) >= 2)
 
-    def names(self) -> dict[str, tuple[int, ...]]:
-        """Path within this module -> shape, of every matrix in it."""
+    def matrix_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Path within this module -> shape, for every matrix in it."""
         return {node.path.removeprefix(self.path): node.shape for node in self.matrices()}
 
-    def kinds(self) -> dict[str, set[tuple[int, ...]]]:
-        """Path within this module, `*` for every number -> the shapes of the matrices there."""
+    def shapes_by_kind(self) -> dict[str, set[tuple[int, ...]]]:
+        """Kind -> the shapes of its matrices.
+
+        A kind is a path within this module with `*` for every number.
+        """
         found: dict[str, set[tuple[int, ...]]] = defaultdict(set)
-        for name, shape in self.names().items():
+        for name, shape in self.matrix_shapes().items():
             found[_NUMBER.sub("*", name)].add(as_linear(shape))
         return dict(found)
 
     def inside(self) -> set[str]:
-        """Paths within this module of all weights, and of the named modules that they are in."""
+        """The paths within this module of all weights, and of the named modules around them."""
         paths = {node.path.removeprefix(self.path) for node in self.walk()}
         parents = {path.rpartition(".")[0] for path in paths} - {""}
         return paths | {path for path in parents if not path.rpartition(".")[2].isdecimal()}
 
     def at(self, path: str) -> "Node | None":
-        """The module of that path below this one."""
+        """The module at a path below this one; None where there is none."""
         node: Node | None = self
         for name in path.split("."):
             node = node.children.get(name) if node is not None else None
@@ -82,7 +86,7 @@ class Node:
 
 
 def module_tree(model: Model) -> Node:
-    """The tree of all weights that a LoRA can name."""
+    """The tree of all modules that a LoRA can name; no weight is read."""
     root = Node()
     for key in dict.fromkeys(ref.key for ref in model.key_map.values()):
         node = root
@@ -95,23 +99,28 @@ def module_tree(model: Model) -> Node:
 
 
 def as_linear(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """A 1x1 convolution is a linear layer: SD1.x has the one where SD2.x has the other."""
+    """The shape with a 1x1 convolution as a linear layer: out x in x 1 x 1 becomes out x in.
+
+    SD1.x has the one where SD2.x has the other.
+    """
     return shape[:2] if set(shape[2:]) == {1} else shape
 
 
 def other_widths(source: Node, target: Node) -> str:
-    """An example of the widths that two models differ in, for people; "" if they do not.
+    """A sentence that shows how the widths of two models differ; "" if they do not.
 
-    A single kind of module makes no other width: an inpainting model has more inputs, and no more.
+    One kind of module with another shape does not count: an inpainting model differs from its base
+    in the number of inputs alone.
     """
-    ours, theirs = source.kinds(), target.kinds()
+    ours, theirs = source.shapes_by_kind(), target.shapes_by_kind()
     differ = [kind for kind in ours if ours[kind].isdisjoint(theirs.get(kind, ours[kind]))]
     if len(differ) < 2:
         return ""
-    clear = {kind: ("*" not in kind, len(min(ours[kind])), len(ours[kind])) for kind in differ}
-    kind = min(differ, key=lambda kind: (clear[kind], min(ours[kind])))
-    mine, yours = (" x ".join(map(str, min(kinds[kind]))) for kinds in (ours, theirs))
-    return f"{kind} is {mine} in the source, {yours} in the target"
+    # The clearest example: in a block, a linear layer, of one shape in all blocks.
+    unclear = {kind: ("*" not in kind, len(min(ours[kind])), len(ours[kind])) for kind in differ}
+    kind = min(differ, key=lambda kind: (unclear[kind], min(ours[kind])))
+    shapes = [" x ".join(map(str, min(kinds[kind]))) for kinds in (ours, theirs)]
+    return f"{kind} is {shapes[0]} in the source, {shapes[1]} in the target"
 
 
 def path_of(model: Model, key: str) -> str:

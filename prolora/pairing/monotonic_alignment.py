@@ -1,19 +1,19 @@
-"""The best pairs of two rows of things that keep their order (Needleman and Wunsch, 1970)."""
+"""The best pairing of two sequences that keeps their order (Needleman and Wunsch, 1970)."""
 
 from collections.abc import Sequence
 
 
 def monotonic_alignment(gains: Sequence[Sequence[float]]) -> list[tuple[int, int]]:
-    """The pairs (row, column), both ascending, whose gains add up to the most.
+    """The pairs (row, column), both ascending, with the largest sum of gains.
 
-    A row or column is in one pair at most, and stays alone at no cost; a pair without a gain is
-    never made.
+    A row or a column is in one pair at most. Leaving it unpaired costs nothing, so only pairs with
+    a positive gain are made.
 
     Args:
         gains: rows x columns.
     """
     rows, columns = len(gains), len(gains[0]) if gains else 0
-    best = [[0.0] * (columns + 1) for _ in range(rows + 1)]  # of the rows and columns from here on
+    best = [[0.0] * (columns + 1) for _ in range(rows + 1)]  # the sum from row i and column j on
     for i in reversed(range(rows)):
         for j in reversed(range(columns)):
             paired = gains[i][j] + best[i + 1][j + 1]

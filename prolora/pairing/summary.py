@@ -1,4 +1,4 @@
-"""What was paired, stage by stage, in a few lines for people."""
+"""Which blocks were paired: a few lines of text for every stage."""
 
 import sys
 from collections import defaultdict
@@ -11,7 +11,7 @@ _LISTED = 12
 
 
 def stage_lines(blocks: Sequence[BlockPair]) -> Iterator[str]:
-    """A line for each stage whose blocks were not simply paired by name."""
+    """The lines for every stage whose blocks were not all paired by name."""
     stages: dict[tuple[str, str], list[BlockPair]] = defaultdict(list)
     for block in blocks:
         stages[block.stage].append(block)
@@ -36,17 +36,17 @@ def _lines(source: str, target: str, pairs: Sequence[BlockPair]) -> Iterator[str
     without = [_short(pair.target, target) for pair in pairs if pair.target and not pair.source]
     if without:
         yield f"  without a source: {', '.join(truncated_list(without, _LISTED))}"
-    left = [_short(pair.source, source) for pair in pairs if pair.source and not pair.target]
-    if left:
-        yield f"  of the source, taken by none: {', '.join(truncated_list(left, _LISTED))}"
+    unmatched = [_short(pair.source, source) for pair in pairs if pair.source and not pair.target]
+    if unmatched:
+        yield f"  unmatched in the source: {', '.join(truncated_list(unmatched, _LISTED))}"
 
 
 def _place(pair: BlockPair) -> tuple[bool, int, str]:
-    """In the order of the target; last what is in the source alone, and what has a name."""
+    """Sorts pairs by the target's numbers; last are named modules and unmatched source blocks."""
     last = (pair.target or pair.source).rpartition(".")[2]
     return not pair.target, int(last) if last.isdecimal() else sys.maxsize, last
 
 
 def _short(path: str, stage: str) -> str:
-    """The number in its stage; the whole path for a block of another one."""
+    """A block's number in its stage; the whole path for a block of another stage."""
     return path.removeprefix(f"{stage}.")

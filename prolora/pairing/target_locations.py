@@ -1,4 +1,4 @@
-"""Where in the target the update of a module goes, and how the target's LoRAs call that place."""
+"""Target locations: where in the target a module's update goes, and which name it has there."""
 
 import re
 from collections.abc import Iterable, Iterator
@@ -16,11 +16,12 @@ _NUMBER = re.compile(r"\d+")
 
 @dataclass(frozen=True)
 class TargetLocation:
-    """A place in the target for a module of the source.
+    """A place in the target for the update of a source module.
 
     Attributes:
-        name: of the place in the target's key map; "" for a part of a weight that has none there.
-        rows: of the module's update that go there; None for all of them.
+        place: the target weight, or the part of it.
+        name: the place's name in the target's key map; "" for a part that has no name there.
+        rows: the rows of the module's update that go there; None for all rows.
     """
 
     place: WeightRef
@@ -31,12 +32,16 @@ class TargetLocation:
 def target_locations(
     name: str, ref: WeightRef, source: Model, target: Model, alignment: Alignment
 ) -> tuple[TargetLocation, ...]:
-    """The places for a module of the source; none where nothing corresponds.
+    """The places in the target for a source module.
 
-    More than one where the target splits what the source has fused, or where a user says so.
+    There are none where the target has no weight for it, and several where the target splits a
+    weight that is fused in the source, or where the user paired it with several modules.
 
     Args:
-        name, ref: of the module, in the file and in the source.
+        name: the module's name in the LoRA file.
+        ref: the module's weight in the source.
+        source, target: the two models.
+        alignment: which weights of the two belong together.
     """
     same_name = target.resolve(name)
     if ref.key in alignment.links:
@@ -44,10 +49,10 @@ def target_locations(
         return tuple(location for location in found if location is not None)
     if same_name is None or ref.key in alignment.unmatched_source:
         return ()
-    served = alignment.source_of_target.get(same_name.key)
-    if served is None and not is_text_encoder(name):
-        return ()  # to another architecture one name may mean what is nothing like it
-    if served is not None and not _lies_in(path_of(source, ref.key), served):
+    taken = alignment.source_of_target.get(same_name.key)
+    if taken is None and not is_text_encoder(name):
+        return ()  # in another architecture the same name may mean another module
+    if taken is not None and not _lies_in(path_of(source, ref.key), taken):
         return ()
     return (TargetLocation(same_name, name),)
 
@@ -60,23 +65,26 @@ def _location(
     name: str, ref: WeightRef, link: Link, source: Model, target: Model
 ) -> TargetLocation | None:
     if link.source_rows is None and link.target_rows is None:
-        part, rows = _scaled(name, ref, link, source, target), None
+        part, rows = _target_part(name, ref, link, source, target), None
         if ref.part is not None and part is None:
             return None
     else:
-        spans = _through(ref, link, source, target)
+        spans = _linked_rows(ref, link, source, target)
         if spans is None:
             return None
         part, rows = spans
-    place, own_name = _named(name, WeightRef(link.target, part, ref.halves_swapped), target)
+    place, own_name = _with_name(name, WeightRef(link.target, part, ref.halves_swapped), target)
     return TargetLocation(place, own_name, rows)
 
 
-def _scaled(name: str, ref: WeightRef, link: Link, source: Model, target: Model) -> Slice | None:
-    """A part of the source's weight as the part of the target's, which may have another width.
+def _target_part(
+    name: str, ref: WeightRef, link: Link, source: Model, target: Model
+) -> Slice | None:
+    """The part of the target's weight that is `ref.part` of the source's.
 
-    Then it is the part that the target has by that name, or one of as many equal parts; None where
-    neither is known: q, k and v need not be of one length.
+    Where the widths differ, it is the part with the same name in the target. Without such a name
+    both weights must divide into the same number of equal parts; None where they do not (q, k and
+    v may differ in length), or where `ref` has no part.
     """
     part, same = ref.part, target.resolve(name)
     if part is None:
@@ -95,12 +103,12 @@ def _scaled(name: str, ref: WeightRef, link: Link, source: Model, target: Model)
     return Slice(part.dim, part.start // part.length * length, length)
 
 
-def _through(
+def _linked_rows(
     ref: WeightRef, link: Link, source: Model, target: Model
 ) -> tuple[Slice | None, Slice | None] | None:
-    """The target's part, and the rows of the update, where one side is fused and the other split.
+    """The part of the target's weight and the rows of the update, for a link between rows.
 
-    None where the module lies in other rows than those that the link is about.
+    None where the module has none of the rows that are linked.
     """
     whole = range(source.weights.shape(link.source)[0])
     there = range(target.weights.shape(link.target)[0])
@@ -123,11 +131,11 @@ def _slice(span: range, whole: range) -> Slice | None:
     return None if span == whole else Slice(dim=0, start=span.start, length=len(span))
 
 
-def _named(name: str, place: WeightRef, target: Model) -> tuple[WeightRef, str]:
-    """A place as the key map has it, with the name there that is spelled most like `name`."""
+def _with_name(name: str, place: WeightRef, target: Model) -> tuple[WeightRef, str]:
+    """A place as the target's key map has it, and the name there that is closest to `name`."""
     known = dict(_names(place, target))
     same = target.resolve(name)
-    # The order that its rows are stored in is each model's own: the name is what means the same.
+    # Each model stores the rows in its own order, so the name decides, not halves_swapped.
     if same is not None and (same.key, same.part) == (place.key, place.part):
         return same, name
     if not known:
@@ -137,13 +145,13 @@ def _named(name: str, place: WeightRef, target: Model) -> tuple[WeightRef, str]:
 
 
 def closest_name(name: str, others: Iterable[str]) -> str:
-    """That of several names that begins most like another one, whatever the numbers in them."""
-    wanted = _NUMBER.sub("0", name)
-    return max(others, key=lambda other: (_common(wanted, _NUMBER.sub("0", other)), -len(other)))
+    """The name of `others` with the longest common beginning, where all numbers count as equal."""
+    pattern = _NUMBER.sub("0", name)
+    return max(others, key=lambda other: (_common(pattern, _NUMBER.sub("0", other)), -len(other)))
 
 
 def _common(name: str, other: str) -> int:
-    """How many letters two names begin with alike."""
+    """The length of the common beginning of two names."""
     letters = zip(name, other, strict=False)
     return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], letters))
 

@@ -1,4 +1,4 @@
-"""Which blocks serve which: by name without a look at a weight, else by similarity."""
+"""Which blocks belong together: by name without reading a weight, else by similarity."""
 
 from functools import cache
 
@@ -35,8 +35,8 @@ def links_of(source, target, similarity=unread, **more):
     return {link.target: link.source for links in found.links.values() for link in links}, found
 
 
-def weights_linked(source, target, **more):
-    """Of two models of weights, what serves what, by module."""
+def aligned(source, target, **more):
+    """The alignment of two models of these weights, and the names of the weights that it read."""
     models = model("A", source), model("B", target)
     read = []
     similarity = RandomizedBlockSimilarity(*models, torch.device("cpu"), read.append)
@@ -128,7 +128,7 @@ def test_pruned_and_deepened_children(kept, inserted, noise):
         child.insert(min(place, len(child)), (None, cached(900 + count)))
     wanted = {position: parent for position, (parent, _) in enumerate(child)}
     assume(len(child) != len(PARENT))  # as many are paired by name, which is the user's to correct
-    found, read = weights_linked(stack(PARENT), stack(weights for _, weights in child))
+    found, read = aligned(stack(PARENT), stack(weights for _, weights in child))
     assert partners(found) == wanted
     assert len(read) == len(set(read)), "a weight was read twice"
     assert {pair.how for pair in found.blocks} == {BY_SIMILARITY}
@@ -140,12 +140,12 @@ def test_pruned_and_deepened_children(kept, inserted, noise):
 
 
 def test_a_list_with_holes():
-    found, _ = weights_linked(stack(PARENT), stack({i: PARENT[i] for i in (0, 2, 5)}))
+    found, _ = aligned(stack(PARENT), stack({i: PARENT[i] for i in (0, 2, 5)}))
     assert partners(found) == {0: 0, 2: 2, 5: 5}
     renumbered = {0: PARENT[1], 2: PARENT[3], 5: PARENT[4]}  # the numbers are not what tells
-    found, _ = weights_linked(stack(PARENT), stack(renumbered))
+    found, _ = aligned(stack(PARENT), stack(renumbered))
     assert partners(found) == {0: 1, 2: 3, 5: 4}
-    found, _ = weights_linked(stack({i: PARENT[i] for i in (0, 2, 5)}), stack(PARENT))
+    found, _ = aligned(stack({i: PARENT[i] for i in (0, 2, 5)}), stack(PARENT))
     assert partners(found) == {0: 0, 1: None, 2: 2, 3: None, 4: None, 5: 5}
 
 
@@ -154,12 +154,12 @@ def nested(numbers):
     weights = {}
     for outer, inner in numbers.items():
         start = f"input_blocks.{outer}"
-        plain = [f"{start}.0.in_layers.2", f"{start}.0.out_layers.3"]
+        outer_names = [f"{start}.0.in_layers.2", f"{start}.0.out_layers.3"]
         if inner:
-            plain += [f"{start}.1.proj_in", f"{start}.1.proj_out"]
+            outer_names += [f"{start}.1.proj_in", f"{start}.1.proj_out"]
             blocks = [cached(20 + 6 * outer + i) for i in inner]
             weights |= stack(blocks, f"{start}.1.transformer_blocks")
-        weights |= {name: cached(1000 + sum(map(ord, name)))["attn.out"] for name in plain}
+        weights |= {name: cached(1000 + sum(map(ord, name)))["attn.out"] for name in outer_names}
     return weights
 
 
@@ -167,7 +167,7 @@ def test_nested_lists():
     """As SSD-1B is to SDXL: the outer blocks line up, the transformers in them do not."""
     source = nested({0: [], 1: range(2), 2: range(5)})
     target = nested({0: [], 1: [1], 2: [0, 3, 4]})
-    found, read = weights_linked(source, target)
+    found, read = aligned(source, target)
     pairs = {t: s for t, s in found.pairs.items() if "transformer_blocks" in t}
     assert pairs == {
         "input_blocks.1.1.transformer_blocks.0": "input_blocks.1.1.transformer_blocks.1",
@@ -187,7 +187,7 @@ def test_outer_blocks_that_are_missing_too():
         name.replace("input_blocks.3.", "input_blocks.2."): weight
         for name, weight in nested({0: [], 1: [0, 1], 3: [0, 2, 3]}).items()
     }
-    found, _ = weights_linked(source, target)
+    found, _ = aligned(source, target)
     assert found.pairs["input_blocks.2"] == "input_blocks.3"
     inner = {t: s for t, s in found.pairs.items() if t.startswith("input_blocks.2.1.tr")}
     assert [s[-1] for s in inner.values()] == ["0", "2", "3"]
@@ -199,37 +199,37 @@ def test_outer_blocks_that_are_missing_too():
 
 
 def test_two_equal_copies_of_one_block():
-    """One of them is served, and the report says which is not."""
+    """One of them takes the block, and the summary names the other."""
     source, target = PARENT[:3], [PARENT[0], PARENT[1], PARENT[1], PARENT[2]]
-    found, _ = weights_linked(stack(source), stack(target))
+    found, _ = aligned(stack(source), stack(target))
     pairs = partners(found)
     assert (pairs[0], pairs[3]) == (0, 2)
     assert sorted([pairs[1], pairs[2]], key=str) == [1, None]
-    alone = next(i for i, s in pairs.items() if s is None)
-    assert f"  without a source: {alone}" in list(stage_lines(found.blocks))
+    unmatched = next(i for i, s in pairs.items() if s is None)
+    assert f"  without a source: {unmatched}" in list(stage_lines(found.blocks))
 
 
-def test_blocks_of_noise_are_served_by_none():
+def test_blocks_of_noise_take_nothing():
     noise = [{name: random_weight(s, 9 * i) for name, s in BLOCK.items()} for i in range(4)]
-    found, _ = weights_linked(stack(PARENT), stack(noise))
+    found, _ = aligned(stack(PARENT), stack(noise))
     assert found.links == {}
     assert set(partners(found).values()) == {None}
 
 
 def test_zero_weights_say_nothing():
-    """A module that is zero in all blocks would make strangers alike, and so would zero blocks."""
+    """A module that is zero in all blocks does not make strangers similar, nor do zero blocks."""
 
     def zeroed(blocks):
         return [each | {"gate": torch.zeros(16, 16)} for each in blocks]
 
-    found, _ = weights_linked(stack(zeroed(PARENT)), stack(zeroed(PARENT[1:3])))
+    found, _ = aligned(stack(zeroed(PARENT)), stack(zeroed(PARENT[1:3])))
     assert partners(found) == {0: 1, 1: 2}
     strangers = zeroed([block(800), block(801)])
-    found, _ = weights_linked(stack(zeroed(PARENT)), stack(strangers))
+    found, _ = aligned(stack(zeroed(PARENT)), stack(strangers))
     assert set(partners(found).values()) == {None}
     dead = [{name: torch.zeros(shape) for name, shape in BLOCK.items()}]
     for source, target in ((dead, dead * 2), (PARENT, dead), (dead, PARENT)):
-        found, _ = weights_linked(stack(source), stack(target))
+        found, _ = aligned(stack(source), stack(target))
         assert found.links == {}
 
 
@@ -240,20 +240,20 @@ def test_a_weight_of_one_row(shape):
     def tabled(numbers):
         return [PARENT[i] | {"modulation": random_weight(shape, 50 + i)} for i in numbers]
 
-    found, _ = weights_linked(stack(tabled(range(5))), stack(tabled([0, 2, 4])))
+    found, _ = aligned(stack(tabled(range(5))), stack(tabled([0, 2, 4])))
     assert partners(found) == {0: 0, 1: 2, 2: 4}
     assert all(pair.similarity == pair.similarity for pair in found.blocks)
 
 
 def test_one_block_on_a_side():
-    found, _ = weights_linked(stack(PARENT), stack([PARENT[4]]))
+    found, _ = aligned(stack(PARENT), stack([PARENT[4]]))
     assert partners(found) == {0: 4}
-    found, _ = weights_linked(stack([PARENT[4]]), stack(PARENT))
+    found, _ = aligned(stack([PARENT[4]]), stack(PARENT))
     assert partners(found) == {i: 0 if i == 4 else None for i in range(6)}
 
 
 def test_a_list_on_one_side_only():
-    found, _ = weights_linked(stack(PARENT), {"other": random_weight((8, 8))})
+    found, _ = aligned(stack(PARENT), {"other": random_weight((8, 8))})
     assert found.links == {}
     assert not any(pair.target for pair in found.blocks)
 
@@ -293,20 +293,20 @@ def test_the_order_is_that_of_the_models():
 def test_what_the_lora_does_not_touch_is_not_read():
     source = stack(PARENT[:3], "double") | stack(PARENT[3:], "single")
     target = stack(PARENT[:2], "double") | stack(PARENT[3:5], "single")
-    found, read = weights_linked(source, target, wanted={"diffusion_model.double.1.mlp.0.weight"})
+    found, read = aligned(source, target, wanted={"diffusion_model.double.1.mlp.0.weight"})
     assert read
     assert all("double" in name for name in read)
     assert all("double" in key for key in found.links)
-    found, read = weights_linked(source, target, wanted=set())
+    found, read = aligned(source, target, wanted=set())
     assert (read, found.links, found.blocks) == ([], {}, ())
 
 
 @given(wanted=st.sets(st.sampled_from(sorted(stack(PARENT))), min_size=1))
 def test_what_is_wanted_is_linked_as_if_all_were(wanted):
     source, target = stack(PARENT), stack(PARENT[i] for i in (0, 2, 3))
-    every, _ = weights_linked(source, target)
+    every, _ = aligned(source, target)
     keys = {f"diffusion_model.{module}.weight" for module in wanted}
-    found, _ = weights_linked(source, target, wanted=keys)
+    found, _ = aligned(source, target, wanted=keys)
     assert {k: v for k, v in found.links.items() if k in keys} == {
         k: v for k, v in every.links.items() if k in keys
     }
@@ -318,16 +318,16 @@ def test_what_is_wanted_is_linked_as_if_all_were(wanted):
 
 def test_a_given_pair_goes_before_what_would_be_found():
     source, target = stack(PARENT[:4]), stack(PARENT[1:4])
-    plain, _ = weights_linked(source, target)
-    assert partners(plain) == {0: 1, 1: 2, 2: 3}
+    without, _ = aligned(source, target)
+    assert partners(without) == {0: 1, 1: 2, 2: 3}
     given = {"blocks.1": "blocks.0", "blocks.2": None}
-    found, _ = weights_linked(source, target, given=given)
+    found, _ = aligned(source, target, given=given)
     assert partners(found) == {0: 1, 1: 0, 2: None}
     assert BlockPair("blocks.0", "blocks.1", ("blocks", "blocks"), GIVEN) in found.blocks
     (link,) = found.links["diffusion_model.blocks.0.mlp.0.weight"]
     assert link.target == "diffusion_model.blocks.1.mlp.0.weight"
-    unserved = {"diffusion_model.blocks.2.mlp.0.weight", "diffusion_model.blocks.3.mlp.0.weight"}
-    assert not unserved & found.links.keys()
+    unmatched = {"diffusion_model.blocks.2.mlp.0.weight", "diffusion_model.blocks.3.mlp.0.weight"}
+    assert not unmatched & found.links.keys()
 
 
 def test_given_pairs_of_models_that_line_up_are_not_read():
@@ -345,7 +345,7 @@ def test_given_pairs_of_models_that_line_up_are_not_read():
 
 
 @pytest.mark.parametrize("depth", [2, 3])
-def test_a_source_block_serves_two_where_it_is_said(depth):
+def test_a_source_block_may_be_given_to_two(depth):
     given = {"blocks.0": "blocks.0", "blocks.1": "blocks.0", "blocks.2": "blocks.1"}
     links, _ = links_of(tree(shapes_of(depth)), tree(shapes_of(3)), given=given)
     key = "diffusion_model.blocks.{}.mlp.0.weight".format
@@ -360,7 +360,7 @@ def test_given_within_given():
         assert links[key(0, "attn.q")] == key(2, "attn.q")
         assert links[key(0, "attn.out")] == key(1, "attn.out")
         assert key(1, "mlp.0") not in links
-        assert key(1, "attn.q") not in links  # the source's serves block 0
+        assert key(1, "attn.q") not in links  # block 0 takes the source's
         assert key(2, "attn.q") not in links
         assert links[key(2, "mlp.0")] == key(2, "mlp.0")
 
@@ -370,7 +370,7 @@ def test_given_inner_blocks():
     target = nested({1: [1], 2: [0, 3, 4]})
     path = "input_blocks.2.1.transformer_blocks"
     given = {f"{path}.1": f"{path}.2", f"{path}.2": None}
-    found, _ = weights_linked(source, target, given=given)
+    found, _ = aligned(source, target, given=given)
     assert {t[-1]: s and s[-1] for t, s in found.pairs.items() if t.startswith(path)} == {
         "0": "0",
         "1": "2",
@@ -383,8 +383,8 @@ def test_given_inner_blocks():
 def test_what_was_found_gives_the_same_again(kept, inner):
     source = stack(PARENT[:5]) | nested({1: range(2), 2: range(5)})
     target = stack(PARENT[i] for i in sorted(kept)) | nested({1: [1], 2: sorted(inner)})
-    found, _ = weights_linked(source, target)
-    again, read = weights_linked(source, target, given=found.pairs)
+    found, _ = aligned(source, target)
+    again, read = aligned(source, target, given=found.pairs)
     assert read == []
     assert dict(again.links) == dict(found.links)
     assert (again.pairs, again.unmatched_source) == (found.pairs, found.unmatched_source)

@@ -179,11 +179,11 @@ def test_another_block_where_the_names_agree():
     assert len(names) == len(set(names)) == 13
     (row,) = [row for row in result.report.rows if row.name == "lora_unet_blocks_2_mlp_0"]
     assert row.reason == "no block of the target B takes the source's blocks.2"
-    (served,) = [row for row in result.report.rows if row.name == "lora_unet_blocks_1_mlp_0"]
-    assert served.target_key == "diffusion_model.blocks.2.mlp.0.weight"
+    (moved,) = [row for row in result.report.rows if row.name == "lora_unet_blocks_1_mlp_0"]
+    assert moved.target_key == "diffusion_model.blocks.2.mlp.0.weight"
     summary = summary_of(result.report)
     assert "without a source: 1" in summary
-    assert "of the source, taken by none: 2" in summary
+    assert "unmatched in the source: 2" in summary
     again = run(parse_pairs(result.report.to_json()), LINED_UP)
     assert names_of(again) == names_of(result)
 

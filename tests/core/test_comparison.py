@@ -111,16 +111,16 @@ def test_a_block_that_nothing_serves():
     comparison = compared(source, target)
     row = row_of(comparison, "blocks.2.conv")
     assert (row.source, row.similarity, row.corrected) == ("", None, None)
-    assert row.reason == "its block has no counterpart"
+    assert row.reason == "its block is unmatched"
     assert comparison.pairs["blocks.2"] is None
-    assert "its block has no counterpart" in summary(comparison)
+    assert "its block is unmatched" in summary(comparison)
 
 
 def test_pairs_that_are_given_go_first():
     source = weights(2)
     comparison = compared(source, tuned(source), pairs={"blocks.0": "blocks.1", "blocks.1": None})
     assert row_of(comparison, "blocks.0.conv").source == "blocks.1.conv"
-    assert row_of(comparison, "blocks.1.conv").reason == "its block has no counterpart"
+    assert row_of(comparison, "blocks.1.conv").reason == "its block is unmatched"
 
 
 def test_identical_weights_are_not_decomposed(monkeypatch):
@@ -214,7 +214,10 @@ def test_a_text_encoder_that_one_model_lacks_is_left_out(side):
     ("target", "words"),
     [
         ({"other": random_weight((4, 4))}, "A (SDXL) and B (SDXL): no weight of the one fits"),
-        ({"embed": random_weight((16, 9))}, "embed, is 16 x 8 in the one and 16 x 9 in the other"),
+        (
+            {"embed": random_weight((16, 9))},
+            "embed, is 16 x 8 in the source and 16 x 9 in the target",
+        ),
         ({"embed": torch.full((16, 8), torch.inf)}, "embed.weight of B"),
     ],
 )

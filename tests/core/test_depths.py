@@ -98,7 +98,7 @@ def test_the_stage_in_the_summary():
     assert "(similarity 0." in stage
     assert stage.endswith("by similarity): 0 -> 0, 3 -> 2, 4 -> 3")
     assert "without a source: 1" in lines
-    assert "of the source, taken by none: 1, 2" in lines
+    assert "unmatched in the source: 1, 2" in lines
 
 
 def test_models_that_line_up_have_no_stage_in_the_summary():
@@ -145,18 +145,18 @@ def test_the_names_that_are_written(naming):
     "spelling", ["lora_unet_{flat}", "diffusion_model.{dotted}", "pipe.dit.{dotted}"]
 )
 def test_names_are_spelled_as_they_were(spelling):
-    def spelled(path):
+    def respelled(path):
         return spelling.format(flat=path.replace(".", "_"), dotted=path)
 
     adapters = [
-        replace(adapter, name=spelled(path))
+        replace(adapter, name=respelled(path))
         for adapter, path in zip(FILE.adapters, SOURCE, strict=True)
     ]
     target = model("B", stack(child((0, 2, 3))))
     result = transfer(replace(FILE, adapters=tuple(adapters)), model("A", SOURCE), target, ANYWAY)
     names = {adapter.name for adapter in result.adapters}
     if "pipe" not in spelling:
-        assert names == {spelled(path) for path in stack(child((0, 2, 3)))}
+        assert names == {respelled(path) for path in stack(child((0, 2, 3)))}
     assert {target.resolve(name).key for name in names} == set(target.weights)
 
 

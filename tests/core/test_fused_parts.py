@@ -49,7 +49,7 @@ def fused(layout, parts):
 
 
 def at(weights, module="blocks.0.attn"):
-    """In a block that has something else too: what is in both models tells that they are alike."""
+    """In a block with another module, which both models have: the similarity is over that one."""
     own = {f"{module}.{name}": weight for name, weight in weights.items()}
     return own | {"blocks.0.proj": real_weight((WIDTH, WIDTH), 40)}
 

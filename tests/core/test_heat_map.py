@@ -70,7 +70,7 @@ def is_marked(found: HeatMap, block: str, module: str) -> bool:
     return bool(((corner[:, 0] > 180) & (corner[:, 1:].max(axis=1) < 80)).any())
 
 
-def test_what_has_no_counterpart_is_hatched_in_grey():
+def test_what_is_unmatched_is_hatched_in_grey():
     source = weights(2)
     target = tuned(source, 0.1)
     target |= {key.replace("blocks.0", "blocks.2"): w for key, w in weights(1, first=500).items()}

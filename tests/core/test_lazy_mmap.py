@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from fixtures.inventory import write_header_only
-from prolora.files import lazy_mmap as mapped
+from prolora.files import lazy_mmap
 from prolora.files.lazy_mmap import MappedFile
 from prolora.files.safetensors import open_safetensors
 
@@ -39,7 +39,7 @@ def bits(tensor: torch.Tensor) -> list[int]:
 
 @pytest.mark.parametrize("stretch", [1, 64, 2**30])
 def test_every_kind_of_tensor(path, monkeypatch, stretch):
-    monkeypatch.setattr(mapped, "_STRETCH", stretch)
+    monkeypatch.setattr(lazy_mmap, "_STRETCH", stretch)
     expected = load_file(path)
     with open_safetensors(path) as file:
         found = file.get_tensors(file.keys())
@@ -72,7 +72,7 @@ def test_a_tensor_that_lies_askew(tmp_path):
 
 
 def test_a_kind_that_torch_does_not_have_is_left_to_the_library(path, monkeypatch):
-    monkeypatch.delitem(mapped._DTYPES, "BF16")
+    monkeypatch.delitem(lazy_mmap._DTYPES, "BF16")
     with open_safetensors(path) as file:
         assert torch.equal(file.get_tensor("torch.bfloat16.0"), load_file(path)["torch.bfloat16.0"])
 

@@ -153,7 +153,7 @@ def test_a_lora_of_text_encoders_without_a_clip():
 
 
 def test_blocks_of_strangers():
-    """The same architecture, and nothing alike in it: no talk of modules or widths."""
+    """The same architecture without similar blocks: no message about modules or widths."""
     strangers = stack(
         [
             {name: random_weight((24, 8), 50 + 7 * i + j) for j, name in enumerate(JOINT)}

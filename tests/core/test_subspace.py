@@ -106,11 +106,11 @@ def test_repeated_singular_values_give_one_subspace():
 def test_unrelated_weights_have_about_the_chance_level():
     random = torch.Generator().manual_seed(0)
     weights = [torch.randn(200, 160, generator=random) for _ in range(2)]
-    alike = similarity(*(leading_subspace(weight, 0.8) for weight in weights))
-    assert alike.left == pytest.approx(alike.left_chance, abs=0.02)
-    assert alike.right == pytest.approx(alike.right_chance, abs=0.02)
-    assert abs(alike.left_corrected) < 0.05
-    assert alike.score > 0.3  # which is why the report shows the corrected value beside it
+    found = similarity(*(leading_subspace(weight, 0.8) for weight in weights))
+    assert found.left == pytest.approx(found.left_chance, abs=0.02)
+    assert found.right == pytest.approx(found.right_chance, abs=0.02)
+    assert abs(found.left_corrected) < 0.05
+    assert found.score > 0.3  # which is why the report shows the corrected value beside it
 
 
 def test_chance_corrected():

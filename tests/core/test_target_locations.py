@@ -1,4 +1,4 @@
-"""Where a module goes, and by which name: the target's, spelled as the source's was."""
+"""Where a module goes, and its name there: the one that is closest to the name in the source."""
 
 import re
 from dataclasses import replace
@@ -62,7 +62,7 @@ def same_place(one, other):
 
 @pytest.mark.parametrize("architecture", MAPS)
 def test_the_name_in_another_block(architecture):
-    """Block 0 of the target is served by block 2 of the source: every name goes along."""
+    """Block 0 of the target takes block 2 of the source: every name is one of block 0."""
     names = MAPS[architecture]()
     source = model_of_map("A", architecture, deep(names, 3))
     target = model_of_map("B", architecture, names)
@@ -97,11 +97,11 @@ def test_spellings_that_no_key_map_has(architecture, wrapped):
     bare = [name.removeprefix("diffusion_model.") for name in names if "diffusion_model." in name]
     tried = 0
     for name in bare:
-        spelled = wrapped.format(in_block(name, 2))
-        if source.resolve(spelled) is None:
+        own_name = wrapped.format(in_block(name, 2))
+        if source.resolve(own_name) is None:
             continue
         tried += 1
-        (found,) = target_locations(spelled, source.resolve(spelled), source, target, alignment)
+        (found,) = target_locations(own_name, source.resolve(own_name), source, target, alignment)
         assert same_place(target.key_map.get(found.name, target.resolve(found.name)), found.place)
         assert same_place(found.place, names[f"diffusion_model.{name}"])
     assert tried

@@ -45,7 +45,7 @@ SHAPES = [
 ]
 
 
-def align(lora, source, target, **choices):
+def across(lora, source, target, **choices):
     return move(lora, source, target, mode="cross_width", subspace_energy=ENERGY, **choices)
 
 
@@ -74,7 +74,7 @@ def by_hand(update, source, target):
 def test_as_the_formula_says(ours, theirs):
     source, target = real_weight(ours, 1), real_weight(theirs, 2)
     lora = random_lora("layer", ours)
-    moved, row = align(lora, source, target)
+    moved, row = across(lora, source, target)
     wanted = by_hand(delta(lora), source, target)
     assert moved.up.shape[0] == theirs[0]
     assert tuple(moved.down.shape[1:]) == theirs[1:]
@@ -91,7 +91,7 @@ def test_the_signs_of_the_svd_do_not_count(ours, theirs, monkeypatch):
     """Another library, or another device, gives the same vectors in other signs."""
     source, target = real_weight(ours, 1), real_weight(theirs, 2)
     lora = random_lora("layer", ours)
-    plain, _ = align(lora, source, target)
+    plain, _ = across(lora, source, target)
     random = np.random.default_rng(0)
 
     def turned(found):
@@ -105,11 +105,11 @@ def test_the_signs_of_the_svd_do_not_count(ours, theirs, monkeypatch):
     with_others = []
     monkeypatch.setattr(maps, "common_subspaces", other_signs)
     for _ in range(4):
-        with_others.append(delta(align(lora, source, target)[0]))
+        with_others.append(delta(across(lora, source, target)[0]))
     monkeypatch.setattr(maps, "with_signs", lambda *subspaces: subspaces)
-    unturned = [delta(align(lora, source, target)[0]) for _ in range(4)]
+    without_signs = [delta(across(lora, source, target)[0]) for _ in range(4)]
     assert max(relative_error(made, delta(plain)) for made in with_others) < 1e-5
-    assert max(relative_error(made, delta(plain)) for made in unturned) > 0.5
+    assert max(relative_error(made, delta(plain)) for made in without_signs) > 0.5
 
 
 @given(st.integers(0, 1000))
@@ -131,7 +131,7 @@ def test_signs(seed):
 def test_where_the_widths_agree_it_is_full(shape):
     source = real_weight(shape, 1)
     target, lora = drifted(source), random_lora("layer", shape)
-    aligned, row = align(lora, source, target)
+    aligned, row = across(lora, source, target)
     full, _ = move(lora, source, target, mode="full", subspace_energy=ENERGY)
     assert torch.equal(aligned.up, full.up)
     assert torch.equal(aligned.down, full.down)
@@ -149,7 +149,7 @@ def test_dense_and_factored_agree(seed, theirs):
     assert relative_error(factored, dense) < 1e-5
 
 
-# What is alike
+# Similarity
 
 
 def test_a_side_of_one_width_has_its_subspaces_compared():
@@ -180,11 +180,13 @@ EDGES = {
 @pytest.mark.parametrize("kind", EDGES)
 def test_edges_of_the_spectra(kind):
     source, target, expected = EDGES[kind]
-    alike = similarity_across(*(leading_subspace(weight, ENERGY) for weight in (source, target)))
-    assert alike.score == pytest.approx(expected, abs=1e-6)
-    assert math.isnan(alike.left_corrected) or source.shape[0] == target.shape[0]
+    similarity = similarity_across(
+        *(leading_subspace(weight, ENERGY) for weight in (source, target))
+    )
+    assert similarity.score == pytest.approx(expected, abs=1e-6)
+    assert math.isnan(similarity.left_corrected) or source.shape[0] == target.shape[0]
     lora = random_lora("layer", tuple(source.shape), rank=1)
-    moved, row = align(lora, source, target)
+    moved, row = across(lora, source, target)
     assert torch.isfinite(moved.up).all()
     assert torch.isfinite(moved.down).all()
     assert row.as_dict()["phi_left"] is not None
@@ -193,9 +195,9 @@ def test_edges_of_the_spectra(kind):
 @given(st.integers(0, 1000), st.integers(2, 30), st.integers(2, 30))
 def test_figures_are_in_their_range(seed, m, n):
     weights = random_weight((8, 12), seed), random_weight((m, n), seed + 1)
-    alike = similarity_across(*(leading_subspace(weight, ENERGY) for weight in weights))
-    assert 0 <= alike.left <= 1
-    assert 0 <= alike.right <= 1
+    similarity = similarity_across(*(leading_subspace(weight, ENERGY) for weight in weights))
+    assert 0 <= similarity.left <= 1
+    assert 0 <= similarity.right <= 1
 
 
 # The whole job
@@ -220,8 +222,8 @@ def test_other_depths_and_other_widths():
     settings = TransferSettings(mode="cross_width", threshold=0.0)
     result = transfer(lora_for(source), model("A", source), model("B", target), settings)
     pairs = {t[-1]: s and s[-1] for t, s in result.report.pairs.items()}
-    served = [int(s) for s in pairs.values() if s is not None]
-    assert served == [0, 1, 2]
+    taken = [int(s) for s in pairs.values() if s is not None]
+    assert taken == [0, 1, 2]
     assert (pairs["0"], pairs["3"]) == ("0", "2")
     for name, adapter in by_name(result.adapters).items():
         shape = target[next(m for m in target if m.replace(".", "_") in name)].shape
@@ -245,7 +247,7 @@ def test_every_block_of_the_shorter_list_has_a_partner(depths, factor):
 
 
 def test_blocks_of_two_kinds_are_paired_by_their_kind():
-    """Where each third block has a cross attention, it is served by one that has one too."""
+    """Every third block has a cross attention, and takes a block that has one too."""
 
     def kind(seed, factor, cross):
         shapes = SMALL | ({"cross.k": (8, 24), "cross.v": (8, 24)} if cross else {})
@@ -307,8 +309,8 @@ def test_a_rank_larger_than_possible():
     with pytest.raises(
         ProLoRAError, match=r"rank 9 is larger than possible.*12 x 8, which has rank 8"
     ):
-        align(lora, source, target, rank=9)
-    moved, _ = align(lora, source, target, rank=2)
+        across(lora, source, target, rank=9)
+    moved, _ = across(lora, source, target, rank=2)
     assert moved.rank == 2
 
 

@@ -95,7 +95,7 @@ def test_a_deepened_source_is_read_whole(client, graph, children, as_model):
     client.free()
     summary = client.queue(graph.prompt).of(moved[0])["text"][0]
     assert "by similarity): 0 -> 0, 1 -> 1, 3 -> 2" in summary
-    assert "of the source, taken by none: 2" in summary
+    assert "unmatched in the source: 2" in summary
 
 
 def test_another_model_is_refused_by_name(client, graph, sd15):

@@ -1,0 +1,34 @@
+"""The inputs that several nodes have."""
+
+from ..prolora.transfer.settings import DEFAULTS
+
+ENERGY_INPUT = {
+    "subspace_energy": (
+        "FLOAT",
+        {
+            "default": DEFAULTS.subspace_energy,
+            "min": 0.01,
+            "max": 0.999,
+            "step": 0.01,
+            "advanced": True,
+            "tooltip": "Share of a weight's energy that its leading subspace holds; the rest is "
+            "its null space.",
+        },
+    ),
+}
+
+# The blocks that a user pairs by hand.
+PAIRS_INPUT = {
+    "pairs": (
+        "STRING",
+        {
+            "default": "",
+            "multiline": True,
+            "advanced": True,
+            "tooltip": "Which block of this model takes which block of the source, as JSON: "
+            '{"blocks.2": "blocks.3"}. ProLoRA Similarity writes all pairs in this form. Blocks '
+            "that are not named here are paired by name where both models have as many, else by "
+            "similarity.",
+        },
+    ),
+}
