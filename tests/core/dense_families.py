@@ -14,10 +14,10 @@ from prolora.errors import ProLoRAError
 from prolora.files.safetensors import write_safetensors
 
 from .dense_reference import dense_project, dense_subspace
-from .libraries import Net, Written, assert_same_updates, by_lycoris, formed, lycoris_applied
+from .libraries import Net, Written, assert_same_updates, by_lycoris, lycoris_applied
 from .libraries import lycoris_updates as merged_by_lycoris
 from .small_models import delta, matrix, move
-from .strategies import relative_error
+from .strategies import formed, relative_error
 
 # What LyCORIS is asked for, by the family that it then writes.
 WRITERS = {

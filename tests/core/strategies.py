@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from prolora.algebra.maps import PROJECTION_MODES, terms_between
 from prolora.algebra.subspace import Subspace
-from prolora.algebra.updates import LowRankUpdate, Update
+from prolora.algebra.updates import DenseUpdate, LowRankUpdate, Update
 
 
 @dataclass(frozen=True)
@@ -75,3 +75,10 @@ def rotated(subspace: Subspace, seed: int) -> Subspace:
     k = subspace.rank
     turn = [torch.tensor(np.linalg.qr(random.normal(size=(k, k)))[0]).float() for _ in range(2)]
     return replace(subspace, U=subspace.U @ turn[0], V=subspace.V @ turn[1])
+
+
+def formed(update: Update) -> np.ndarray:
+    if isinstance(update, LowRankUpdate):
+        return dense(update)
+    assert isinstance(update, DenseUpdate)
+    return update.delta.double().numpy()
