@@ -8,6 +8,7 @@ VENV   := .venv
 PY     := $(VENV)/bin/python
 LOG    := $(VENV)/setup.log
 REGISTRY := $(VENV)/registry/bin
+OLDEST := $(VENV)/oldest
 PIP    := $(PY) -m pip --disable-pip-version-check --no-input
 PINNED := -c requirements/constraints.txt
 PYTEST := $(PY) -m pytest
@@ -18,6 +19,7 @@ stamp = $(VENV)/.$(1)-$(shell cat $(addprefix requirements/,$(2)) | cksum | cut 
 TOOLS := $(call stamp,tools,constraints.txt dev.txt)
 HOST  := $(call stamp,host,constraints.txt host.txt host-itself.txt)
 DRIVER := $(call stamp,browser,constraints.txt browser.txt)
+PROMISED := $(call stamp,oldest,oldest.txt)
 
 # The embedded ComfyUI is installed only for those who name none of their own, by COMFYUI_PATH or
 # by having put this folder into its custom_nodes/.
@@ -35,7 +37,7 @@ define install
 		echo "setup: that failed; the whole log is $(LOG)"; exit 1; }
 endef
 
-.PHONY: setup test test-core test-thorough test-host test-browser lint registry demo \
+.PHONY: setup test test-core test-thorough test-oldest test-host test-browser lint registry demo \
 	architectures clean
 
 setup: $(NEEDED)
@@ -50,6 +52,11 @@ test-core: $(TOOLS)
 # Many more random examples for every property.
 test-thorough: $(TOOLS)
 	@HYPOTHESIS_PROFILE=thorough $(PYTEST) -m "not host and not browser"
+
+# With the oldest torch, safetensors, numpy and scipy that are promised, in an environment of their
+# own (about 5 GB): every test of the core but those that need a trainer's library, which wants newer.
+test-oldest: $(PROMISED)
+	@$(OLDEST)/bin/python -m pytest --without-libraries tests/core
 
 test-host: setup
 	@$(PYTEST) -m "host and not browser"
@@ -94,6 +101,13 @@ $(PY):
 $(TOOLS): | $(PY)
 	@echo "setup: installing torch and the development tools (a few minutes the first time)"
 	$(call install,$(PINNED) -r requirements/dev.txt)
+	@touch $@
+
+$(PROMISED): | $(PY)
+	@echo "setup: installing the oldest versions that are promised (a few minutes the first time)"
+	@$(PYTHON) -m venv --clear $(OLDEST)
+	@$(OLDEST)/bin/python -m pip --disable-pip-version-check --no-input install \
+		-r requirements/oldest.txt >>$(LOG) 2>&1 || { tail -n 25 $(LOG); exit 1; }
 	@touch $@
 
 # The embedded ComfyUI says that it wants a Python before 3.13, and runs on 3.13 as well.

@@ -1,6 +1,10 @@
 import os
+from pathlib import Path
 
+import pytest
 from hypothesis import HealthCheck, settings
+
+from .imports import libraries_of
 
 pytest_plugins = ["comfy_harness.pytest_plugin"]
 
@@ -10,3 +14,18 @@ settings.register_profile(
     "thorough", max_examples=1000, deadline=None, suppress_health_check=list(HealthCheck)
 )
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--without-libraries",
+        action="store_true",
+        help="leave out the test files that need peft, lycoris, diffusers or transformers",
+    )
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    is_test = collection_path.name.startswith("test_") and collection_path.suffix == ".py"
+    if is_test and config.getoption("--without-libraries") and libraries_of(collection_path):
+        return True
+    return None

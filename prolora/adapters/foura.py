@@ -5,16 +5,18 @@ a public format: docs/foura.md defines the one that is read here, with its refer
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
+from scipy import fft
 
 from .adapter import Origin, alpha_of
 from .lora import LoraAdapter
 
-# (factor r x d in the frequency domain) -> its rows in the feature domain, complex for the DFT
-Rows = Callable[[torch.Tensor], torch.Tensor]
+# What foura_transform says (see docs/foura.md) -> what multiplies rows by the orthonormal matrix of
+# the transform: the DFT's is symmetric, the DCT's is inverted by its transpose.
+_TRANSFORMS = {0.0: fft.fft, 1.0: fft.idct}
 
 
 @dataclass(frozen=True)
@@ -54,15 +56,17 @@ def make_foura(name: str, parts: Mapping[str, torch.Tensor], origin: Origin) -> 
         origin.refuse(name, f"has a FouRA gate {list(gate.shape)} for rank {rank}")
     transform = parts["foura_transform"]
     said = origin.numbers(name, "foura_transform", transform)
-    rows = _TRANSFORMS.get(said[0]) if len(said) == 1 else None
-    if rows is None:
+    if len(said) != 1 or said[0] not in _TRANSFORMS:
         origin.refuse(
             name,
             f"has a foura_transform {transform.tolist()}, which is neither 0 (DFT) nor 1 (DCT)",
         )
 
     columns = up.flatten(start_dim=1).double() * gate.double()
-    folded_up, folded_down = _real(rows(columns.T).mH, rows(down.flatten(start_dim=1).double()))
+    folded_up, folded_down = _real(
+        _into_features(columns.T, said[0]).mH,
+        _into_features(down.flatten(start_dim=1).double(), said[0]),
+    )
     folded = folded_down.shape[0]
     alpha = alpha_of(name, parts, origin)
     return FouraAdapter(
@@ -81,26 +85,6 @@ def _real(up: torch.Tensor, down: torch.Tensor) -> tuple[torch.Tensor, torch.Ten
     return torch.cat([up.real, -up.imag], dim=1), torch.cat([down.real, down.imag])
 
 
-def _dft_rows(factor: torch.Tensor) -> torch.Tensor:
-    """The factor times the unitary DFT matrix, which is symmetric."""
-    rows: torch.Tensor = torch.fft.fft(factor, norm="ortho")
-    return rows
-
-
-def _dct_rows(factor: torch.Tensor) -> torch.Tensor:
-    """The factor times the orthonormal DCT-II matrix.
-
-    x_j = sum_k c_k X_k cos(pi (2 j + 1) k / 2 d) is the real part of the inverse DFT of length 2 d
-    of c_k X_k exp(i pi k / 2 d).
-    """
-    d = factor.shape[1]
-    k = torch.arange(d, dtype=torch.float64)
-    c = torch.full_like(k, math.sqrt(2 / d))
-    c[0] = math.sqrt(1 / d)
-    shifted = torch.polar(c, math.pi * k / (2 * d)) * factor
-    rows: torch.Tensor = torch.fft.ifft(shifted, n=2 * d, norm="forward").real[:, :d]
-    return rows
-
-
-# What foura_transform says; see docs/foura.md.
-_TRANSFORMS: dict[float, Rows] = {0.0: _dft_rows, 1.0: _dct_rows}
+def _into_features(factor: torch.Tensor, transform: float) -> torch.Tensor:
+    """The factor (r x d, float64) times the matrix of the transform: complex for the DFT."""
+    return torch.from_numpy(_TRANSFORMS[transform](factor.numpy(), norm="ortho"))

@@ -40,8 +40,9 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
-import numpy as np
 import torch
+from scipy.sparse import csr_array
+from scipy.sparse.csgraph import connected_components
 
 from .subspace import leading_subspace, smallest_rank
 
@@ -171,17 +172,9 @@ def clusters(routed: torch.Tensor, singular_values: torch.Tensor, threshold: flo
         routed: k x k, the LoRA's.
     """
     gaps = (singular_values[:, None] - singular_values).abs() + _GAP
-    coupled = routed.abs() / gaps > threshold
-    linked = (coupled | coupled.T).cpu().numpy()
-    labels = np.full(len(linked), -1)
-    for first in range(len(linked)):
-        if labels[first] >= 0:
-            continue
-        members, label = np.array([first]), labels.max() + 1
-        while members.size:  # every direction is a member once: linked is read once
-            labels[members] = label
-            members = np.flatnonzero(linked[members].any(axis=0) & (labels < 0))
-    return torch.from_numpy(labels).to(routed.device)
+    coupled = csr_array((routed.abs() / gaps > threshold).cpu().numpy())
+    _, labels = connected_components(coupled, directed=False)
+    return torch.from_numpy(labels).to(routed.device, torch.int64)
 
 
 def _dominant(drifted: torch.Tensor, labels: torch.Tensor, quantile: float) -> torch.Tensor:

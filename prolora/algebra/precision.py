@@ -13,10 +13,7 @@ def full_float32() -> Iterator[None]:
 
     A host or another pack may have allowed them for the whole process. TF32 is wrong by about 6e-4.
     """
-    backends: list[Any] = [torch.backends.cuda, torch.backends.mkldnn]
-    products: list[Any] = [getattr(backend, "matmul", None) for backend in backends]
-    settable = [product for product in products if hasattr(product, "fp32_precision")]
-    if not settable:  # a torch before 2.9
+    if not hasattr(torch.backends, "fp32_precision"):  # a torch before 2.9
         before = torch.get_float32_matmul_precision()
         torch.set_float32_matmul_precision("highest")
         try:
@@ -24,11 +21,13 @@ def full_float32() -> Iterator[None]:
         finally:
             torch.set_float32_matmul_precision(before)
         return
-    found = [product.fp32_precision for product in settable]
+    backends: list[Any] = [torch.backends.cuda, torch.backends.mkldnn]
+    products = [backend.matmul for backend in backends]
+    found = [product.fp32_precision for product in products]
     try:
-        for product in settable:
+        for product in products:
             product.fp32_precision = "ieee"
         yield
     finally:
-        for product, precision in zip(settable, found, strict=True):
+        for product, precision in zip(products, found, strict=True):
             product.fp32_precision = precision

@@ -14,10 +14,25 @@ from prolora.errors import ProLoRAError
 from prolora.files.safetensors import write_safetensors
 
 from .dense_reference import dense_pair, dense_project
-from .libraries import Net, Written, assert_same_updates, by_lycoris, formed, lycoris_applied
+from .libraries import Net, Written, assert_same_updates, by_lycoris, lycoris_applied
 from .libraries import lycoris_updates as merged_by_lycoris
 from .small_models import delta, matrix, move
-from .strategies import relative_error
+from .strategies import formed, relative_error
+
+# What LyCORIS is asked for, by the family that it then writes.
+WRITERS = {
+    "LoRA": {"algo": "lora"},
+    "LoCon with cores": {"algo": "lora", "use_tucker": True},
+    "LoHa": {"algo": "loha"},
+    "LoHa with cores": {"algo": "loha", "use_tucker": True},
+    "LoKr": {"algo": "lokr", "factor": 4},
+    "LoKr of a low rank": {"algo": "lokr", "factor": 2, "linear_dim": 2},
+    "GLoRA": {"algo": "glora"},
+    "OFT": {"algo": "diag-oft"},
+    "DoRA": {"algo": "lora", "dora_wd": True},
+    "DoRA over LoKr": {"algo": "lokr", "factor": 4, "dora_wd": True},
+    "DoRA over LoHa": {"algo": "loha", "dora_wd": True},
+}
 
 
 def written_by_lycoris(folder: Path, **choices: object) -> Written:

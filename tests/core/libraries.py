@@ -14,9 +14,8 @@ from torch import nn
 from torch.nn import Conv2d, LayerNorm, Linear
 
 from prolora.adapters import read_adapter_file
-from prolora.algebra.updates import DenseUpdate, LowRankUpdate, Update
 
-from .strategies import dense, relative_error
+from .strategies import formed, relative_error
 
 logging.getLogger("LyCORIS").setLevel(logging.ERROR)
 
@@ -140,13 +139,6 @@ def updates_in(path: Path, weights: Mapping[str, torch.Tensor]) -> dict[str, np.
         adapter.name: formed(adapter.update(weights[adapter.name].float()))
         for adapter in read_adapter_file(path).adapters
     }
-
-
-def formed(update: Update) -> np.ndarray:
-    if isinstance(update, LowRankUpdate):
-        return dense(update)
-    assert isinstance(update, DenseUpdate)
-    return update.delta.double().numpy()
 
 
 def assert_same_updates(got: Mapping[str, np.ndarray], want: Mapping[str, np.ndarray]) -> None:

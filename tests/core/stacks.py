@@ -1,6 +1,7 @@
 """Models of blocks: parents, and children with blocks removed, inserted, drifted."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import NoReturn
 
 import numpy as np
 import torch
@@ -94,3 +95,8 @@ def by_name(adapters: Iterable[LoraAdapter]) -> dict[str, LoraAdapter]:
     found = {adapter.name: adapter for adapter in adapters}
     assert len(found) == len(list(adapters)), "two adapters of one name"
     return found
+
+
+def unread(source: Node, target: Node) -> NoReturn:
+    """The similarity of two blocks where none may be compared."""
+    raise AssertionError(f"{source.path} was compared with {target.path}")

@@ -1,6 +1,6 @@
 """Random weights and updates, of the shapes and spectra that models have."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from prolora.algebra.maps import PROJECTION_MODES, terms_between
 from prolora.algebra.subspace import Subspace
-from prolora.algebra.updates import LowRankUpdate, Update
+from prolora.algebra.updates import DenseUpdate, LowRankUpdate, Update
 
 
 @dataclass(frozen=True)
@@ -67,3 +67,18 @@ def spectrum(random: np.random.Generator, m: int, n: int, values: np.ndarray) ->
     U, _ = np.linalg.qr(random.normal(size=(m, k)))
     V, _ = np.linalg.qr(random.normal(size=(n, k)))
     return (U * values) @ V.T
+
+
+def rotated(subspace: Subspace, seed: int) -> Subspace:
+    """The same subspace in another orthonormal basis, reflections included."""
+    random = np.random.default_rng(seed)
+    k = subspace.rank
+    turn = [torch.tensor(np.linalg.qr(random.normal(size=(k, k)))[0]).float() for _ in range(2)]
+    return replace(subspace, U=subspace.U @ turn[0], V=subspace.V @ turn[1])
+
+
+def formed(update: Update) -> np.ndarray:
+    if isinstance(update, LowRankUpdate):
+        return dense(update)
+    assert isinstance(update, DenseUpdate)
+    return update.delta.double().numpy()

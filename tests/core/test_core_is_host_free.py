@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from ..imports import absolute_imports
+
 ROOT = Path(__file__).parents[2]
 HOST = {"comfy", "comfy_api", "comfy_extras", "execution", "folder_paths", "nodes", "server"}
 PACK = {"prolora", "nodes"}
@@ -32,13 +34,9 @@ def name_of(path: Path) -> str:
     return str(path.relative_to(ROOT))
 
 
-def absolute_imports(path: Path) -> Iterator[str]:
-    """The top-level packages that a file imports, wherever in it; relative imports aside."""
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            yield from (alias.name.split(".")[0] for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.level == 0:
-            yield (node.module or "").split(".")[0]
+def packages(path: Path) -> set[str]:
+    """The top-level packages that a file imports; relative imports aside."""
+    return {name.split(".")[0] for name in absolute_imports(path)}
 
 
 def test_every_module_of_the_core_imports_without_a_host(tmp_path):
@@ -57,24 +55,22 @@ def test_every_module_of_the_core_imports_without_a_host(tmp_path):
 
 @pytest.mark.parametrize("path", CORE_FILES, ids=name_of)
 def test_the_core_never_names_the_host(path):
-    assert not HOST & set(absolute_imports(path))
+    assert not HOST & packages(path)
 
 
 @pytest.mark.parametrize("path", [ROOT / "__init__.py", *CORE_FILES, *NODE_FILES], ids=name_of)
 def test_inside_the_pack_imports_are_relative(path):
     """ComfyUI has a top-level module called `nodes` of its own."""
-    assert not PACK & set(absolute_imports(path))
+    assert not PACK & packages(path)
 
 
 @pytest.mark.parametrize("path", NODE_FILES, ids=name_of)
 def test_one_folder_talks_to_the_host(path):
-    assert path.parent == ROOT / "nodes" / "host" or not HOST & set(absolute_imports(path))
+    assert path.parent == ROOT / "nodes" / "host" or not HOST & packages(path)
 
 
 def test_a_host_that_is_named_is_found():
-    assert {"comfy", "folder_paths"} <= {
-        name for path in NODE_FILES for name in absolute_imports(path)
-    }
+    assert {"comfy", "folder_paths"} <= set().union(*map(packages, NODE_FILES))
 
 
 def core_names(path: Path) -> Iterator[tuple[str, str]]:

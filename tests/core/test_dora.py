@@ -24,12 +24,11 @@ from .libraries import (
     by_lycoris,
     by_peft,
     flat,
-    formed,
     lycoris_applied,
     lycoris_updates,
 )
 from .small_models import SHAPES, drifted, matrix, move, random_lora, random_weight
-from .strategies import relative_error
+from .strategies import formed, relative_error
 
 OUTPUTS, INPUTS = 0, 1
 STD = 0.3  # an update of about the size of the weight

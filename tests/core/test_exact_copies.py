@@ -8,22 +8,8 @@ from prolora.files.safetensors import read_safetensors
 from prolora.transfer.job import transfer
 from prolora.transfer.settings import TransferSettings
 
-from .dense_families import written_by_lycoris
+from .dense_families import WRITERS, written_by_lycoris
 from .small_models import drifted, model_of
-
-WRITERS = {
-    "LoRA": {"algo": "lora"},
-    "LoCon with cores": {"algo": "lora", "use_tucker": True},
-    "LoHa": {"algo": "loha"},
-    "LoHa with cores": {"algo": "loha", "use_tucker": True},
-    "LoKr": {"algo": "lokr", "factor": 4},
-    "LoKr of a low rank": {"algo": "lokr", "factor": 2, "linear_dim": 2},
-    "GLoRA": {"algo": "glora"},
-    "OFT": {"algo": "diag-oft"},
-    "DoRA": {"algo": "lora", "dora_wd": True},
-    "DoRA over LoKr": {"algo": "lokr", "factor": 4, "dora_wd": True},
-    "DoRA over LoHa": {"algo": "loha", "dora_wd": True},
-}
 
 
 def moved(written, settings, drift=0.0):

@@ -37,24 +37,13 @@ from prolora.naming.output_names import CONVENTIONS as ARCHITECTURES
 
 from . import trainers_dora, trainers_lora, trainers_oft  # noqa: F401  # they fill CASES
 from .library_files import FILES, VECTORS
+from .pages import Row, tables
 from .small_models import random_lora
 from .trainers import CASES, CODE, NAMES, TEXT_ENCODERS
 from .trainers_lora import VECTORS as VECTORS_ROW
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "formats.md").read_text(encoding="utf-8")
-
-Row = dict[str, str]
-
-
-def tables(page: str) -> list[list[Row]]:
-    """The tables of a page, a row as column -> cell."""
-    found = []
-    for block in re.findall(r"(?:^\|.*\n)+", page, re.MULTILINE):
-        head, _, *body = ([c.strip() for c in line.split("|")[1:-1]] for line in block.splitlines())
-        assert all(len(cells) == len(head) for cells in body), head
-        found.append([dict(zip(head, cells, strict=True)) for cells in body])
-    return found
 
 
 def table(*columns: str) -> list[Row]:

@@ -10,9 +10,8 @@ from torch import Tensor
 from prolora.adapters import lora_state_dict, parse_adapter_file
 from prolora.errors import ProLoRAError
 
-from .libraries import formed
 from .small_models import move, random_weight
-from .strategies import relative_error
+from .strategies import formed, relative_error
 
 PAGE = Path(__file__).parents[2] / "docs" / "foura.md"
 DFT, DCT = 0, 1

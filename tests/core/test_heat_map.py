@@ -12,8 +12,8 @@ from prolora.comparison.canvas import colour
 from prolora.comparison.heat_map import HeatMap, draw, panels
 from prolora.errors import ProLoRAError
 
+from .compared_models import compared, tuned, weights, without_block
 from .small_models import drifted, random_weight
-from .test_comparison import compared, tuned, weights, without_block
 
 DARK, BRIGHT = (68, 1, 84), (253, 231, 37)  # both ends of the scale
 

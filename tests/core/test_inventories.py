@@ -13,7 +13,7 @@ from prolora.models.architectures import guess_architecture
 from prolora.models.weights import SafetensorsWeights
 from tests.host.architectures import COLUMNS, PAGE, own_columns
 
-from .test_formats_page import tables
+from .pages import tables
 
 KNOWN = {name: inventory.inventory(name) for name in inventory.names()}
 

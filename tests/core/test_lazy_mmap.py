@@ -12,10 +12,12 @@ from prolora.files import lazy_mmap
 from prolora.files.lazy_mmap import MappedFile
 from prolora.files.safetensors import open_safetensors
 
+NEWER = ("float8_e8m0fnu", "uint16", "uint32")  # than torch 2.1
 KINDS = [
     *(torch.float16, torch.bfloat16, torch.float32, torch.float64),
-    *(torch.float8_e4m3fn, torch.float8_e5m2, torch.float8_e8m0fnu, torch.bool),
-    *(torch.uint8, torch.uint16, torch.uint32, torch.int8, torch.int16, torch.int32, torch.int64),
+    *(torch.float8_e4m3fn, torch.float8_e5m2, torch.bool),
+    *(torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64),
+    *(getattr(torch, name) for name in NEWER if hasattr(torch, name)),
 ]
 SHAPES = [(3, 5), (7,), (), (0, 4), (2, 3, 1, 1)]
 

@@ -16,8 +16,8 @@ from .dense_families import (
     read_module,
     written_by_lycoris,
 )
-from .libraries import MODULES, assert_reads_as_written, by_peft, formed
-from .strategies import relative_error
+from .libraries import MODULES, assert_reads_as_written, by_peft
+from .strategies import formed, relative_error
 
 CHOICES = {
     "two ranks": {},  # 4 and 2, with alphas 1.5 and 6

@@ -11,16 +11,9 @@ from prolora.adapters.oft import make_oft
 from prolora.errors import ProLoRAError
 
 from .dense_families import assert_moved_as_the_reference, assert_the_same_weight_gives_it_back
-from .libraries import (
-    MODULES,
-    assert_reads_as_written,
-    by_lycoris,
-    by_peft,
-    formed,
-    updates_in,
-)
+from .libraries import MODULES, assert_reads_as_written, by_lycoris, by_peft, updates_in
 from .small_models import SHAPES, delta, drifted, matrix, move, random_weight
-from .strategies import relative_error
+from .strategies import formed, relative_error
 
 
 def oft(name: str = "module", config: dict[str, object] | None = None, **parts: torch.Tensor):

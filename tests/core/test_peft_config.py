@@ -22,11 +22,10 @@ from .libraries import (
     assert_reads_as_written,
     assert_same_updates,
     by_peft,
-    formed,
     randomise,
     updates_in,
 )
-from .strategies import relative_error
+from .strategies import formed, relative_error
 
 TARGETS = {"target_modules": list(MODULES)}
 NOTE = "ComfyUI's own loader does not read it and would use scale 1"

@@ -13,8 +13,8 @@ from prolora.transfer.job import transfer
 from prolora.transfer.settings import TransferSettings
 
 from .small_models import file_of, random_lora, random_weight
+from .small_transfer import DRIFTED, FILE, WEIGHTS, run
 from .stacks import lora_for, model, stack
-from .test_transfer import DRIFTED, FILE, WEIGHTS, run
 
 
 def test_no_module_has_its_shape_in_the_target():

@@ -8,7 +8,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prolora.algebra.subspace import (
-    Subspace,
     chance_corrected,
     common_subspaces,
     effective_rank,
@@ -18,7 +17,7 @@ from prolora.algebra.subspace import (
 from prolora.algebra.updates import LowRankUpdate
 
 from .dense_reference import dense_pair, dense_similarity, dense_subspace
-from .strategies import Case, cases, dense, project, relative_error, spectrum
+from .strategies import Case, cases, dense, project, relative_error, rotated, spectrum
 
 
 def squared(*values: float) -> torch.Tensor:
@@ -81,14 +80,6 @@ def test_the_rotation_of_singular_vectors_does_not_matter(case: Case, seed: int)
     before = similarity(source, target)
     after = similarity(rotated(source, seed), target)
     assert (after.left, after.right) == pytest.approx((before.left, before.right), abs=1e-4)
-
-
-def rotated(subspace: Subspace, seed: int) -> Subspace:
-    """The same subspace in another orthonormal basis, reflections included."""
-    random = np.random.default_rng(seed)
-    k = subspace.rank
-    turn = [torch.tensor(np.linalg.qr(random.normal(size=(k, k)))[0]).float() for _ in range(2)]
-    return replace(subspace, U=subspace.U @ turn[0], V=subspace.V @ turn[1])
 
 
 def test_repeated_singular_values_give_one_subspace():

@@ -19,8 +19,7 @@ from prolora.transfer.settings import TransferSettings
 
 from .host_names import WIDTH, flux, rows_of, swap_halves, text_encoders, wan, z_image
 from .small_models import drifted, file_of, random_lora, random_weight
-from .stacks import model, real_weight
-from .test_alignment import unread
+from .stacks import model, real_weight, unread
 
 MAPS = {"Flux": flux, "ZImage": z_image, "WAN21": wan}
 STAGES = ("double_blocks", "single_blocks", "layers", "blocks")

@@ -27,12 +27,9 @@ from .small_models import (
     random_lora,
     random_weight,
 )
+from .small_transfer import DRIFTED, FILE, LOW, WEIGHTS, run
 from .strategies import relative_error
 
-WEIGHTS = {kind: random_weight(shape, seed) for seed, (kind, shape) in enumerate(SHAPES.items())}
-DRIFTED = {kind: drifted(weight) for kind, weight in WEIGHTS.items()}
-FILE = file_of(*(random_lora(kind, shape) for kind, shape in SHAPES.items()))
-LOW = TransferSettings(threshold=0.1)
 BIAS = {"linear.bias": torch.zeros(24)}
 
 FIELDS = {
@@ -43,10 +40,6 @@ FIELDS = {
     *("energy_subspace_null", "energy_null_subspace", "energy_null_null"),
     *("rank_in", "rank_out", "energy_kept", "energy_dropped"),
 }
-
-
-def run(file=FILE, source=WEIGHTS, target=DRIFTED, settings=LOW, **more):
-    return transfer(file, model_of("A", source), model_of("B", target), settings, **more)
 
 
 def mixed_result():

@@ -13,12 +13,11 @@ from prolora.adapters.dora import DoraAdapter
 from prolora.transfer.job import transfer
 from prolora.transfer.settings import TransferSettings
 
-from .dense_families import adapters_of, written_by_lycoris
+from .dense_families import WRITERS, adapters_of, written_by_lycoris
 from .dense_reference import dense_pair, dense_project
 from .libraries import by_peft
 from .small_models import delta, drifted, matrix, model_of, move, random_weight
 from .strategies import relative_error
-from .test_exact_copies import WRITERS
 
 SETTINGS = {"mode": "full", "subspace_energy": 0.8, "threshold": 0.0}
 

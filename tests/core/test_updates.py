@@ -14,8 +14,7 @@ from prolora.algebra.subspace import leading_subspace
 from prolora.algebra.updates import LowRankUpdate
 
 from .dense_reference import dense_project, dense_quadrants, dense_subspace
-from .strategies import Case, cases, dense, project, relative_error
-from .test_subspace import rotated
+from .strategies import Case, cases, dense, project, relative_error, rotated
 
 PROJECTED = ["full", "prolora", "subspace"]
 

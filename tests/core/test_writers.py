@@ -30,10 +30,10 @@ from prolora.adapters.suffixes import (
 from prolora.files.safetensors import read_safetensors
 
 from . import trainers_dora, trainers_lora, trainers_oft  # noqa: F401  # they fill CASES
-from .libraries import Written, formed
+from .libraries import Written
 from .library_files import FILES, VECTORS, diffusers
 from .small_models import matrix
-from .strategies import relative_error
+from .strategies import formed, relative_error
 from .trainers import CASES, DIT, NAMES
 
 # Rows of what lies beside a LoRA.

@@ -60,7 +60,3 @@ def latents(comfy: ComfyServer) -> Callable[[str], np.ndarray]:
         return load_file(newest)["latent_tensor"].astype(np.float64)
 
     return load
-
-
-def relative(value: np.ndarray, reference: np.ndarray) -> float:
-    return float(np.linalg.norm(value - reference) / np.linalg.norm(reference))

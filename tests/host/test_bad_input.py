@@ -9,6 +9,7 @@ from safetensors.torch import save_file
 from comfy_harness.client import PromptFailed, PromptInterrupted
 
 from . import bad_files
+from .checks import fails
 from .prompts import PromptBuilder, out
 from .small_sd15 import SOURCE
 
@@ -57,15 +58,6 @@ def files(comfy):
         return {str(p): p.stat().st_size for p in folder.rglob("*") if p.is_file()}
 
     return listing
-
-
-def fails(client, graph: PromptBuilder, node: list, *fragments: str) -> None:
-    with pytest.raises(PromptFailed) as error:
-        client.queue(graph.prompt)
-    assert error.value.node_id == node[0]
-    assert error.value.exception_type.endswith("ProLoRAError")
-    for fragment in fragments:
-        assert fragment in error.value.message
 
 
 @pytest.mark.parametrize(

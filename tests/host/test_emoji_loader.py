@@ -10,7 +10,7 @@ from comfy_harness.client import PromptFailed
 from comfy_harness.hosts import PACK_ROOT
 from demo.run import link_model
 
-from .conftest import relative
+from .checks import relative
 from .prompts import PromptBuilder
 from .small_sd15 import TARGET as SD15
 

@@ -4,11 +4,9 @@ import json
 
 import pytest
 
-from .conftest import relative
+from .checks import delta_of, fails, relative, saved_lora
 from .prompts import PromptBuilder
 from .quantised_files import write_lora
-from .test_bad_input import fails
-from .test_models import delta_of, saved_lora
 
 pytestmark = pytest.mark.host
 

@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 
-from .conftest import relative
+from .checks import relative
 
 pytestmark = pytest.mark.host
 

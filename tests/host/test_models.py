@@ -2,35 +2,19 @@
 
 import json
 
-import numpy as np
 import pytest
 import torch
-from safetensors.numpy import load_file
 from safetensors.torch import load_file as load_tensors
 from safetensors.torch import save_file
 
 from comfy_harness.hosts import PACK_ROOT
 
-from .conftest import relative
+from .checks import delta_of, relative, same, saved_lora
 from .prompts import PromptBuilder
 
 pytestmark = pytest.mark.host
 
 A, B, LORA = "emoji_a.safetensors", "emoji_b.safetensors", "emoji_style_lora.safetensors"
-
-
-def saved_lora(comfy, prefix: str) -> dict[str, np.ndarray]:
-    return load_file(max((comfy.folder / "output" / "loras").glob(f"{prefix}_*.safetensors")))
-
-
-def same(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> bool:
-    return one.keys() == other.keys() and all((one[key] == other[key]).all() for key in one)
-
-
-def delta_of(lora: dict[str, np.ndarray]) -> np.ndarray:
-    """All updates of a file in one long vector; its scale is 1."""
-    ups = sorted(key for key in lora if key.endswith("lora_up.weight"))
-    return np.concatenate([(lora[u] @ lora[u.replace("_up", "_down")]).ravel() for u in ups])
 
 
 def test_the_key_map_of_a_file_is_that_of_the_loaded_model(client, graph):

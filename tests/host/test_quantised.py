@@ -4,10 +4,9 @@ import json
 
 import pytest
 
-from .conftest import relative
+from .checks import delta_of, relative, saved_lora
 from .prompts import PromptBuilder
 from .quantised_files import ALWAYS, FORMS, LAYERS, NAMES, SINCE_2025, write_lora, write_quantised
-from .test_models import delta_of, saved_lora
 
 pytestmark = pytest.mark.host
 

@@ -9,9 +9,8 @@ from safetensors.torch import load_file, save_file
 
 from comfy_harness.hosts import PACK_ROOT
 
+from .checks import fails, saved_lora
 from .prompts import PromptBuilder
-from .test_bad_input import fails
-from .test_models import saved_lora
 
 pytestmark = pytest.mark.host
 

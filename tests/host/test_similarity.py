@@ -16,8 +16,8 @@ from prolora.comparison.figures import compare
 from prolora.comparison.heat_map import draw
 from prolora.comparison.text import table
 
+from .checks import fails
 from .prompts import PromptBuilder, out
-from .test_bad_input import fails
 
 pytestmark = pytest.mark.host
 

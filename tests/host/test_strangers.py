@@ -2,10 +2,10 @@
 
 import pytest
 
+from .checks import fails
 from .prompts import PromptBuilder
 from .small.architectures import ARCHITECTURES
 from .small.files import skip_unless_it_loads, write_small_files
-from .test_bad_input import fails
 
 pytestmark = pytest.mark.host
 

@@ -12,7 +12,7 @@ from fixtures.stable_diffusion import (
 )
 from prolora.models.key_map import load_checkpoint
 
-from .conftest import relative
+from .checks import relative
 from .prompts import PromptBuilder, out
 from .small_sd15 import LORA, LORA_MODULES, SOURCE, TARGET
 

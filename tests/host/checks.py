@@ -1,0 +1,36 @@
+"""What a prompt must end with: an error on one node, or the LoRA that was meant."""
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from comfy_harness.client import PromptFailed
+
+from .prompts import PromptBuilder
+
+
+def fails(client, graph: PromptBuilder, node: list, *fragments: str) -> None:
+    with pytest.raises(PromptFailed) as error:
+        client.queue(graph.prompt)
+    assert error.value.node_id == node[0]
+    assert error.value.exception_type.endswith("ProLoRAError")
+    for fragment in fragments:
+        assert fragment in error.value.message
+
+
+def saved_lora(comfy, prefix: str) -> dict[str, np.ndarray]:
+    return load_file(max((comfy.folder / "output" / "loras").glob(f"{prefix}_*.safetensors")))
+
+
+def same(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> bool:
+    return one.keys() == other.keys() and all((one[key] == other[key]).all() for key in one)
+
+
+def delta_of(lora: dict[str, np.ndarray]) -> np.ndarray:
+    """All updates of a file in one long vector; its scale is 1."""
+    ups = sorted(key for key in lora if key.endswith("lora_up.weight"))
+    return np.concatenate([(lora[u] @ lora[u.replace("_up", "_down")]).ravel() for u in ups])
+
+
+def relative(value: np.ndarray, reference: np.ndarray) -> float:
+    return float(np.linalg.norm(value - reference) / np.linalg.norm(reference))
