@@ -16,11 +16,11 @@ from ..pairing.alignment import Alignment
 from ..pairing.module_pairs import ModulePair
 from ..pairing.summary import stage_lines
 from ..pairing.target_locations import closest_name
-from .backends import ModuleResult
 from .plan import Plan
 from .report import Report
 from .resolve import ResolvedLora
 from .settings import TransferSettings
+from .tasks import ModuleResult
 
 Results = Sequence[tuple[ModulePair, ModuleResult]]
 

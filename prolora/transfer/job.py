@@ -7,10 +7,11 @@ from ..pairing.alignment import Alignment, align
 from ..pairing.block_similarity import RandomizedBlockSimilarity
 from ..pairing.module_tree import module_tree, other_widths
 from .assemble import TransferResult, assemble
-from .backends import Progress, serial, tasks_of
+from .backends import Progress, serial
 from .plan import check_rank, plan
 from .resolve import ResolvedLora, resolve
 from .settings import TransferSettings
+from .tasks import tasks_of
 
 
 def transfer(
