@@ -1,7 +1,8 @@
 """Module pairs: the target weight that a LoRA's module moves to, or why it stays behind."""
 
 import math
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from operator import ge
@@ -46,6 +47,8 @@ class ModulePair:
             that either model has names for. Each part moves by itself, so one update gives one
             result, whether the file has it as qkv or as q, k and v. () for a weight that is not
             fused.
+        joins: whether its update must be joined with others of the same weight in the end: its part
+            has no name of its own, or another module goes to the same place.
     """
 
     adapter: Adapter
@@ -56,6 +59,7 @@ class ModulePair:
     name: str
     rows: Slice | None = None
     parts: tuple[Slice, ...] = ()
+    joins: bool = False
 
 
 @dataclass(frozen=True)
@@ -195,6 +199,17 @@ def _misfit(
     if adapter.reshape or not adapter.is_divisible:
         return f"{reason}, and a {adapter.family} cannot change its width"
     return ""
+
+
+def mark_joins(pairs: Sequence[ModulePair]) -> list[ModulePair]:
+    """The same pairs, with `joins` set for those that it is true of."""
+    uses = Counter((pair.target.key, pair.target.part) for pair in pairs)
+    keys = {
+        pair.target.key
+        for pair in pairs
+        if not pair.name or uses[pair.target.key, pair.target.part] > 1
+    }
+    return [replace(pair, joins=pair.target.key in keys) for pair in pairs]
 
 
 def why_without(name: str, ref: WeightRef, target: Model, alignment: Alignment) -> str:

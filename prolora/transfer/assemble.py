@@ -1,6 +1,6 @@
 """Last stage: what was moved, under the target's names, with the report."""
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NoReturn
@@ -111,18 +111,14 @@ def _named(results: Results, target: Model) -> tuple[Adapter, ...]:
     places: set[tuple[str, Slice | None]] = set()
     pieces: dict[str, list[Piece]] = defaultdict(list)
     pairs = [pair for pair, _ in results]
-    uses = Counter((pair.target.key, pair.target.part) for pair in pairs)
-    shared = {
-        pair.target.key
-        for pair in pairs
-        if not pair.name or uses[pair.target.key, pair.target.part] > 1
-    }
     for pair, result in results:
         if result.adapter is None:
             continue
-        if pair.target.key in shared and isinstance(result.adapter, LoraAdapter):
+        if pair.joins and isinstance(result.adapter, LoraAdapter):
             pieces[pair.target.key].append(Piece(result.adapter, pair.target))
         else:
+            if (pair.target.key, pair.target.part) in places:
+                _refuse_to_join(pair.target.key, pairs, target)
             named.append(result.adapter.renamed(pair.name))
             places.add((pair.target.key, pair.target.part))
     for key, parts in pieces.items():

@@ -9,7 +9,7 @@ from ..errors import ProLoRAError
 from ..models.model import Model
 from ..models.module_names import is_text_encoder
 from ..pairing.alignment import Alignment
-from ..pairing.module_pairs import ModulePair, Unpaired, as_matrix, pairs_of
+from ..pairing.module_pairs import ModulePair, Unpaired, as_matrix, mark_joins, pairs_of
 from .report import ModuleReport
 from .resolve import ResolvedLora
 from .vectors import plan_vectors
@@ -89,7 +89,7 @@ def plan(
             found += pairs_of(resolved[name], source, target, alignment, across_widths)
     vectors, rows = plan_vectors(lora, alignment, target)
     made = Plan(
-        pairs=tuple(pair for pair in found if isinstance(pair, ModulePair)),
+        pairs=tuple(mark_joins([pair for pair in found if isinstance(pair, ModulePair)])),
         vectors=vectors,
         vector_rows=rows,
         left=tuple(module for module in found if isinstance(module, Unpaired)),

@@ -97,7 +97,12 @@ class Report:
     widths: str = ""
 
     def count(self, *statuses: str) -> int:
-        return sum(row.status in statuses for row in self.rows)
+        """How many modules have one of these statuses; all modules, if none is named.
+
+        The parts of a fused weight are one module, which may be moved in part.
+        """
+        rows = (row for row in self.rows if not statuses or row.status in statuses)
+        return len({(row.name, row.target_key.partition("[")[0]) for row in rows})
 
     @property
     def transferred(self) -> int:

@@ -56,7 +56,7 @@ def _measured(report: Report) -> Iterator[tuple[Similarity, str]]:
 
 
 def _summary_lines(report: Report) -> Iterator[str]:
-    yield f"{report.lora}: {report.transferred} of {len(report.rows)} modules transferred"
+    yield f"{report.lora}: {report.transferred} of {report.count()} modules transferred"
     yield f"  from {report.source} to {report.target}"
     yield "  " + ", ".join(f"{name} {value}" for name, value in report.settings.items())
     if warning_of(report):

@@ -158,7 +158,8 @@ def _moved(
 def _copied(pair: ModulePair, task: Task, why: str) -> ModuleResult:
     """A module as it is: its own tensors where the target can name the whole of it."""
     adapter, rank = pair.adapter, task.settings.rank
-    own = adapter.kept_for(pair.target_shape) if pair.name and pair.rows is None else None
+    whole = pair.rows is None and not pair.joins
+    own = adapter.kept_for(pair.target_shape) if whole else None
     chosen = rank if not adapter.rank else min(rank, adapter.rank) % adapter.rank
     if own is not None and not chosen:
         row = _row(pair, "copied", "; ".join(filter(None, (why, adapter.note))), Measures())
