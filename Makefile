@@ -19,7 +19,7 @@ stamp = $(VENV)/.$(1)-$(shell cat $(addprefix requirements/,$(2)) | cksum | cut 
 TOOLS := $(call stamp,tools,constraints.txt dev.txt)
 HOST  := $(call stamp,host,constraints.txt host.txt host-itself.txt)
 DRIVER := $(call stamp,browser,constraints.txt browser.txt)
-PROMISED := $(call stamp,oldest,oldest.txt)
+PROMISED := $(OLDEST)/$(notdir $(call stamp,oldest,oldest.txt))
 
 # The embedded ComfyUI is installed only for those who name none of their own, by COMFYUI_PATH or
 # by having put this folder into its custom_nodes/.
@@ -104,6 +104,8 @@ $(TOOLS): | $(PY)
 	@touch $@
 
 $(PROMISED): | $(PY)
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || { \
+		echo "setup: torch 2.1 needs a Python of 3.11; name one: make PYTHON=... test-oldest"; exit 1; }
 	@echo "setup: installing the oldest versions that are promised (a few minutes the first time)"
 	@$(PYTHON) -m venv --clear $(OLDEST)
 	@$(OLDEST)/bin/python -m pip --disable-pip-version-check --no-input install \

@@ -84,3 +84,26 @@ def dense_project(
         + target.P_null @ part["null_subspace"] @ target.Q
     )
     return {"subspace": subspace, "prolora": subspace + null, "full": subspace + null + mixed}[mode]
+
+
+def dense_across(
+    delta: np.ndarray, source: np.ndarray, target: np.ndarray, energy: float
+) -> np.ndarray:
+    """Mode cross_width: every singular vector in the sign whose cubes add up to more than 0."""
+    parts = [np.linalg.svd(w.astype(np.float64), full_matrices=False) for w in (source, target)]
+    k = 1 + max(int(np.argmax(np.cumsum(s**2) >= energy * (s**2).sum())) for _, s, _ in parts)
+    k = min(k, *(len(s) for _, s, _ in parts))
+    bases = [(U[:, :k], Vh[:k].T) for U, _, Vh in parts]
+    by_left = len(source) != len(target)
+    turned = []
+    for U, V in bases:
+        signs = np.sign(((U if by_left else V) ** 3).sum(axis=0))
+        turned.append((U * signs, V * signs))
+    maps = []
+    for ours, theirs in zip(*turned, strict=True):
+        if len(ours) == len(theirs):
+            P, Q = ours @ ours.T, theirs @ theirs.T
+            maps.append(Q @ P + (np.eye(len(P)) - Q) @ (np.eye(len(P)) - P))
+        else:
+            maps.append(theirs @ ours.T)
+    return maps[0] @ delta @ maps[1].T

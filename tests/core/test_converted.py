@@ -133,6 +133,10 @@ def test_a_renamed_tensor_is_the_files_own():
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float8_e4m3fn, torch.uint8])
 def test_the_dtype_stays(dtype):
+    try:
+        torch.cat([torch.zeros(1).to(dtype)] * 2)
+    except RuntimeError:
+        pytest.skip(f"torch {torch.__version__} cannot join {dtype}")
     tensors = {key: tensor.to(dtype) for key, tensor in file().items()}
     weights = ConvertedWeights(tensors, written_in_place)
     assert weights.read("swapped").dtype == weights.read("c").dtype == dtype

@@ -169,14 +169,18 @@ def test_broken_modules(kind):
         parse_adapter_file({f"m.{k}": v for k, v in parts.items()}, "style.safetensors")
 
 
-@pytest.mark.parametrize(
-    "keys", [["first_stage_model.decoder.weight"], [], ["emb_params"], ["m.alpha"]]
-)
-def test_a_file_of_something_else(tmp_path, keys):
+@pytest.mark.parametrize("key", ["first_stage_model.decoder.weight", "emb_params", "m.alpha"])
+def test_a_file_of_something_else(tmp_path, key):
     path = tmp_path / "vae.safetensors"
-    write_safetensors({key: torch.tensor(1.0) for key in keys}, path, {"format": "pt"})
+    write_safetensors({key: torch.tensor(1.0)}, path, {"format": "pt"})
     with pytest.raises(ProLoRAError, match=r"vae\.safetensors is no LoRA: .* Choose a LoRA file"):
         read_adapter_file(path)
+
+
+def test_a_file_of_nothing(tmp_path):
+    (tmp_path / "a.safetensors").write_bytes(with_header(b"{}", b""))
+    with pytest.raises(ProLoRAError, match=r"a\.safetensors is no LoRA: .* Choose a LoRA file"):
+        read_adapter_file(tmp_path / "a.safetensors")
 
 
 def test_alpha_as_a_vector_of_one_and_as_a_whole_number():

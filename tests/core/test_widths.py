@@ -18,6 +18,7 @@ from prolora.transfer.job import transfer
 from prolora.transfer.report_text import summary_of, warning_of
 from prolora.transfer.settings import TransferSettings
 
+from .dense_reference import dense_across
 from .small_models import (
     delta,
     drifted,
@@ -49,33 +50,12 @@ def across(lora, source, target, **choices):
     return move(lora, source, target, mode="cross_width", subspace_energy=ENERGY, **choices)
 
 
-def by_hand(update, source, target):
-    """numpy's SVD, every vector in the sign whose cubes add up to more than 0."""
-    parts = [np.linalg.svd(matrix(weight), full_matrices=False) for weight in (source, target)]
-    k = 1 + max(int(np.argmax(np.cumsum(s**2) >= ENERGY * (s**2).sum())) for _, s, _ in parts)
-    k = min(k, *(len(s) for _, s, _ in parts))
-    bases = [(U[:, :k], Vh[:k].T) for U, _, Vh in parts]
-    by_left = len(bases[0][0]) != len(bases[1][0])
-    turned = []
-    for U, V in bases:
-        signs = np.sign(((U if by_left else V) ** 3).sum(axis=0))
-        turned.append((U * signs, V * signs))
-    maps = []
-    for ours, theirs in zip(*turned, strict=True):
-        if len(ours) == len(theirs):
-            P, Q = ours @ ours.T, theirs @ theirs.T
-            maps.append(Q @ P + (np.eye(len(P)) - Q) @ (np.eye(len(P)) - P))
-        else:
-            maps.append(theirs @ ours.T)
-    return maps[0] @ update @ maps[1].T
-
-
 @pytest.mark.parametrize(("ours", "theirs"), SHAPES)
 def test_as_the_formula_says(ours, theirs):
     source, target = real_weight(ours, 1), real_weight(theirs, 2)
     lora = random_lora("layer", ours)
     moved, row = across(lora, source, target)
-    wanted = by_hand(delta(lora), source, target)
+    wanted = dense_across(delta(lora), matrix(source), matrix(target), ENERGY)
     assert moved.up.shape[0] == theirs[0]
     assert tuple(moved.down.shape[1:]) == theirs[1:]
     assert relative_error(delta(moved), wanted) < 1e-5
