@@ -1,4 +1,4 @@
-"""The real page in Debian's headless chromium: what an artist who opens a workflow would see."""
+"""ComfyUI's real page in a headless chromium, as an artist who opens a workflow sees it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ FLAGS = (
     "--disable-background-networking",
     "--disable-component-update",
     "--disable-sync",
-    # The page asks nothing of anybody but the server under test.
+    # The page may reach the server under test only.
     "--host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE 127.0.0.1",
 )
 
@@ -124,7 +124,7 @@ class ComfyPage:
             time.sleep(0.3)
 
     def call(self, script: str, *args: Any) -> Any:
-        """Run `script` as the body of an async function of `args` in the page; its result."""
+        """Run `script` in the page as the body of an async function of `args`; its result."""
         answer = self.driver.execute_async_script(CALL % script, *args)
         if "error" in answer:
             raise JavascriptException(answer["error"])
@@ -135,7 +135,7 @@ class ComfyPage:
         self.call("await window.app.loadGraphData(args[0]);", dict(graph))
 
     def red_nodes(self) -> list[dict[str, Any]]:
-        """The open workflow's nodes that the page marks red: id, type, and whether it knows it."""
+        """The open workflow's red nodes: id, type, and whether the page knows the type (known)."""
         return list(self.call(RED))
 
     def prompt(self) -> dict[str, Any]:
@@ -147,7 +147,7 @@ class ComfyPage:
         return dict(self.call("return JSON.parse(JSON.stringify(window.app.graph.serialize()));"))
 
     def screenshot(self, path: Path, fit: bool = True) -> Path:
-        """A PNG of the page, dialogs dismissed, with the whole graph in sight if `fit`."""
+        """Save a PNG of the page without dialogs; `fit` brings the whole graph into view."""
         self.driver.find_element(By.TAG_NAME, "body").send_keys(Keys.ESCAPE)
         if fit:
             self.call(FIT)
@@ -170,7 +170,11 @@ class ComfyPage:
 
 
 def find_browser() -> tuple[str, str]:
-    """The paths of chromium and its driver."""
+    """The paths of chromium and its driver.
+
+    Raises:
+        BrowserNotFound: one of them is not on PATH.
+    """
     browser = shutil.which("chromium") or shutil.which("google-chrome")
     driver = shutil.which("chromedriver")
     if not browser or not driver:

@@ -17,11 +17,11 @@ import websocket
 Prompt = Mapping[str, Mapping[str, Any]]
 OnProgress = Callable[["Progress"], None]
 
-QUIET_SECONDS = 2.0  # after this much silence the history is asked whether the end was missed
+QUIET_SECONDS = 2.0  # after such a silence the history tells whether the end was missed
 
 
 class PromptFailed(RuntimeError):
-    """The host refused a prompt or a node of it raised; the fields say which and why."""
+    """The host refused a prompt, or one of its nodes raised; the fields say which node and why."""
 
     def __init__(
         self,
@@ -53,7 +53,7 @@ class PromptInterrupted(RuntimeError):
 
 @dataclass(frozen=True)
 class Progress:
-    """What the host says meanwhile: the node that runs, and how far it is (0 of 0 at its start)."""
+    """The node that runs now, and how far it is: `value` of `maximum`, both 0 at its start."""
 
     node_id: str
     node_type: str
@@ -63,7 +63,12 @@ class Progress:
 
 @dataclass(frozen=True)
 class Finished:
-    """The end of a prompt: the `ui` outputs by node, and which nodes ran (others were cached)."""
+    """A prompt that ran to its end.
+
+    Attributes:
+        outputs: node id -> its `ui` outputs.
+        executed: the nodes that ran; the others were cached.
+    """
 
     prompt_id: str
     outputs: Mapping[str, Mapping[str, list[Any]]]
@@ -136,10 +141,12 @@ class ComfyClient:
     ) -> Finished:
         """Run `prompt` (the API format) to its end.
 
-        Raises PromptFailed when the host refuses any part of it or a node raises,
-        PromptInterrupted when somebody cancels it, TimeoutError after `timeout` seconds.
+        Raises:
+            PromptFailed: the host refuses a part of it, or a node raises.
+            PromptInterrupted: somebody cancels it.
+            TimeoutError: it still runs after `timeout` seconds.
         """
-        # An identity of its own for each prompt: two threads never see each other's messages.
+        # Each prompt has its own client id, so two threads never see each other's messages.
         client_id = uuid.uuid4().hex
         address = self.url.replace("http", "ws", 1) + f"/ws?clientId={client_id}"
         began = time.monotonic()
@@ -161,7 +168,7 @@ class ComfyClient:
             raise _refusal(error.read().decode("utf-8", "replace"), prompt) from None
         prompt_id = str(answer["prompt_id"])
         if answer.get("node_errors"):
-            # The page would run the outputs that are valid; a test must not overlook the others.
+            # The page would run the valid outputs only; a test must not overlook the others.
             self._request("/queue", {"delete": [prompt_id]})
             self.interrupt()
             raise _refusal(json.dumps(answer), prompt)
@@ -197,7 +204,7 @@ class ComfyClient:
 
 
 def _is_end(message: Mapping[str, Any], run: _Run) -> bool:
-    """Take one message in; True when it is the last of this prompt."""
+    """Handle a message; True if it is the last of this prompt."""
     kind, data = message.get("type"), message.get("data") or {}
     if data.get("prompt_id", run.prompt_id) != run.prompt_id:
         return False

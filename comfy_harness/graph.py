@@ -1,11 +1,11 @@
 """Turns a saved workflow (the page's own graph format) into the prompt that the host executes.
 
-ComfyUI's page does this in JavaScript when Queue is pressed, so a workflow file cannot be run
-without a browser; this is the same conversion for tests and scripts. `tests/harness` compares it
-with the page's own `graphToPrompt` on every host.
+ComfyUI's page does this in JavaScript when Queue is pressed. This is the same conversion for tests
+and scripts, which have no browser. `tests/harness` compares it with the page's own `graphToPrompt`
+on every host.
 
-Limits: no subgraphs and no group nodes (the file must also open in a page of 2024), and prompts
-with random choices (`{a|b}`) are passed as they stand.
+Limits: subgraphs and group nodes are not supported (the file must also open in a page of 2024), and
+prompts with random choices (`{a|b}`) are passed unchanged.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class GraphError(ValueError):
 
 @dataclass(frozen=True)
 class Link:
-    """One wire: where it comes from and what it carries."""
+    """A wire: the node and output that it comes from, and the type of its value."""
 
     origin: str
     slot: int
@@ -44,7 +44,7 @@ class Link:
 
 @dataclass(frozen=True)
 class Slot:
-    """One place in a node's `widgets_values`; a name of None is the page's own business."""
+    """A place in a node's `widgets_values`; the name is None for what only the page uses."""
 
     name: str | None
     default: Any = None
@@ -52,7 +52,11 @@ class Slot:
 
 
 def to_prompt(graph: Graph, object_info: ObjectInfo) -> ApiPrompt:
-    """The API prompt of `graph` on the host that `object_info` describes."""
+    """The API prompt of `graph` on the host that `object_info` describes.
+
+    Raises:
+        GraphError: the host does not know a node, or the graph cannot be converted.
+    """
     nodes = {str(node["id"]): node for node in graph["nodes"]}
     _refuse_unknown(nodes.values(), object_info)
     wires = _Wires(nodes, _links(graph))
@@ -75,7 +79,7 @@ def to_prompt(graph: Graph, object_info: ObjectInfo) -> ApiPrompt:
 
 
 def widget_values(node: Node, object_info: ObjectInfo) -> dict[str, Any]:
-    """The node's own values by input name, its wires left out of account."""
+    """The node's own values by input name, whether a wire replaces them or not."""
     slots, saved = widget_slots(object_info[node["type"]]), node.get("widgets_values")
     if isinstance(saved, Mapping):
         return {s.name: saved.get(s.name, s.default) for s in slots if s.name is not None}
@@ -87,7 +91,7 @@ def widget_values(node: Node, object_info: ObjectInfo) -> dict[str, Any]:
 
 
 def widget_slots(info: Mapping[str, Any]) -> list[Slot]:
-    """What a node's `widgets_values` hold, in order, by the host's description of the node."""
+    """The slots of a node's `widgets_values` in order, from the host's description of the node."""
     slots: list[Slot] = []
     for group in ("required", "optional"):
         specs = (info.get("input") or {}).get(group) or {}
@@ -107,7 +111,11 @@ def widget_slots(info: Mapping[str, Any]) -> list[Slot]:
 
 
 def find_node(graph: Graph, wanted: str | int) -> dict[str, Any]:
-    """The one node with this id, else this title, else this type; more or fewer is an error."""
+    """The node with this id, else with this title, else of this type.
+
+    Raises:
+        GraphError: there is no such node, or more than one.
+    """
     for read in (_id_of, _title_of, _type_of):
         found = [node for node in graph["nodes"] if read(node) == str(wanted)]
         if len(found) == 1:
@@ -122,7 +130,11 @@ def find_node(graph: Graph, wanted: str | int) -> dict[str, Any]:
 def with_widget(
     graph: Graph, object_info: ObjectInfo, node: str | int, widget: str, value: Any
 ) -> dict[str, Any]:
-    """A copy of `graph` in which one widget of one node has another value."""
+    """A copy of `graph` in which one widget of one node has another value.
+
+    Raises:
+        GraphError: there is no such node or widget.
+    """
     changed = copy.deepcopy(dict(graph))
     target = find_node(changed, node)
     saved = target.get("widgets_values")
@@ -139,7 +151,7 @@ def with_widget(
 
 
 def prompt_differences(page: ApiPrompt, own: ApiPrompt, object_info: ObjectInfo) -> list[str]:
-    """Where the page's prompt and ours disagree, one line each; empty when they say the same.
+    """The differences between the page's prompt and ours, a line each; empty if they are equal.
 
     Inputs that the host does not declare are ignored: the older page adds its upload button.
     """

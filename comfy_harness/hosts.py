@@ -1,8 +1,8 @@
-"""Which ComfyUI to run: the one named by COMFYUI_PATH, the one the pack lies in, or the embedded.
+"""The ComfyUI to run: the one of COMFYUI_PATH, the one that the pack lies in, or the embedded one.
 
-A host knows one thing: the command that starts it in a given working folder. What differs between
-the releases is asked of their own files (a flag is used when `cli_args.py` mentions it), so that a
-checkout of another date needs no edit here.
+A Host is the command that starts a ComfyUI in a working folder. Differences between releases are
+read from their own files (a flag is used if `cli_args.py` mentions it), so a checkout of another
+date needs no edit here.
 """
 
 from __future__ import annotations
@@ -32,7 +32,14 @@ class HostNotFound(RuntimeError):
 
 @dataclass(frozen=True)
 class Host:
-    """One ComfyUI: its name for people, what starts it, and how it is told its working folder."""
+    """A ComfyUI that can be started.
+
+    Attributes:
+        name: for people.
+        program: the beginning of the command line.
+        takes_base_directory: whether --base-directory names its working folder.
+        flags: further flags that this release knows.
+    """
 
     name: str
     program: tuple[str, ...]
@@ -47,7 +54,11 @@ class Host:
 
 
 def find_host(pack: Path = PACK_ROOT, environ: Mapping[str, str] = os.environ) -> Host:
-    """COMFYUI_PATH first, then the ComfyUI whose custom_nodes holds `pack`, then the embedded."""
+    """The ComfyUI of COMFYUI_PATH, else the one whose custom_nodes holds `pack`, else the embedded.
+
+    Raises:
+        HostNotFound: COMFYUI_PATH names no checkout, or no embedded ComfyUI is installed.
+    """
     if named := environ.get("COMFYUI_PATH"):
         return checkout_host(Path(named), environ.get("COMFYUI_PYTHON"))
     around = pack.absolute().parent
@@ -62,7 +73,11 @@ def is_checkout(folder: Path) -> bool:
 
 
 def checkout_host(folder: Path, python: str | None = None) -> Host:
-    """A ComfyUI checkout, run by `python`, else by its own virtual environment, else by ours."""
+    """A ComfyUI checkout, run by `python`, else by its own virtual environment, else by ours.
+
+    Raises:
+        HostNotFound: the folder is no ComfyUI checkout.
+    """
     folder = folder.expanduser().resolve()
     if not is_checkout(folder):
         raise HostNotFound(
@@ -85,7 +100,11 @@ def own_python(checkout: Path) -> str | None:
 
 
 def embedded_host() -> Host:
-    """The ComfyUI that `make setup` installs beside the interpreter that runs this."""
+    """The ComfyUI that `make setup` installs beside the interpreter that runs this.
+
+    Raises:
+        HostNotFound: it is not installed.
+    """
     # The script lies beside the venv's python; sys.executable must not be resolved, since a
     # venv's python is a link to the system's.
     places = (Path(sys.executable).parent / name for name in ("comfyui", "comfyui.exe"))
@@ -95,7 +114,7 @@ def embedded_host() -> Host:
             "no ComfyUI to run: `make setup` installs one, "
             "or set COMFYUI_PATH to the folder of your own"
         )
-    # Asked of the file, not of the module: importing it would parse this process's arguments.
+    # The file is read as text, because importing it would parse this process's arguments.
     package = Path(sys.prefix).glob("[Ll]ib/**/site-packages/comfy/cli_args.py")
     return Host(
         name="the embedded ComfyUI",
@@ -106,7 +125,7 @@ def embedded_host() -> Host:
 
 
 def known_flags(*cli_args: Path) -> tuple[str, ...]:
-    """Those of OPTIONAL_FLAGS that the host's argument parser mentions, with their values."""
+    """The OPTIONAL_FLAGS that the host's argument parser mentions, each with its values."""
     text = "".join(path.read_text(encoding="utf-8") for path in cli_args)
     known = (flag for flag in OPTIONAL_FLAGS if f'"{flag}"' in text)
     return tuple(word for flag in known for word in (flag, *OPTIONAL_FLAGS[flag]))

@@ -1,4 +1,4 @@
-"""A real ComfyUI server for the length of a `with` block, in a working folder of one's own."""
+"""A real ComfyUI server in its own working folder, for the length of a `with` block."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class ServerFailed(RuntimeError):
 
 
 class ComfyServer:
-    """Starts ComfyUI on a free loopback port and stops it, with its children, in every case.
+    """Starts ComfyUI on a free loopback port, and always stops it and its child processes.
 
     `folder` becomes the host's working folder: models/, custom_nodes/, input/, output/, temp/,
     user/. `custom_nodes` maps names to folders (or single .py files) which are linked into
@@ -108,7 +108,7 @@ class ComfyServer:
         return "\n".join(self.log_text().splitlines()[-lines:])
 
     def is_running(self) -> bool:
-        """False before the start and once the process has ended, however it ended."""
+        """True from the start until the process ends, in whatever way."""
         return self._process is not None and self._process.poll() is None
 
     def __enter__(self) -> ComfyServer:
@@ -124,7 +124,11 @@ class ComfyServer:
         self.stop()
 
     def start(self) -> None:
-        """Prepare the folder, start the process, return when it answers."""
+        """Prepare the folder, start the process, and return when it answers.
+
+        Raises:
+            ServerFailed: the process ended, or did not answer in time.
+        """
         prepare_folder(self.folder, self._custom_nodes)
         with self.log_path.open("wb") as log:
             self._process = self._spawn(log)
@@ -135,11 +139,11 @@ class ComfyServer:
             raise
 
     def _spawn(self, log: IO[bytes]) -> subprocess.Popen[bytes]:
-        # PYTHONPATH would put the pack's `nodes` package in front of the host's module of that
-        # name. The session of its own gives one process group to end, children included, and
-        # keeps Ctrl+C for us: we stop the server in good order.
+        # PYTHONPATH would put the pack's `nodes` package before the host's module of that name. A
+        # session of its own makes the server and its children one process group, and keeps Ctrl+C
+        # from it, so that we can stop it in good order.
         environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | ENVIRONMENT
-        # Some nodes list what lies in this cache: the user's own would make runs differ.
+        # Some nodes list the files of this cache, and those of the user would make runs differ.
         environment["HF_HOME"] = str(self.folder / "user" / "huggingface")
         return subprocess.Popen(
             self.host.command(self.folder, self.port, self._device),
@@ -166,7 +170,7 @@ class ComfyServer:
         return f"{self.host.name} {what}; the end of {self.log_path}:\n{self.log_tail()}"
 
     def stop(self, patience: float = 10.0) -> None:
-        """End the process and its children: asked first, then killed."""
+        """Ask the process and its children to end, then kill those that still run."""
         process, self._process = self._process, None
         if process is None:
             return
@@ -203,7 +207,7 @@ def prepare_folder(folder: Path, custom_nodes: Mapping[str, Path]) -> None:
 
 
 def link_or_copy(link: Path, target: Path) -> None:
-    """A symbolic link, or a copy where the system grants none (Windows without the right)."""
+    """Make a symbolic link, or a copy where the system forbids links (some Windows users)."""
     if not target.exists():
         raise FileNotFoundError(f"custom node {link.name}: {target} does not exist")
     try:
@@ -217,7 +221,7 @@ def link_or_copy(link: Path, target: Path) -> None:
 
 
 def free_port() -> int:
-    """A loopback port that nobody listens on at this moment."""
+    """A loopback port that nothing listens on at this moment."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

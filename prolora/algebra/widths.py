@@ -16,8 +16,8 @@ from .subspace import Similarity, Subspace, overlap
 def similarity_across(source: Subspace, target: Subspace) -> Similarity:
     """Eq. 1 on a side whose width is the same; the cosine of the singular values on the other.
 
-    The cosine is over the leading min(k_s, k_t) singular values. It is 1 for spectra of the same
-    shape. Its chance level is not known, so it is NaN.
+    The cosine is over as many leading singular values as both subspaces have. It is 1 for spectra
+    of the same shape. Its chance level is not known, so it is NaN.
     """
     left, left_chance = _side(source.U, target.U, source, target)
     right, right_chance = _side(source.V, target.V, source, target)

@@ -186,7 +186,7 @@ def test_a_class_that_cannot_be_built(client, file, needs, refusal):
     made = ask(client, "ProbeHostClass", host_class="StableAudio", row=json.dumps(row))
     write_sampled(file, class_file(row | {"beside": {}}, made["shapes"]))
     message = refusal()
-    assert "takes" in message and "for a StableAudio" in message
+    assert "recognises" in message and "as StableAudio" in message
     assert "NumberConditioner" in message and "connect its MODEL" in message
     assert "update" not in message
 
