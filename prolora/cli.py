@@ -251,7 +251,8 @@ def _inspect(options: argparse.Namespace) -> None:
         model = load_checkpoint(options.file)
         tensors = sum(1 for _ in model.weights)
         print(f"{model.name}: a checkpoint, architecture {model.architecture}, {tensors} tensors")
-        matrices = {ref for ref in model.key_map.values() if len(model.shape(ref)) >= 2}
+        named = {ref.key for ref in model.key_map.values()}
+        matrices = [key for key in named if len(model.weights.shape(key)) >= 2]
         print(f"  {len(matrices)} of them can carry a LoRA")
     for name, value in metadata.items():
         text = value if len(value) <= 100 else f"{value[:97]}..."

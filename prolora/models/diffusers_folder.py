@@ -1,4 +1,4 @@
-"""A folder of diffusers: `unet` or `transformer`, `text_encoder` and `text_encoder_2`.
+"""A folder of diffusers: `unet` or `transformer`, `text_encoder`, `text_encoder_2` and `_3`.
 
 Their weights get the folder's name in front: `unet/conv_in.weight`. A model is one file, or shards
 and an index that says which shard has which weight. Another file of the kind `.fp16.` is a variant.
@@ -12,7 +12,8 @@ from pathlib import Path
 from ..errors import ProLoRAError, truncated_list
 from .weights import SafetensorsWeights
 
-COMPONENTS = ("unet", "transformer", "text_encoder", "text_encoder_2")
+COMPONENTS = ("unet", "transformer", "text_encoder", "text_encoder_2", "text_encoder_3")
+_SECOND = "transformer_2"  # Wan 2.2 has a model for much noise and one for little
 
 _WHOLE = re.compile(r"(diffusion_pytorch_model|model)(\.(?P<variant>\w+))?\.safetensors")
 _INDEX = re.compile(
@@ -26,9 +27,14 @@ def open_folder(folder: Path) -> SafetensorsWeights:
     """The weights of a folder of diffusers, or of one of its models.
 
     Raises:
-        ProLoRAError: it is no such folder, a file of it is missing, damaged or a pickle, or its
-            index names a file elsewhere.
+        ProLoRAError: it is no such folder, or has two diffusion models; a file of it is missing,
+            damaged or a pickle, or its index names a file elsewhere.
     """
+    if (folder / "transformer").is_dir() and (folder / _SECOND).is_dir():
+        raise ProLoRAError(
+            f"{folder} has two diffusion models, transformer and {_SECOND}. Choose the folder of "
+            "one of them: the LoRA was trained on one."
+        )
     parts = [folder / name for name in COMPONENTS if (folder / name).is_dir()] or [folder]
     found = {part: _files(part) for part in parts}
     if not any(found.values()):

@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 
 import torch
@@ -12,9 +12,7 @@ from .module_names import by_canonical_name, canonical_name
 from .references import WeightRef
 from .weights import Weights
 
-# Where the diffusion model lies in a checkpoint: ldm and most since, some audio and video models,
-# a folder of diffusers (see diffusers_folder.py). A diffusion model alone has none of them.
-UNET_PREFIXES = ("model.diffusion_model.", "diffusion_model.", "unet/", "transformer/")
+UNET = "diffusion_model."  # what the keys of a diffusion model begin with, as ComfyUI has them
 
 
 @dataclass(frozen=True)
@@ -24,11 +22,9 @@ class Model:
     Attributes:
         name: what to call it in reports, as a file name.
         architecture: its family, as "SDXL"; the host's name for it where there is a host.
-        weights: its weights.
+        weights: its weights, by the keys that ComfyUI gives them.
         key_map: from the module names that LoRA files use to the weight each one means.
         hint: what to say of a LoRA none of whose names is in it.
-        paths: weight -> its module, for weights whose own keys are not the architecture's usual
-            ones (see module_tree.py).
     """
 
     name: str
@@ -36,7 +32,6 @@ class Model:
     weights: Weights
     key_map: Mapping[str, WeightRef]
     hint: str = ""
-    paths: Mapping[str, str] = field(default_factory=dict)
 
     def resolve(self, name: str) -> WeightRef | None:
         """The weight that a LoRA's module name means, in any spelling (see module_names.py).

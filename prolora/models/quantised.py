@@ -166,6 +166,11 @@ WITHOUT_WEIGHTS = {
 }
 # ComfyUI multiplies the layer's input by this, so the weight alone does not tell what it does.
 _SMOOTHED = "pre_quant_scale"
+# What lies beside a quantised weight, and is none itself: the end of a key.
+_BESIDE = (
+    *(QUANT_MARK, _SMOOTHED, "input_scale", "scale_input", "scaled_fp8", *UNMARKED),
+    *(part for form in FORMS.values() for part in form.parts),
+)
 
 
 def shape_of(tensors: Stored, key: str) -> tuple[int, ...]:
@@ -247,6 +252,11 @@ def refuse_files_without_weights(name: str, keys: Iterable[str]) -> None:
                     f"{name} is quantised as {form}: it has {key} where a weight would be. "
                     + _WHAT_TO_DO
                 )
+
+
+def is_beside_a_weight(key: str) -> bool:
+    """Whether a key is that of a scale, a mark or a table of a quantised weight."""
+    return ".weight." in key or key.endswith(tuple(f".{part}" for part in _BESIDE))
 
 
 _WHAT_TO_DO = (

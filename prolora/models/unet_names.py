@@ -7,7 +7,7 @@ up, and a sampler between levels. ldm counts blocks through, so its numbers depe
 
 import re
 from collections import defaultdict
-from collections.abc import Collection
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -29,17 +29,19 @@ _ROWS = (
     _Row("out.2", "conv_out"),
     _Row("time_embed.0", "time_embedding.linear_1"),
     _Row("time_embed.2", "time_embedding.linear_2"),
+    _Row("label_emb.0.0", "class_embedding.linear_1"),
+    _Row("label_emb.0.2", "class_embedding.linear_2"),
     _Row("label_emb.0.0", "add_embedding.linear_1"),
     _Row("label_emb.0.2", "add_embedding.linear_2"),
     _Row("input_blocks.{n}.0.op", "down_blocks.{level}.downsamplers.0.conv"),
-    _Row("input_blocks.{n}.0.{rest}", "down_blocks.{level}.resnets.{index}.{rest}"),
-    _Row("input_blocks.{n}.1.{rest}", "down_blocks.{level}.attentions.{index}.{rest}"),
-    _Row("middle_block.0.{rest}", "mid_block.resnets.0.{rest}"),
-    _Row("middle_block.1.{rest}", "mid_block.attentions.0.{rest}"),
-    _Row("middle_block.2.{rest}", "mid_block.resnets.1.{rest}"),
+    _Row("input_blocks.{n}.0.{resnet}", "down_blocks.{level}.resnets.{index}.{resnet}"),
+    _Row("input_blocks.{n}.1.{attention}", "down_blocks.{level}.attentions.{index}.{attention}"),
+    _Row("middle_block.0.{resnet}", "mid_block.resnets.0.{resnet}"),
+    _Row("middle_block.1.{attention}", "mid_block.attentions.0.{attention}"),
+    _Row("middle_block.2.{resnet}", "mid_block.resnets.1.{resnet}"),
     _Row("output_blocks.{n}.{sampler}.conv", "up_blocks.{level}.upsamplers.0.conv"),
-    _Row("output_blocks.{n}.0.{rest}", "up_blocks.{level}.resnets.{index}.{rest}"),
-    _Row("output_blocks.{n}.1.{rest}", "up_blocks.{level}.attentions.{index}.{rest}"),
+    _Row("output_blocks.{n}.0.{resnet}", "up_blocks.{level}.resnets.{index}.{resnet}"),
+    _Row("output_blocks.{n}.1.{attention}", "up_blocks.{level}.attentions.{index}.{attention}"),
 )
 _RESNET_TO_DIFFUSERS = {
     "in_layers.0": "norm1",
@@ -50,7 +52,15 @@ _RESNET_TO_DIFFUSERS = {
     "skip_connection": "conv_shortcut",
 }
 _RESNET_TO_LDM = {theirs: ldm for ldm, theirs in _RESNET_TO_DIFFUSERS.items()}
-_FIELDS = {"n": r"\d+", "level": r"\d+", "index": r"\d+", "sampler": "[12]", "rest": ".+"}
+_OF_A_UNET = re.compile(
+    r"(input_blocks|middle_block|output_blocks)\.\d+\.|"
+    r"(down_blocks\.\d+|mid_block|up_blocks\.\d+)\.(resnets|attentions|downsamplers|upsamplers)\."
+)
+_FIELDS = {
+    **{"n": r"\d+", "level": r"\d+", "index": r"\d+", "sampler": "[12]"},
+    "resnet": "|".join(map(re.escape, _RESNET_TO_DIFFUSERS | _RESNET_TO_LDM)),
+    "attention": r"norm|proj_in|proj_out|transformer_blocks\..+",
+}
 
 
 @dataclass(frozen=True)
@@ -65,6 +75,11 @@ class Levels:
 
     size: int
     attentive: frozenset[int]
+
+
+def is_unet(names: Iterable[str]) -> bool:
+    """Whether a model has such names, ldm's or diffusers': of whatever size and depth."""
+    return any(map(_OF_A_UNET.match, names))
 
 
 def levels_of(names: Collection[str]) -> Levels | None:
@@ -95,18 +110,16 @@ _LDM = [(_pattern(row.ldm), row) for row in _ROWS]
 _DIFFUSERS = [(_pattern(row.diffusers), row) for row in _ROWS]
 
 
-def ldm_to_diffusers(module: str, levels: Levels) -> str | None:
-    """The name in diffusers, None for one that these UNets do not have."""
+def ldm_to_diffusers(module: str, levels: Levels) -> Iterator[str]:
+    """The names in diffusers; none for a module that these UNets do not have."""
     for pattern, row in _LDM:
         match = pattern.fullmatch(module)
         if match is not None:
             found = match.groupdict()
             block = int(found.get("n", 0)) - row.diffusers.startswith("down_blocks")
             level, index = divmod(block, levels.size)
-            rest = found.get("rest", "")
-            rest = _RESNET_TO_DIFFUSERS.get(rest, rest)
-            return row.diffusers.format(level=level, index=index, rest=rest)
-    return None
+            found["resnet"] = _RESNET_TO_DIFFUSERS.get(found.get("resnet", ""), "")
+            yield row.diffusers.format(**{**found, "level": level, "index": index})
 
 
 def diffusers_to_ldm(module: str, levels: Levels) -> str | None:
@@ -117,7 +130,7 @@ def diffusers_to_ldm(module: str, levels: Levels) -> str | None:
             found = match.groupdict()
             level, index = int(found.get("level", 0)), int(found.get("index", levels.size - 1))
             n = levels.size * level + index + row.diffusers.startswith("down_blocks")
-            rest = found.get("rest", "")
-            rest = _RESNET_TO_LDM.get(rest, rest)
-            return row.ldm.format(n=n, sampler=1 + (level in levels.attentive), rest=rest)
+            found["resnet"] = _RESNET_TO_LDM.get(found.get("resnet", ""), "")
+            sampler = 1 + (level in levels.attentive)
+            return row.ldm.format(**{**found, "n": n, "sampler": sampler})
     return None

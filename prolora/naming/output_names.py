@@ -101,7 +101,7 @@ CONVENTIONS = (
     Convention(r"SDXL|SSD1B|Segmind|KOALA", (_KOHYA,)),
     Convention(r"SD3", (_DIFFUSERS, _KOHYA)),
     Convention(
-        r"Flux2",
+        r"Flux\.?2",
         (_COMFYUI,),
         r".*(\.ff(_context)?\.net\.|single_transformer_blocks\.\d+\.(proj_|attn\.to_[qkv]$))",
     ),
@@ -111,8 +111,8 @@ CONVENTIONS = (
         r".*(to_qkv_mlp_proj$|\.linear_(in|out)$|single_transformer_blocks\.\d+\.attn\.to_out$)",
     ),
     Convention(r"HiDream|PixArt|AuraFlow|HunyuanDiT", (_DIFFUSERS, _COMFYUI)),
-    # Wan, Qwen-Image, Z-Image, HunyuanVideo, LTX and newer ones. Without a host, no text encoder
-    # has a name of _COMFYUI, and _KOHYA is used for all modules.
+    # Wan, Qwen-Image, Z-Image, HunyuanVideo, LTX and newer ones. In a host of June 2024, no
+    # text encoder has a name of _COMFYUI, and _KOHYA is used for all modules.
     Convention("", (_COMFYUI, _KOHYA)),
 )
 

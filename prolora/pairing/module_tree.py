@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from ..models.model import UNET_PREFIXES, Model
+from ..models.model import UNET, Model
 
 _NUMBER = re.compile(r"(?<=\.)\d+(?=\.|$)|^\d+(?=\.|$)")
 
@@ -125,5 +125,4 @@ def other_widths(source: Node, target: Node) -> str:
 
 def path_of(model: Model, key: str) -> str:
     """A weight's module, by the name that both models of a transfer have for it."""
-    prefix = next((prefix for prefix in UNET_PREFIXES if key.startswith(prefix)), "")
-    return model.paths.get(key) or key.removeprefix(prefix).removesuffix(".weight")
+    return key.removeprefix(UNET).removesuffix(".weight")

@@ -91,7 +91,7 @@ def assemble(
         notes=(
             *([describe(file.accelerator)] if file.accelerator else []),
             *file.notes,
-            # Without a host fewer names are known, which must be told where some are not.
+            # Without a host fewer names may be known, which must be told where some are not.
             *([lora.source.hint] if lora.source.hint and lora.unresolved else []),
             *stage_lines(alignment.blocks),
             *_left_by_width(plan, settings),

@@ -6,10 +6,12 @@ from dataclasses import dataclass, replace
 
 from ..adapters import Adapter, AdapterFile, Part, VectorPatch
 from ..errors import ProLoRAError
-from ..models.architectures import UNKNOWN, guess_architecture
+from ..models.architectures import UNKNOWN, guess_architecture, guess_architectures, one_of
 from ..models.model import Model
 from ..models.references import WeightRef
 from ..pairing.module_pairs import ResolvedAdapter, as_matrix, by, padded
+from ..pairing.module_tree import path_of
+from ..pairing.target_locations import closest_name
 
 
 @dataclass(frozen=True)
@@ -126,10 +128,9 @@ def _shadowed(file: AdapterFile, places: Mapping[str, WeightRef], source: Model)
 
 def _refuse_another(file: AdapterFile, source: Model) -> None:
     raise ProLoRAError(
-        f"The LoRA {file.name} {_made_for(file)}, but the source checkpoint {source.name} is "
-        f"{source.architecture}: none of the LoRA's {len(file.module_names)} modules is in it "
-        f"(the first is {file.module_names[0]}). {_advice(file, source)}"
-        f"{source.hint and f' {source.hint}'}"
+        f"The LoRA {file.name} {_names_of(file)}, and none of its {len(file.module_names)} modules "
+        f"(the first is {file.module_names[0]}) is in the source checkpoint {source.name} "
+        f"({source.architecture}). {_advice(file, source)}{source.hint and f' {source.hint}'}"
     )
 
 
@@ -145,20 +146,24 @@ def _check_shape(
             f"The LoRA {file.name} does not fit the source checkpoint {source.name} "
             f"({source.architecture}): its module {adapter.name} changes a weight of "
             f"{by(adapter.delta_shape)}, and there the weight is {by(matrix)}. "
-            f"This LoRA {_made_for(file)}. Choose the checkpoint it was trained on."
+            f"This LoRA {_names_of(file)}. Choose the checkpoint it was trained on."
         )
 
 
 def _advice(file: AdapterFile, source: Model) -> str:
-    guess = guess_architecture(file.module_names)
-    if guess == source.architecture != UNKNOWN:
-        return (
-            "These names are not known here: update ComfyUI, or use a copy of this LoRA in "
-            "kohya's naming."
-        )
-    return "Choose the checkpoint it was trained on."
+    """What to do about names that the source does not know; it says what was checked, no more."""
+    of_source = guess_architectures(path_of(source, key) for key in source.weights)
+    of_both = [name for name in guess_architectures(file.module_names) if name in of_source]
+    if not of_both:
+        return "Choose the checkpoint it was trained on."
+    example = closest_name(file.module_names[0], source.key_map)
+    return (
+        f"Both fit {one_of(of_both)}: if this is the checkpoint it was trained on, use a copy of "
+        f"the LoRA with names such as {example}, which are known here."
+    )
 
 
-def _made_for(file: AdapterFile) -> str:
+def _names_of(file: AdapterFile) -> str:
+    """What the names of its modules tell of a LoRA; several architectures share some."""
     guess = guess_architecture(file.module_names)
-    return "was made for an architecture unknown here" if guess == UNKNOWN else f"is for {guess}"
+    return f"has the names of {'no known architecture' if guess == UNKNOWN else guess}"

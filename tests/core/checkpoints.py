@@ -1,4 +1,7 @@
-"""Small checkpoints under the key names of real ones: as many blocks as the names need, 8 wide."""
+"""Small checkpoints under the key names of real ones: as many blocks as the names need, 8 wide.
+
+But for the norms of text encoders, which tell the encoders apart.
+"""
 
 from collections.abc import Iterable
 
@@ -49,10 +52,10 @@ def _clip(prefix: str) -> dict[str, torch.Tensor]:
     shapes = {f"self_attn.{p}_proj": (8, 8) for p in ("q", "k", "v", "out")}
     shapes |= {"mlp.fc1": (32, 8), "mlp.fc2": (8, 32)}
     tensors = {f"{layer}.{module}.weight": random_weight(s) for module, s in shapes.items()}
-    return tensors | {f"{layer}.layer_norm1.weight": random_weight((8,))}
+    return tensors | {f"{layer}.layer_norm1.weight": random_weight((768,))}
 
 
-def _open_clip(prefix: str) -> dict[str, torch.Tensor]:
+def _open_clip(prefix: str, width: int) -> dict[str, torch.Tensor]:
     """CLIP-G and CLIP-H as OpenCLIP names it, with q, k and v in one weight."""
     layer = f"{prefix}resblocks.0"
     return {
@@ -60,7 +63,7 @@ def _open_clip(prefix: str) -> dict[str, torch.Tensor]:
         f"{layer}.attn.out_proj.weight": random_weight((8, 8)),
         f"{layer}.mlp.c_fc.weight": random_weight((32, 8)),
         f"{layer}.mlp.c_proj.weight": random_weight((8, 32)),
-        f"{layer}.ln_1.weight": random_weight((8,)),
+        f"{layer}.ln_1.weight": random_weight((width,)),
     }
 
 
@@ -73,11 +76,13 @@ def _diffusion_model(modules: dict[str, int]) -> dict[str, torch.Tensor]:
 VAE = {"first_stage_model.decoder.conv_in.weight": random_weight((8, 4, 3, 3))}
 
 SD15 = _diffusion_model(_unet([1, 1, 1, 0])) | _clip("cond_stage_model.transformer.") | VAE
-SD21 = _diffusion_model(_unet([1, 1, 1, 0])) | _open_clip("cond_stage_model.model.transformer.")
+SD21 = _diffusion_model(_unet([1, 1, 1, 0])) | _open_clip(
+    "cond_stage_model.model.transformer.", 1024
+)
 SDXL = (
     _diffusion_model(_unet([0, 2, 10]) | {"label_emb.0.0": 2, "label_emb.0.2": 2})
     | _clip("conditioner.embedders.0.transformer.")
-    | _open_clip("conditioner.embedders.1.model.transformer.")
+    | _open_clip("conditioner.embedders.1.model.transformer.", 1280)
     | VAE
 )
 SD3_MODULES = [f"{side}.attn.{m}" for side in ("x_block", "context_block") for m in ("qkv", "proj")]

@@ -7,8 +7,8 @@ import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from prolora.models.model import Model
-from prolora.models.references import WeightRef
+from prolora.models.key_map import model_of
+from prolora.models.layout import PREFIXES
 from prolora.models.weights import StateDictWeights
 from prolora.pairing.alignment import (
     BY_NAME,
@@ -89,10 +89,9 @@ def test_blocks_that_share_no_weight():
 def test_prefixes_do_not_count():
     def prefixed(prefix):
         tensors = {f"{prefix}{m}.weight": random_weight(s) for m, s in shapes_of(2).items()}
-        return Model("M", "SD3", StateDictWeights(tensors), {k: WeightRef(k) for k in tensors})
+        return model_of("M", StateDictWeights(tensors))
 
-    prefixes = ("model.diffusion_model.", "diffusion_model.", "transformer/", "")
-    trees = [module_tree(prefixed(prefix)) for prefix in prefixes]
+    trees = [module_tree(prefixed(prefix)) for prefix in (*PREFIXES, "")]
     for other in trees[1:]:
         links, _ = links_of(trees[0], other)
         assert len(links) == 6

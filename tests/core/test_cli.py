@@ -194,7 +194,8 @@ def test_a_lora_for_another_architecture(folder, capsys):
     save_file(SDXL, folder / "a.safetensors")
     assert main(arguments(folder)) == 1
     error = capsys.readouterr().err
-    assert "style.safetensors is for SD3, but the source checkpoint a.safetensors is SDXL" in error
+    assert "style.safetensors has the names of SD3, and none of its " in error
+    assert "is in the source checkpoint a.safetensors (SDXL). Choose the checkpoint" in error
 
 
 @pytest.mark.parametrize("moment", ["while moving", "while writing"])

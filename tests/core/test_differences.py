@@ -10,7 +10,7 @@ from prolora.adapters.difference import FullDifference
 from prolora.errors import ProLoRAError
 from prolora.files.safetensors import write_safetensors
 from prolora.inspection import describe_adapter
-from prolora.models.key_map import key_map
+from prolora.models.key_map import model_of as model_of_file
 from prolora.models.model import Model
 from prolora.models.references import Slice, WeightRef
 from prolora.models.weights import StateDictWeights
@@ -255,14 +255,14 @@ def test_a_file_of_differences_alone():
 def test_without_a_host_norms_have_names():
     keys = ["input_blocks.1.0.in_layers.0", "out.0", "input_blocks.1.1.norm"]
     tensors = {f"model.diffusion_model.{key}.weight": torch.ones(8) for key in keys}
-    names = key_map(StateDictWeights(tensors))
+    names = model_of_file("", StateDictWeights(tensors)).key_map
     for name, key in (
         ("lora_unet_input_blocks_1_0_in_layers_0", keys[0]),
         ("lora_unet_down_blocks_0_resnets_0_norm1", keys[0]),
         ("unet.conv_norm_out", keys[1]),
         ("lycoris_down_blocks_0_attentions_0_norm", keys[2]),
     ):
-        assert names[name].key == f"model.diffusion_model.{key}.weight"
+        assert names[name].key == f"diffusion_model.{key}.weight"
 
 
 # Padded weights

@@ -13,7 +13,7 @@ from prolora.adapters import lora_state_dict
 from prolora.cli import main
 from prolora.errors import ProLoRAError
 from prolora.files.safetensors import read_safetensors, write_safetensors
-from prolora.models.key_map import key_map, load_checkpoint
+from prolora.models.key_map import load_checkpoint, model_of
 from prolora.models.model import Model
 from prolora.models.references import WeightRef
 from prolora.models.weights import StateDictWeights
@@ -40,13 +40,10 @@ def test_both_layouts_have_the_same_names_for_the_same_weights(tmp_path, model, 
     checkpoint = load_checkpoint(write_checkpoint(tmp_path / "a.safetensors", model))
     folder = load_checkpoint(write_folder(tmp_path / "pipeline", model, shards))
     assert (folder.name, folder.architecture) == ("pipeline", checkpoint.architecture)
-    assert checkpoint.key_map.keys() == folder.key_map.keys()
-    assert checkpoint.key_map != folder.key_map
-    pairs = {(ref, folder.key_map[name]) for name, ref in checkpoint.key_map.items()}
-    assert len(pairs) == len(set(checkpoint.key_map.values()))
-    for theirs, ours in pairs:
-        assert torch.equal(weight(checkpoint, theirs), weight(folder, ours))
-        assert checkpoint.shape(theirs) == folder.shape(ours)
+    assert checkpoint.key_map == folder.key_map
+    for ref in set(checkpoint.key_map.values()):
+        assert torch.equal(weight(checkpoint, ref), weight(folder, ref))
+        assert checkpoint.shape(ref) == folder.shape(ref)
 
 
 def test_the_full_sdxl():
@@ -55,19 +52,17 @@ def test_the_full_sdxl():
     checkpoint = {key: torch.empty(shape, device="meta") for key, shape in shapes.items()}
     theirs = {f"unet/{k}": t for k, t in unet_of(checkpoint, FULL_SDXL.depths).items()}
     assert len(theirs) == sum(key.startswith("model.diffusion_model.") for key in checkpoint)
-    names = key_map(StateDictWeights(checkpoint))
-    names = {name: ref for name, ref in names.items() if "diffusion_model" in ref.key}
-    in_folder = key_map(StateDictWeights(theirs))
-    assert names.keys() == in_folder.keys()
-    for name, ref in names.items():
-        assert checkpoint[ref.key].shape == theirs[in_folder[name].key].shape
+    whole, in_folder = (model_of("", StateDictWeights(tensors)) for tensors in (checkpoint, theirs))
+    names = {n: ref for n, ref in whole.key_map.items() if ref.key.startswith("diffusion_model.")}
+    assert names == in_folder.key_map
+    assert {whole.shape(ref) == in_folder.shape(ref) for ref in names.values()} == {True}
     for name in (
         "lora_unet_input_blocks_8_1_transformer_blocks_9_attn2_to_k",
         "lora_unet_down_blocks_2_attentions_1_transformer_blocks_9_attn2_to_k",
         "unet.down_blocks.2.attentions.1.transformer_blocks.9.attn2.processor.to_k",
     ):
-        want = "unet/down_blocks.2.attentions.1.transformer_blocks.9.attn2.to_k.weight"
-        assert in_folder[name] == WeightRef(want)
+        want = "diffusion_model.input_blocks.8.1.transformer_blocks.9.attn2.to_k.weight"
+        assert names[name] == WeightRef(want)
 
 
 @pytest.mark.parametrize("prefix", ["model.diffusion_model.", "diffusion_model.", ""])
@@ -75,11 +70,12 @@ def test_the_full_sdxl():
 def test_a_diffusion_model_under_any_prefix(model, prefix):
     unet = {k: t for k, t in CHECKPOINTS[model].items() if k.startswith("model.diffusion_model.")}
     moved = {k.replace("model.diffusion_model.", prefix, 1): t for k, t in unet.items()}
-    names, others = key_map(StateDictWeights(unet)), key_map(StateDictWeights(moved))
-    assert names.keys() == others.keys()
-    assert all(unet[ref.key] is moved[others[name].key] for name, ref in names.items())
-    bare = key_map(StateDictWeights(components_of(model)["unet"]))
-    assert names.keys() == bare.keys()
+    library = components_of(model)["unet"]
+    known, *others = (model_of("", StateDictWeights(tensors)) for tensors in (unet, moved, library))
+    for other in others:
+        assert known.key_map == other.key_map
+        for key in known.weights:
+            assert torch.equal(known.weights.read(key), other.weights.read(key))
 
 
 LORA = (
@@ -123,7 +119,8 @@ def test_one_model_of_a_folder(tmp_path, part, monkeypatch):
     whole, alone = load_checkpoint(folder), load_checkpoint(folder / part)
     monkeypatch.chdir(folder / part)
     here = load_checkpoint(Path())
-    wanted = {n: ref for n, ref in whole.key_map.items() if ref.key.startswith(f"{part}/")}
+    start = {"unet": "diffusion_model.", "text_encoder": "clip_l.", "text_encoder_2": "clip_g."}
+    wanted = {n: ref for n, ref in whole.key_map.items() if ref.key.startswith(start[part])}
     assert wanted
     assert alone.name == here.name == part
     assert wanted.items() <= alone.key_map.items()
@@ -133,8 +130,7 @@ def test_one_model_of_a_folder(tmp_path, part, monkeypatch):
 def test_one_file_of_a_folder(tmp_path):
     folder = write_folder(tmp_path / "pipeline", "SDXL")
     file = load_checkpoint(folder / "unet" / "diffusion_pytorch_model.safetensors")
-    names = {f"unet/{ref.key}" for ref in file.key_map.values()}
-    assert names == {ref.key for ref in load_checkpoint(folder / "unet").key_map.values()}
+    assert file.key_map == load_checkpoint(folder / "unet").key_map
     renamed = folder.rename(tmp_path / "elsewhere") / "unet"
     other = load_checkpoint(renamed.rename(tmp_path / "my_unet"))
     assert other.key_map == file.key_map
@@ -153,7 +149,8 @@ def test_the_full_weights_count_more_than_a_variant(tmp_path):
     half = {key: torch.zeros_like(tensor).half() for key, tensor in unet.items()}
     save_file(half, folder / "unet" / "diffusion_pytorch_model.fp16.safetensors")
     write_shards(folder / "unet", "diffusion_pytorch_model", half, 2, "bf16")
-    assert load_checkpoint(folder).weights.read("unet/conv_in.weight").equal(unet["conv_in.weight"])
+    read = load_checkpoint(folder).weights.read("diffusion_model.input_blocks.0.0.weight")
+    assert read.equal(unet["conv_in.weight"])
 
 
 def test_a_quantised_weight_and_its_scale_in_two_shards(tmp_path):
@@ -163,7 +160,9 @@ def test_a_quantised_weight_and_its_scale_in_two_shards(tmp_path):
     mark = torch.frombuffer(bytearray(b'{"format": "float8_e4m3fn"}'), dtype=torch.uint8)
     tensors = {"l.comfy_quant": mark, "l.weight": stored, "l.weight_scale": scale}
     write_shards(folder, "diffusion_pytorch_model", tensors, 3)
-    assert load_checkpoint(folder).weights.read("transformer/l.weight").equal(stored.float() / 2)
+    model = load_checkpoint(folder)
+    assert model.weights.read("diffusion_model.l.weight").equal(stored.float() / 2)
+    assert {ref.key for ref in model.key_map.values()} == {"diffusion_model.l.weight"}
 
 
 def index(folder: Path, content: object) -> None:
@@ -258,7 +257,7 @@ def test_shards_that_are_links_are_read(tmp_path):
     folder = write_folder(tmp_path / "pipeline", "SD1.5")
     file = folder / "unet" / "diffusion_pytorch_model.safetensors"
     file.symlink_to(file.rename(tmp_path / "blob"))
-    assert "unet/conv_in.weight" in load_checkpoint(folder).weights
+    assert "diffusion_model.input_blocks.0.0.weight" in load_checkpoint(folder).weights
 
 
 def test_names_that_only_comfyui_knows(tmp_path):
@@ -282,9 +281,8 @@ def test_the_message_for_names_that_do_not_match(tmp_path, capsys):
     arguments[2:] = ["--target", str(tmp_path / "a.safetensors"), "-o", str(tmp_path / "out")]
     assert main(["transfer", str(file), *arguments]) == 1
     assert capsys.readouterr().err.endswith(
-        "Choose the checkpoint it was trained on. Without ComfyUI, ProLoRA knows a module by the "
-        "checkpoint's own name for it, and those of SD1.x, SD2.x and SDXL by diffusers' names "
-        "too; in a graph, ComfyUI knows the others.\n"
+        "Choose the checkpoint it was trained on. Without ComfyUI, the modules of a.safetensors "
+        "are known by its own names for them alone; in a graph, ComfyUI may know others.\n"
     )
 
 

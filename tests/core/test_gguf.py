@@ -151,9 +151,12 @@ def test_a_file(tmp_path, kind):
     write_gguf(path, TENSORS, kind)
     model = load_checkpoint(path)
     assert (model.name, model.architecture) == ("model.gguf", "SD3")
-    assert set(model.weights) == set(TENSORS)
-    assert {"lora_unet_joint_blocks_0_x_block_attn_qkv", "x_embedder.proj"} <= set(model.key_map)
-    for key, tensor in TENSORS.items():
+    assert set(model.weights) == {f"diffusion_model.{key}" for key in TENSORS}
+    assert {"lora_unet_joint_blocks_0_x_block_attn_qkv", "diffusion_model.x_embedder.proj"} <= set(
+        model.key_map
+    )
+    for bare, tensor in TENSORS.items():
+        key = f"diffusion_model.{bare}"
         assert key in model.weights
         assert model.weights.shape(key) == tuple(tensor.shape)
         want = tensor.numpy()

@@ -1,17 +1,28 @@
 """The inventories of real models: read, compared with what is known of the models, and the page."""
 
 import math
+import re
 from dataclasses import replace
+from functools import cache
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from fixtures import inventory, stable_diffusion
 from fixtures.inventory import folded, unfolded, write_header_only
-from prolora.models.architectures import guess_architecture
+from prolora.adapters import AdapterFile, VectorPatch
+from prolora.models.layout import PREFIXES
+from prolora.models.model import Model
+from prolora.models.references import WeightRef
 from prolora.models.weights import SafetensorsWeights
-from tests.host.architectures import COLUMNS, PAGE, own_columns
+from prolora.naming.output_names import CONVENTIONS, Convention
+from prolora.pairing.alignment import align
+from prolora.pairing.module_tree import module_tree
+from prolora.transfer.resolve import resolve
+from prolora.transfer.vectors import plan_vectors
+from tests.host.architectures import COLUMNS, PAGE, own_columns, without_a_host
 
 from .pages import tables
 
@@ -25,7 +36,7 @@ PUBLISHED = {
     **{"flux2-klein-9b": 9, "flux2-klein-4b": 4, "lumina2": 2.6, "z-image": 6, "qwen-image": 20},
     **{"wan2.1-1.3b": 1.3, "wan2.1-14b-t2v": 14, "wan2.1-14b-i2v": 16, "wan2.2-14b-i2v": 14},
     **{"wan2.2-5b": 5, "hunyuan-video": 13, "cosmos-predict2-2b": 2, "cosmos-predict2-14b": 14},
-    **{"cosmos1-7b": 7, "pixart-alpha": 0.6, "pixart-sigma": 0.6, "auraflow": 6.8},
+    **{"cosmos1-7b": 7, "anima": 2, "pixart-alpha": 0.6, "pixart-sigma": 0.6, "auraflow": 6.8},
 }
 # What else derives the same shapes from the architecture's figures.
 DERIVED = {
@@ -48,22 +59,97 @@ IN_FILES = {
 }
 
 
-# What is guessed from the names alone of a LoRA with every module; the first that fits.
-GUESSED = {
-    **{"sd1": "SD1.x or SD2.x", "sd2": "SD1.x or SD2.x", "sd": "SD3"},
+# What a checkpoint is called where no host says what it is.
+LABELS = {
+    **{"sd1": "SD1.x or SD2.x", "sd2": "SD1.x or SD2.x", "sd3": "SD3"},
     **dict.fromkeys(("sdxl", "ssd-1b", "vega", "koala"), "SDXL"),
-    **{"flux": "Flux", "chroma": "Flux", "qwen": "Qwen-Image", "hunyuan": "HunyuanVideo"},
-    **{"lumina": "Lumina 2 / Z-Image", "z-image": "Lumina 2 / Z-Image", "wan": "Wan"},
-    **{"cosmos": "Cosmos", "pixart": "PixArt", "auraflow": "AuraFlow"},
+    **{"flux2": "Flux.2", "flux": "Flux", "chroma": "Chroma", "qwen": "Qwen-Image"},
+    **{"lumina": "Lumina 2 or Z-Image", "z-image": "Lumina 2 or Z-Image", "wan": "Wan"},
+    **{"hunyuan": "HunyuanVideo", "cosmos": "Cosmos", "anima": "Anima", "pixart": "PixArt"},
+    "auraflow": "AuraFlow",
 }
 
 
+@cache
+def without_host(name: str) -> Model:
+    return without_a_host(KNOWN[name])
+
+
 @pytest.mark.parametrize("name", KNOWN)
-def test_what_is_guessed_from_names(name):
-    expected = GUESSED[next(start for start in ("sdxl", *GUESSED) if name.startswith(start))]
-    names = [key.removesuffix(".weight") for key in KNOWN[name].modules]
-    assert guess_architecture(names) == expected
-    assert guess_architecture(inventory.shapes(name)) == expected
+def test_what_a_checkpoint_is_called(name):
+    expected = next(LABELS[start] for start in LABELS if name.startswith(start))
+    model = without_host(name)
+    assert model.architecture == expected
+    # Nothing but what every model of the row has, and no other row of the namings than the host's.
+    assert naming_row(model.architecture) == naming_row(KNOWN[name].host_class)
+    assert model.hint == ""
+
+
+def naming_row(architecture: str) -> Convention:
+    return next(row for row in CONVENTIONS if re.match(row.pattern, architecture))
+
+
+@pytest.mark.parametrize("name", KNOWN)
+def test_the_command_line_has_the_names_of_a_host(name):
+    """All of them, for the same weights and parts; `make test-host` tells which is not."""
+    assert inventory.names_digest(without_host(name).key_map) == KNOWN[name].names
+
+
+def test_the_checksum_of_names_tells_any_change():
+    names = without_host("flux-dev").key_map
+    lone, part = "diffusion_model.img_in", "transformer.transformer_blocks.3.attn.to_k"
+    changes = (
+        {lone: WeightRef("diffusion_model.txt_in.weight")},
+        {part: replace(names[part], part=replace(names[part].part, start=0))},
+        {"transformer.norm_out.linear": replace(names["transformer.norm_out.linear"], part=None,
+                                                halves_swapped=False)},
+        {"another": names[lone]},
+    )  # fmt: skip
+    digests = {inventory.names_digest({**names, **change}) for change in changes}
+    assert len(digests | {inventory.names_digest(names)}) == 1 + len(changes)
+    reverse = dict(reversed(list(names.items())))
+    assert inventory.names_digest(reverse) == inventory.names_digest(names)
+
+
+@pytest.mark.parametrize("prefix", ["", *PREFIXES])
+@pytest.mark.parametrize("name", KNOWN)
+def test_a_diffusion_model_under_any_prefix(name, prefix):
+    known = replace(KNOWN[name], prefix=prefix)
+    model = without_a_host(known)
+    assert (model.architecture, model.key_map) == (
+        without_host(name).architecture,
+        without_host(name).key_map,
+    )
+
+
+@pytest.mark.parametrize("name", KNOWN)
+def test_differences_of_norms_biases_and_parameters_find_their_place(name):
+    """Each by the name of its module, or by its own where it has no module."""
+    model = without_host(name)
+    patches, places = [], []
+    for key in model.weights:
+        shape = model.weights.shape(key)
+        names = [module for module, _ in model.names_of(key)]
+        weight = f"{key.removesuffix('bias')}weight"
+        if key.endswith(".weight") and len(shape) == 1 and names:
+            patches.append(VectorPatch(names[-1], "w_norm", torch.empty(shape, device="meta")))
+        elif key.endswith(".bias") and (modules := model.names_of(weight)):
+            patches.append(VectorPatch(modules[0][0], "diff_b", torch.empty(shape, device="meta")))
+        elif not key.endswith((".weight", ".bias")) and names:
+            patches.append(VectorPatch(names[-1], "set_weight", torch.empty(shape, device="meta")))
+        else:
+            continue
+        places.append(key)
+    tree = module_tree(model)
+    file = AdapterFile("norms.safetensors", (), {}, (), {}, (), tuple(patches))
+    _, rows = plan_vectors(resolve(file, model), align(tree, tree, no_similarity), model)
+    assert [(row.status, row.source_key) for row in rows] == [("copied", key) for key in places]
+    vectors = {key for key in model.weights if len(model.weights.shape(key)) == 1}
+    assert not [key for key in vectors - set(places) if key.startswith("diffusion_model.")]
+
+
+def no_similarity(source, target):
+    raise AssertionError(f"{source.path} and {target.path} were compared, though names tell")
 
 
 def test_every_file_has_a_place_in_the_order():

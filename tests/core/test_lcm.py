@@ -5,8 +5,7 @@ import torch
 
 from fixtures import stable_diffusion as sd
 from prolora.adapters import parse_adapter_file
-from prolora.models.key_map import key_map
-from prolora.models.model import Model
+from prolora.models.key_map import model_of
 from prolora.pairing.module_pairs import as_matrix
 from prolora.transfer.resolve import resolve
 
@@ -56,8 +55,7 @@ def test_an_lcm_lora_reads_with_no_key_left_over(case):
     tensors = lcm_lora(modules)
     assert file_size(tensors) == size, "not the modules of the real file"
 
-    weights = Shapes(checkpoint())
-    model = Model(case, "", weights, key_map(weights))
+    model = model_of(case, Shapes(checkpoint()))
     file = parse_adapter_file(tensors, f"lcm-lora-{case}.safetensors")
 
     assert file.unknown == () and not file.left_out and not file.vector_patches
@@ -74,8 +72,7 @@ def test_an_lcm_lora_reads_with_no_key_left_over(case):
 
 def test_the_attention_of_sd15_does_not_fit_sdxl():
     """The names of the two overlap, so it is the shapes that tell."""
-    weights = Shapes(sd.sdxl_checkpoint())
-    model = Model("SDXL", "SDXL", weights, key_map(weights))
+    model = model_of("SDXL", Shapes(sd.sdxl_checkpoint()))
     file = parse_adapter_file(lcm_lora(sd.lcm_lora_modules(sd.SD15)), "lcm-lora-sdv1-5")
     with pytest.raises(Exception, match="does not fit the source checkpoint SDXL"):
         resolve(file, model)

@@ -14,7 +14,7 @@ from prolora.adapters import LoraAdapter, VectorPatch, lora_state_dict, parse_ad
 from prolora.adapters.dora import DoraAdapter
 from prolora.cli import main
 from prolora.files.safetensors import read_safetensors
-from prolora.models.key_map import key_map
+from prolora.models.key_map import model_of
 from prolora.models.references import WeightRef
 from prolora.models.weights import StateDictWeights
 from prolora.naming.output_names import CHOICES, rename
@@ -124,11 +124,12 @@ def test_a_reordered_weight_is_reordered():
 
 
 SD15_ATTENTION = "down_blocks_0_attentions_0_transformer_blocks_0_attn1_to_q"
+OLD_ATTENTION = SD15_ATTENTION.replace("_to_q", "_processor_to_q")
 SDXL_ATTENTION = "input_blocks_4_1_transformer_blocks_0_attn1_to_q"
 LAYER = "text_model_encoder_layers_0_mlp_fc1"
 # Architecture by the host's name and by ours, a module, its usual name.
 USUAL = [
-    *((a, SD15, f"unet.{SD15_ATTENTION}", f"lora_unet_{SD15_ATTENTION}") for a in ("SD15", "SD21")),
+    *((a, SD15, f"unet.{OLD_ATTENTION}", f"lora_unet_{SD15_ATTENTION}") for a in ("SD15", "SD21")),
     ("SD1.x or SD2.x", SD15, "diffusion_model.out.2", "lora_unet_conv_out"),
     ("SD15", SD15, f"lora_te1_{LAYER}", f"lora_te_{LAYER}"),
     *((a, SDXL, "diffusion_model.out.2", "lora_unet_out_2") for a in ("SDXL", "SSD1B")),
@@ -139,7 +140,7 @@ USUAL = [
 
 @pytest.mark.parametrize(("architecture", "checkpoint", "name", "usual"), USUAL)
 def test_auto_for_unets(architecture, checkpoint, name, usual):
-    names = key_map(StateDictWeights(checkpoint))
+    names = model_of("", StateDictWeights(checkpoint)).key_map
     dotted = {known.replace(".", "_"): known for known in names}
     adapter = random_lora(dotted[name.replace(".", "_")], (8, 8))
     (named,) = rename([adapter], names, architecture).adapters

@@ -8,8 +8,11 @@ import torch
 from prolora.adapters import LoraAdapter, parse_adapter_file
 from prolora.adapters.dora import DoraAdapter
 from prolora.errors import ProLoRAError
+from prolora.models.key_map import model_of
 from prolora.models.references import Slice
+from prolora.models.weights import StateDictWeights
 from prolora.transfer.job import transfer
+from prolora.transfer.resolve import resolve
 from prolora.transfer.settings import TransferSettings
 
 from .small_models import file_of, random_lora, random_weight
@@ -26,15 +29,39 @@ def test_no_module_has_its_shape_in_the_target():
 
 
 def test_a_lora_of_another_source():
-    with pytest.raises(ProLoRAError, match="none of the LoRA's 3 modules is in it"):
+    with pytest.raises(ProLoRAError, match=r"none of its 3 modules .* is in the source checkpoint"):
         run(source={"other": random_weight((24, 16))})
-    names = "input_blocks.4.1.transformer_blocks.1.attn1.to_q"  # of SDXL, as the source is
-    for name, advice in ((names, "update ComfyUI"), ("other", "Choose the checkpoint it was")):
-        with pytest.raises(ProLoRAError, match=advice):
-            run(file_of(random_lora(name, (24, 16))))
     wider = {**WEIGHTS, "linear": random_weight((24, 32))}
     with pytest.raises(ProLoRAError, match=r"does not fit .* linear .* 24 x 16, .* is 24 x 32"):
         run(source=wider)
+
+
+COSMOS, FLUX = "blocks.0.self_attn.q_proj", "double_blocks.0.img_attn.proj"
+LIBRARY_COSMOS = "transformer.transformer_blocks.0.attn1.to_q"  # ComfyUI does not know it
+LIBRARY_ATTENTION = "transformer.transformer_blocks.0.attn.to_q"
+SHARED = "SD3, Flux, Flux.2, Chroma, Qwen-Image or HunyuanVideo"
+
+
+@pytest.mark.parametrize(
+    ("lora", "source", "told", "advice"),
+    [
+        (LIBRARY_COSMOS, COSMOS, "Cosmos, Anima, PixArt or LTX-Video",
+         "Both fit Cosmos or Anima: if this is the checkpoint it was trained on, use a copy of the "
+         "LoRA with names such as lora_unet_blocks_0_self_attn_q_proj, which are known here."),
+        (LIBRARY_ATTENTION, COSMOS, SHARED, "Choose the checkpoint it was trained on."),
+        (f"lora_unet_{FLUX}".replace(".", "_"), COSMOS, "Flux, Flux.2, Chroma or HunyuanVideo",
+         "Choose the checkpoint it was trained on."),
+        ("other", COSMOS, "no known architecture", "Choose the checkpoint it was trained on."),
+    ],
+)  # fmt: skip
+def test_the_advice_for_unknown_names(lora, source, told, advice):
+    """Each of its words was checked: names that fit several architectures are those of all."""
+    weights = StateDictWeights({f"{source}.weight": random_weight((24, 16))})
+    source = replace(model_of("a.safetensors", weights), architecture="AnyHostClass", hint="")
+    with pytest.raises(ProLoRAError) as error:
+        resolve(file_of(random_lora(lora, (24, 16))), source)
+    assert f"has the names of {told}, and none of its 1 modules" in str(error.value)
+    assert str(error.value).endswith(f"a.safetensors (AnyHostClass). {advice}")
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])

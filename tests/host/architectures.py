@@ -21,8 +21,9 @@ from comfy_harness.hosts import PACK_ROOT
 from comfy_harness.server import ComfyServer
 from fixtures import inventory
 from fixtures.inventory import Inventory
+from prolora.models import key_map
 from prolora.models.model import Model
-from prolora.models.references import WeightRef
+from prolora.models.references import Slice, WeightRef
 from prolora.models.weights import StateDictWeights
 from prolora.naming.output_names import NAMINGS
 from prolora.pairing.module_tree import Node, module_tree
@@ -47,12 +48,29 @@ for which the host tests have small models.
 - *kohya*, *comfyui*, *diffusers*, *peft*: how many modules have a name in that `naming` of *Save
   Transferred LoRA*. The others go by another name in its file, and are paired all the same.
 - *text encoders*: modules with a name, of those in the usual checkpoint.
+- *names*: how many names ComfyUI has for the weights of the usual file, biases and lone parameters
+  included; *command line*: how many of them mean the same there.
 
 """
 OUTRO = """
 The columns of namings count the names that ComfyUI knows. For Wan and Cosmos it knows none of the
 diffusers library's, and for HunyuanVideo those of a few modules: LoRAs with such names are not
 loaded by ComfyUI either.
+
+## Without ComfyUI
+
+The command line has the names of the architectures above from a file's keys and from tables
+(`prolora/models/`), whatever the keys of its diffusion model begin with, by the authors' names or
+the diffusers library's, with the text encoders beside it. Only ComfyUI knows:
+
+- what tools call the modules of any other architecture. The command line knows those by the file's
+  own names, in every tool's spelling of them ([formats.md](formats.md)). HiDream's, LTX-Video's or
+  Kandinsky 5's LoRAs have no others; Krea 2's may have the diffusers library's, and those of
+  ACE-Step 1.5 may leave out `decoder.`.
+- the diffusers library's names of a UNet whose levels are not all of one size.
+- names that it changes before it reads a LoRA: those of Flux' control LoRAs and of USO.
+- which text encoder a folder of diffusers has, but for CLIP and T5: its modules go by
+  `text_encoder.` and their own names.
 
 Made with ComfyUI 0.33 by `make architectures`; a test compares the page.
 """
@@ -70,8 +88,19 @@ class Measured:
     architecture: str = ""
     shapes: Mapping[str, list[int]] | None = None
     addressed: tuple[str, ...] = ()
+    names: Mapping[str, Mapping[str, Any]] | None = None
     text_encoders: int = 0
     namings: Mapping[str, Mapping[str, Any]] | None = None
+
+    @property
+    def key_map(self) -> dict[str, WeightRef]:
+        """The host's, for the weights of the file."""
+        return {name: _ref(place) for name, place in (self.names or {}).items()}
+
+
+def _ref(place: Mapping[str, Any]) -> WeightRef:
+    part = place["part"]
+    return WeightRef(place["key"], part and Slice(*part), place["halves_swapped"])
 
 
 # In a host
@@ -102,7 +131,7 @@ def ask(client: ComfyClient, node: str, **inputs: Any) -> Any:
 # The page
 
 COLUMNS = ("model", "ComfyUI's class", "parameters", "blocks", "modules")
-MEASURED = ("addressed", "paired", *NAMINGS, "text encoders")
+MEASURED = ("addressed", "paired", *NAMINGS, "text encoders", "names", "command line")
 
 
 def own_columns(known: Inventory) -> dict[str, str]:
@@ -127,13 +156,34 @@ def measured_columns(known: Inventory, measured: Measured) -> dict[str, str]:
     }
     words = {0: "none", all_of_them: "all"}
     cells = {column: words.get(count, str(count)) for column, count in counts.items()}
-    return cells | {"text encoders": str(measured.text_encoders or "")}
+    host, ours = measured.key_map, without_a_host(known).key_map
+    same = sum(ours.get(name) == place for name, place in host.items())
+    return cells | {
+        "text encoders": str(measured.text_encoders or ""),
+        "names": str(len(host)),
+        "command line": "all" if same == len(host) else str(same),
+    }
 
 
 def page(rows: Iterable[Mapping[str, str]]) -> str:
     columns = (*COLUMNS, *MEASURED)
     lines = [columns, ["---"] * len(columns), *([row[c] for c in columns] for row in rows)]
     return INTRO + "".join(f"| {' | '.join(line)} |\n" for line in lines) + OUTRO
+
+
+class Shapes(dict[str, tuple[int, ...]]):
+    """Weights without data."""
+
+    def shape(self, key: str) -> tuple[int, ...]:
+        return self[key]
+
+    def read(self, key: str) -> torch.Tensor:
+        raise AssertionError(f"{key} was read")
+
+
+def without_a_host(known: Inventory) -> Model:
+    """The usual file as the command line knows it."""
+    return key_map.model_of(known.title, Shapes(known.file_shapes()))
 
 
 def model_of(known: Inventory) -> Model:
@@ -182,8 +232,11 @@ def main() -> None:
                 inventory.write_text_encoders(head.text_encoders, found)
             found = class_shapes(client, head)
             inventory.write_inventory(name, replace(head, tensors=found))
-            known[name] = inventory.inventory(name)
+            known[name] = inventory.inventory(name)  # in the order of the file
         measured = {name: measure(client, folder, name) for name in known}
+    for name, found in measured.items():
+        known[name] = replace(known[name], names=inventory.names_digest(found.key_map))
+        inventory.write_inventory(name, known[name])
     rows = (own_columns(head) | measured_columns(head, measured[n]) for n, head in known.items())
     PAGE.write_text(page(rows), encoding="utf-8")
 

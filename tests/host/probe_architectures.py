@@ -86,6 +86,7 @@ class ProbeArchitecture(Probe):
             "architecture": model.architecture,
             "shapes": {key: list(model.weights.shape(key)) for key in model.weights},
             "addressed": [model.resolve(adapter.name).key for adapter in lora],
+            "names": {name: place(ref) for name, ref in model.key_map.items()},
             "text_encoders": len(
                 {ref.key for ref in model.key_map.values() if is_text(model, ref)}
             ),
@@ -96,6 +97,15 @@ class ProbeArchitecture(Probe):
 
 def shapes(state_dict):
     return {key: list(tensor.shape) for key, tensor in state_dict.items()}
+
+
+def place(ref):
+    part = ref.part
+    return {
+        "key": ref.key,
+        "part": part and [part.dim, part.start, part.length],
+        "halves_swapped": ref.halves_swapped,
+    }
 
 
 def is_text(model, ref):

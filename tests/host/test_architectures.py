@@ -15,6 +15,7 @@ from .architectures import (
     measured_columns,
     own_columns,
     page,
+    without_a_host,
 )
 
 pytestmark = pytest.mark.host
@@ -83,6 +84,21 @@ def test_an_inventory_is_what_the_host_has(client, measured, name):
 @pytest.mark.parametrize("name", ["sd1", "sd2", "sdxl"])
 def test_text_encoders_are_what_the_host_has(client, name):
     assert class_shapes(client, KNOWN[name], text_encoders=True) == inventory.text_encoders(name)
+
+
+@pytest.mark.usefixtures("newest")
+@pytest.mark.parametrize("name", KNOWN)
+def test_the_command_line_has_the_host_s_names(measured, name):
+    """For the same weights and parts; of one weight's names the host keeps the last."""
+    host, ours = measured(name).key_map, without_a_host(KNOWN[name])
+    assert ours.key_map == host
+    assert {k: list(ours.weights.shape(k)) for k in ours.weights} == measured(name).shapes
+    assert inventory.names_digest(host) == KNOWN[name].names
+    for ref in set(host.values()):
+        orders = [
+            [n for n, place in names.items() if place == ref] for names in (host, ours.key_map)
+        ]
+        assert orders[0] == orders[1] or ".label_emb." in ref.key  # the host has those in a set
 
 
 @pytest.mark.usefixtures("newest")

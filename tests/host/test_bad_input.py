@@ -27,7 +27,7 @@ BAD_LORAS = [
     (bad_files.no_lora, ["is no LoRA", "some.weight"]),
     (bad_files.half_a_pair, ["no LoRA down", "Download or export it again"]),
     (bad_files.nan, ["NaN or infinity"]),
-    (bad_files.other_architecture, ["is for Flux", "is SD3", "Choose the checkpoint"]),
+    (bad_files.other_architecture, ["the names of Flux", "(SD3)", "Choose the checkpoint"]),
     (bad_files.other_width, ["does not fit", "96 x 32", "Choose the checkpoint"]),
     (bad_files.ip_adapter, ["is no LoRA", "2 of its 11 keys", "an IP-Adapter"]),
     (bad_files.of_a_known_tool, ["is no LoRA", "mystery_0", "seems to come from ai-toolkit"]),
