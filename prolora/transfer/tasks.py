@@ -1,6 +1,6 @@
 """One task: the updates that move between one pair of weights, each with its row of the report."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -16,6 +16,8 @@ from .joining import join_rows
 from .maps import Maps, PairMaps
 from .report import Measures, ModuleReport
 from .settings import TransferSettings
+
+_IDENTICAL = "the weights are identical"
 
 
 @dataclass(frozen=True)
@@ -57,8 +59,7 @@ class Task:
     @property
     def source_rows(self) -> torch.Tensor:
         """The rows of the source's weight that the target has."""
-        rows = self.pairs[0].rows
-        return self.source_weight if rows is None else _narrow(self.source_weight, rows)
+        return _narrow(self.source_weight, self.pairs[0].rows)
 
 
 def tasks_of(
@@ -84,48 +85,53 @@ def run(task: Task, maps: Maps | None) -> list[tuple[ModulePair, ModuleResult]]:
     """
     if maps is None:
         return [(pair, _copied(pair, task, "mode copy")) for pair in task.pairs]
-    ours, theirs = task.source_rows, task.target_weight
-    same = ours.flatten(1).shape == theirs.flatten(1).shape
-    if task.settings.copy_identical and same and torch.equal(ours.flatten(1), theirs.flatten(1)):
-        return [(pair, _copied(pair, task, "the weights are identical")) for pair in task.pairs]
-    parts = task.pairs[0].parts or (Slice(0, 0, len(theirs)),)
+    if task.settings.copy_identical and _equal(task.source_rows, task.target_weight):
+        return [(pair, _copied(pair, task, _IDENTICAL)) for pair in task.pairs]
     found: list[list[_Part]] = [[] for _ in task.pairs]
-    for rows in parts:
-        whole = len(parts) == 1
-        source = ours if whole else _narrow(ours, rows)
-        target = theirs if whole else _narrow(theirs, rows)
+    for rows in task.pairs[0].parts or (None,):
+        source = _narrow(task.source_rows, rows)
+        target = _narrow(task.target_weight, rows)
         own = maps.of(task.pairs[0], source.flatten(1), target.flatten(1))
         for pair, moved in zip(task.pairs, found, strict=True):
-            part = pair if whole else _pair_of(pair, rows)
-            moved.append(_moved(part, rows, task, own, source, target))
+            moved += _moved(_part_of(pair, rows), rows, task, own, source, target)
     return [
-        (pair, _joined(pair, moved, theirs)) for pair, moved in zip(task.pairs, found, strict=True)
+        (pair, _joined(pair, moved, task.target_weight))
+        for pair, moved in zip(task.pairs, found, strict=True)
     ]
 
 
 @dataclass(frozen=True)
 class _Part:
-    """Some rows of a module: their adapter, None below the threshold, and their row."""
+    """Some rows of a module, None for all: their adapter, None below the threshold, their row."""
 
-    rows: Slice
+    rows: Slice | None
     adapter: Adapter | None
     row: ModuleReport
 
 
 def _moved(
     pair: ModulePair,
-    rows: Slice,
+    rows: Slice | None,
     task: Task,
     maps: PairMaps,
     source: torch.Tensor,
     target: torch.Tensor,
-) -> _Part:
-    """Rows of a module, through their own maps."""
+) -> Iterator[_Part]:
+    """Rows of a module, through their own maps; nothing for rows that the LoRA has nothing for."""
     settings, adapter = task.settings, pair.adapter
     update = _update(adapter, task.source_weight)
     taken = pair.rows
     if taken is not None:
         update = update.rows(taken.start, taken.length)
+    before = update.energy()
+    if rows is not None and not before:
+        return
+    own = adapter if taken is None else adapter.of_rows(taken.start, taken.length)
+    if rows is not None and settings.copy_identical and _equal(source, target):
+        moved = own.retarget(update, settings.rank, source, target)
+        row = _row(pair, "copied", _IDENTICAL, Measures(), rank_out=moved.adapter.rank)
+        yield _Part(rows, moved.adapter, replace(row, energy_dropped=moved.dropped))
+        return
     found = maps.subspaces
     measures = Measures(
         source_rank=found.source_rank if found is not None else None,
@@ -136,12 +142,11 @@ def _moved(
     )
     if maps.similarity is not None and not maps.similarity.reaches(settings.threshold):
         reason = f"similarity below the threshold {settings.threshold:g}"
-        return _Part(rows, None, _row(pair, "skipped", reason, measures))
-    before = update.energy()
+        yield _Part(rows, None, _row(pair, "skipped", reason, measures))
+        return
     mode, rank = settings.chosen_mode, settings.rank
     if not adapter.rank:
         rank = rank or mode.rank
-    own = adapter if taken is None else adapter.of_rows(taken.start, taken.length)
     moved = own.retarget(maps.moved(update), rank, source, target)
     row = _row(
         pair,
@@ -152,7 +157,7 @@ def _moved(
         energy_dropped=moved.dropped,
         energy_kept=moved.energy / before if before and mode.keeps_a_share else None,
     )
-    return _Part(rows, moved.adapter, row)
+    yield _Part(rows, moved.adapter, row)
 
 
 def _copied(pair: ModulePair, task: Task, why: str) -> ModuleResult:
@@ -186,14 +191,19 @@ def _copied(pair: ModulePair, task: Task, why: str) -> ModuleResult:
 
 def _joined(pair: ModulePair, parts: Sequence[_Part], target: torch.Tensor) -> ModuleResult:
     rows = tuple(part.row for part in parts)
-    if len(parts) == 1:
+    if not pair.parts:
         return ModuleResult(parts[0].adapter, rows)
-    moved = [(part.rows, part.adapter) for part in parts]
-    return ModuleResult(join_rows(pair.adapter, moved, target), rows)
+    if not parts:
+        return ModuleResult(None, (_row(pair, "skipped", "its update is zero", Measures()),))
+    moved = {part.rows: part.adapter for part in parts}
+    all_rows = [(own, moved.get(own)) for own in pair.parts]
+    return ModuleResult(join_rows(pair.adapter, all_rows, target), rows)
 
 
-def _pair_of(pair: ModulePair, rows: Slice) -> ModulePair:
-    """The pair of a part of both weights, as maps and report see it."""
+def _part_of(pair: ModulePair, rows: Slice | None) -> ModulePair:
+    """The pair of a part of both weights, as maps and report see it; the pair itself for all."""
+    if rows is None:
+        return pair
     first = pair.rows.start if pair.rows is not None else 0
     return replace(
         pair,
@@ -242,8 +252,14 @@ def _row(
     )
 
 
-def _narrow(weight: torch.Tensor, rows: Slice) -> torch.Tensor:
-    return weight.narrow(0, rows.start, rows.length)
+def _narrow(weight: torch.Tensor, rows: Slice | None) -> torch.Tensor:
+    return weight if rows is None else weight.narrow(0, rows.start, rows.length)
+
+
+def _equal(source: torch.Tensor, target: torch.Tensor) -> bool:
+    """Whether two weights have the same values, in either of the two layouts."""
+    ours, theirs = source.flatten(1), target.flatten(1)
+    return ours.shape == theirs.shape and torch.equal(ours, theirs)
 
 
 def _padded(weight: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:

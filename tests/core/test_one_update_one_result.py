@@ -136,3 +136,33 @@ def test_what_was_joined_is_split_to_its_own_rank():
     assert result.adapters[0].rank == 12
     named = rename(result.adapters, target.key_map, "Flux", "diffusers")
     assert [(a.name, a.rank) for a in named.adapters] == [(part, 4) for part in PARTS]
+
+
+def test_a_part_that_is_identical_is_copied():
+    target = TARGET.clone()
+    target[span(ROWS[0])] = SOURCE[span(ROWS[0])]
+    models = model("A", SOURCE), model("B", target)
+    for make in (lora, dora, difference):
+        result = transfer(file_of(make(WHOLE)), *models, SETTINGS)
+        assert [row.status for row in result.report.rows] == ["copied", "moved", "moved"]
+        apart = [make(part, span(rows)) for part, rows in zip(PARTS, ROWS, strict=True)]
+        other = transfer(file_of(*apart), *models, SETTINGS)
+        both = [weight_after(found, models[1]) for found in (result, other)]
+        assert np.abs(both[0] - both[1]).max() < 1e-5
+
+
+def test_a_part_that_the_lora_has_nothing_for_is_no_row():
+    up = UP.clone()
+    up[span(ROWS[0])] = 0
+    models = model("A", SOURCE), model("B", TARGET)
+    result = transfer(file_of(LoraAdapter(WHOLE, up, DOWN, None)), *models, SETTINGS)
+    assert [row.status for row in result.report.rows] == ["moved", "moved"]
+    assert result.adapters[0].rank == 8
+
+
+def test_an_update_of_nothing_is_reported():
+    models = model("A", SOURCE), model("B", TARGET)
+    result = transfer(file_of(LoraAdapter(WHOLE, 0 * UP, DOWN, None)), *models, SETTINGS)
+    assert [(row.status, row.reason) for row in result.report.rows] == [
+        ("skipped", "its update is zero")
+    ]
