@@ -115,14 +115,17 @@ class Lora(nn.Module):
 
     @torch.no_grad()
     def load(self, path: Path, source_key: Callable[[str], str | None] = str) -> "Lora":
-        """Read the factors that `save` wrote; `source_key` gives the file's key for one of ours.
+        """Read the factors of a file; `source_key` gives the file's key for one of ours.
 
-        A layer of which the file has nothing stays as it was made, without effect.
+        A layer may have another rank there: of a fused weight the ranks of its parts add up. One of
+        which the file has nothing stays as it was made, without effect.
         """
         state = load_file(path)
         for key in self.down:
             source = source_key(key)
             if f"{source}.alpha" in state:
-                self.down[key].copy_(state[f"{source}.lora_down.weight"])
-                self.up[key].copy_(state[f"{source}.lora_up.weight"])
+                down = state[f"{source}.lora_down.weight"].float()
+                scale = float(state[f"{source}.alpha"]) / len(down)
+                up = state[f"{source}.lora_up.weight"].float() * (scale / self.scale)
+                self.down[key], self.up[key] = nn.Parameter(down), nn.Parameter(up)
         return self
