@@ -23,7 +23,7 @@ from prolora.algebra.updates import DenseUpdate, LowRankUpdate
 from prolora.models.model import Model
 from prolora.models.references import WeightRef
 from prolora.models.weights import StateDictWeights
-from prolora.transfer.job import transfer
+from prolora.transfer.job import transfer_lora
 from prolora.transfer.settings import TransferSettings
 
 from .decomposition import environment, make_weight, wait
@@ -59,7 +59,7 @@ def _row(shape: tuple[int, int], device: torch.device, repeats: int) -> str:
     ]
 
     def move(adapter: LoraAdapter | LokrAdapter) -> None:
-        transfer(AdapterFile("a", (adapter.renamed("layer"),), {}, (), {}), *models, settings)
+        transfer_lora(AdapterFile("a", (adapter.renamed("layer"),), {}, (), {}), *models, settings)
 
     delta = lokr.update(source).delta
     jobs: list[Callable[[], object]] = [

@@ -8,7 +8,7 @@ from ._version import __version__
 from .adapters import lora_state_dict, parse_adapter_file, read_adapter_file
 from .errors import ProLoRAError
 from .models.key_map import load_checkpoint
-from .transfer.job import transfer
+from .transfer.job import transfer_lora
 from .transfer.settings import TransferSettings
 
 __all__ = [
@@ -19,5 +19,5 @@ __all__ = [
     "lora_state_dict",
     "parse_adapter_file",
     "read_adapter_file",
-    "transfer",
+    "transfer_lora",
 ]

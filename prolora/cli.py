@@ -26,7 +26,7 @@ from .naming.output_names import CHOICES, Renamed, rename
 from .pairing.block_pairs import read_pairs, write_pairs
 from .transfer.assemble import TransferResult
 from .transfer.backends import Progress
-from .transfer.job import transfer
+from .transfer.job import transfer_lora
 from .transfer.modes import MODES, mode_named
 from .transfer.report_text import summary_of
 from .transfer.settings import DEFAULTS, TransferSettings
@@ -81,7 +81,7 @@ def _parser() -> argparse.ArgumentParser:
     move.add_argument("--pairs", type=Path, metavar="JSON", help="blocks to pair, by hand")
     move.add_argument("--report", type=Path, metavar="JSON", help="write every module's row there")
 
-    compare = commands.add_parser("similarity", help="say how alike two checkpoints are")
+    compare = commands.add_parser("similarity", help="measure how similar two checkpoints are")
     compare.set_defaults(run=_similarity)
     compare.add_argument("source", type=Path, metavar="A", help="that LoRAs were trained on")
     compare.add_argument("target", type=Path, metavar="B", help="that they are to be used on")
@@ -119,7 +119,7 @@ def _transfer(options: argparse.Namespace) -> None:
     file = read_adapter_file(options.lora)
     source, target = _checkpoint(options.source), _checkpoint(options.target)
     with _progress_bar("module") as progress:
-        result = transfer(file, source, target, settings, progress)
+        result = transfer_lora(file, source, target, settings, progress)
     named = rename(result.contents, target.key_map, target.architecture, options.naming)
     with _printed_last(summary_of(result.report), *(f"  {note}" for note in named.notes)) as said:
         _write(result, named, options, said)

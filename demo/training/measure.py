@@ -25,7 +25,7 @@ from prolora import (
     load_checkpoint,
     lora_state_dict,
     read_adapter_file,
-    transfer,
+    transfer_lora,
 )
 from prolora.files.safetensors import write_safetensors
 from prolora.transfer.modes import MODES
@@ -90,7 +90,7 @@ def transferred(which: str, mode: str, rank: int, folder: Path) -> Path:
     """The file of the LoRA, moved from A with the default settings but for mode and rank."""
     source, target = (load_checkpoint(CHECKPOINTS[model]) for model in ("a", which))
     file = read_adapter_file(LORA_FILE)
-    result = transfer(file, source, target, TransferSettings(mode=mode, rank=rank))
+    result = transfer_lora(file, source, target, TransferSettings(mode=mode, rank=rank))
     path = folder / f"{which}_{mode}.safetensors"
     write_safetensors(lora_state_dict(result.adapters), path, result.metadata())
     return path

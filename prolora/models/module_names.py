@@ -3,7 +3,7 @@
 A key map (the host's, or key_map.py's) has every name that ComfyUI loads. Some tools write others:
 SimpleTuner `transformer.base_model.model.X`, DiffSynth `pipe.dit.X` or a bare `X`, musubi-tuner
 `lora_unet_X` where the map has `diffusion_model.X`, diffusers `unet.X.to_q` where it has
-`unet.X.processor.to_q`. Two names that differ in nothing but such habits have the same plain form.
+`unet.X.processor.to_q`. Two names that differ in nothing but such habits have one canonical name.
 """
 
 import re
@@ -53,7 +53,7 @@ _RULES = tuple((re.compile(pattern), replacement) for pattern, replacement in _S
 
 
 def canonical_name(name: str) -> str:
-    """The form that all spellings of a module's name share."""
+    """The name that all spellings of a module's name share."""
     unwrapped = _WRAPPED.sub("", name, count=1)
     for start, label in _SIDES:
         match = start.match(unwrapped)
@@ -65,7 +65,7 @@ def canonical_name(name: str) -> str:
 
 
 def by_canonical_name(names: Mapping[str, Place]) -> dict[str, Place]:
-    """Plain name -> place, without those that could be two."""
+    """Canonical name -> place, without those that could be two."""
     found: dict[str, set[Place]] = defaultdict(set)
     for name, place in names.items():
         found[canonical_name(name)].add(place)

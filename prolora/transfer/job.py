@@ -14,7 +14,7 @@ from .settings import TransferSettings
 from .tasks import tasks_of
 
 
-def transfer(
+def transfer_lora(
     file: AdapterFile,
     source: Model,
     target: Model,

@@ -40,7 +40,7 @@ _PROLORA = "Farhadzadeh et al., ProLoRA, ICML 2025, arXiv 2506.04244"
 _ROWS = (
     Mode(
         "full",
-        "all of the LoRA, each part to its counterpart",
+        "all of the LoRA, each part to the target's own",
         f"{_PROLORA}: Eq. 3 and the two mixed quadrants that Eq. 2 drops",
         partial(SubspaceMaps, "full"),
     ),

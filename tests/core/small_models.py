@@ -12,7 +12,7 @@ from prolora.models.weights import StateDictWeights
 from prolora.pairing.alignment import align
 from prolora.pairing.block_similarity import RandomizedBlockSimilarity
 from prolora.pairing.module_tree import module_tree
-from prolora.transfer.job import transfer
+from prolora.transfer.job import transfer_lora
 from prolora.transfer.plan import Plan, plan
 from prolora.transfer.report import ModuleReport
 from prolora.transfer.resolve import resolve
@@ -72,7 +72,7 @@ def move(
     """One module through the whole job; the threshold is off unless it is named."""
     models = (model_of("A", {adapter.name: source}), model_of("B", {adapter.name: target}))
     settings = TransferSettings(**{"threshold": 0.0, **choices})
-    result = transfer(file_of(adapter), *models, settings)
+    result = transfer_lora(file_of(adapter), *models, settings)
     return result.adapters[0], result.report.rows[0]
 
 

@@ -1,6 +1,6 @@
 """A transfer of a LoRA for a layer of each kind, any part of which a test may exchange."""
 
-from prolora.transfer.job import transfer
+from prolora.transfer.job import transfer_lora
 from prolora.transfer.settings import TransferSettings
 
 from .small_models import SHAPES, drifted, file_of, model_of, random_lora, random_weight
@@ -12,4 +12,4 @@ LOW = TransferSettings(threshold=0.1)
 
 
 def run(file=FILE, source=WEIGHTS, target=DRIFTED, settings=LOW, **more):
-    return transfer(file, model_of("A", source), model_of("B", target), settings, **more)
+    return transfer_lora(file, model_of("A", source), model_of("B", target), settings, **more)

@@ -6,7 +6,7 @@ import torch
 
 from prolora.adapters import AdapterFile, parse_adapter_file, read_adapter_file
 from prolora.errors import ProLoRAError
-from prolora.transfer.job import transfer
+from prolora.transfer.job import transfer_lora
 from prolora.transfer.settings import TransferSettings
 
 from .libraries import MODULES, Net
@@ -103,4 +103,4 @@ def test_a_file_of_which_nothing_is_known_is_refused_with_advice():
     file = read({**OFT, "oft_R.cans_exp": torch.ones(1)})
     words = r"the first: m0: OFT with oft_R\.cans_exp is of a form .*\. Merge it into its model"
     with pytest.raises(ProLoRAError, match=words):
-        transfer(file, *models, TransferSettings(threshold=0.0))
+        transfer_lora(file, *models, TransferSettings(threshold=0.0))

@@ -7,7 +7,7 @@ import torch
 
 from prolora.errors import ProLoRAError
 from prolora.pairing.block_pairs import parse_pairs, read_pairs
-from prolora.transfer.job import transfer
+from prolora.transfer.job import transfer_lora
 from prolora.transfer.report_text import summary_of
 from prolora.transfer.settings import TransferSettings
 
@@ -23,7 +23,7 @@ FILE = lora_for(SOURCE)
 
 def run(pairs=None, target=TARGET, file=FILE, **choices):
     settings = TransferSettings(**{"threshold": 0.0, "pairs": pairs or {}, **choices})
-    return transfer(file, model("A", SOURCE), model("B", target), settings)
+    return transfer_lora(file, model("A", SOURCE), model("B", target), settings)
 
 
 GOOD = {

@@ -203,7 +203,7 @@ def test_ctrl_c_leaves_nothing(folder, capsys, monkeypatch, moment):
     def interrupt(*arguments):
         raise KeyboardInterrupt
 
-    module, name = {"while moving": (cli, "transfer"), "while writing": (files, "save_file")}[
+    module, name = {"while moving": (cli, "transfer_lora"), "while writing": (files, "save_file")}[
         moment
     ]
     monkeypatch.setattr(module, name, interrupt)

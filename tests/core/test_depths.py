@@ -8,7 +8,7 @@ import torch
 
 from prolora.errors import ProLoRAError
 from prolora.naming.output_names import rename
-from prolora.transfer.job import transfer
+from prolora.transfer.job import transfer_lora
 from prolora.transfer.report_text import summary_of
 from prolora.transfer.settings import TransferSettings
 
@@ -38,7 +38,7 @@ def child(parents, noise=0.15):
 
 
 def run(target, settings=ANYWAY, source=SOURCE, file=FILE, **more):
-    return transfer(file, model("A", source), model("B", target), settings, **more)
+    return transfer_lora(file, model("A", source), model("B", target), settings, **more)
 
 
 def name_in(i, module):
@@ -134,7 +134,7 @@ def test_identical_weights_of_another_block_are_copied():
 @pytest.mark.parametrize("naming", ["kohya", "comfyui", "auto", "source"])
 def test_the_names_that_are_written(naming):
     target = model("B", stack(child((0, 2, 3))))
-    result = transfer(FILE, model("A", SOURCE), target, ANYWAY)
+    result = transfer_lora(FILE, model("A", SOURCE), target, ANYWAY)
     renamed = rename(result.contents, target.key_map, target.architecture, naming)
     keys = {target.key_map[adapter.name].key for adapter in renamed.adapters}
     assert keys == {ref.key for ref in target.key_map.values()}
@@ -153,7 +153,9 @@ def test_names_are_spelled_as_they_were(spelling):
         for adapter, path in zip(FILE.adapters, SOURCE, strict=True)
     ]
     target = model("B", stack(child((0, 2, 3))))
-    result = transfer(replace(FILE, adapters=tuple(adapters)), model("A", SOURCE), target, ANYWAY)
+    result = transfer_lora(
+        replace(FILE, adapters=tuple(adapters)), model("A", SOURCE), target, ANYWAY
+    )
     names = {adapter.name for adapter in result.adapters}
     if "pipe" not in spelling:
         assert names == {respelled(path) for path in stack(child((0, 2, 3)))}

@@ -14,7 +14,8 @@ from prolora.models.key_map import model_of as model_of_file
 from prolora.models.model import Model
 from prolora.models.references import Slice, WeightRef
 from prolora.models.weights import StateDictWeights
-from prolora.transfer.job import TransferResult, transfer
+from prolora.transfer.assemble import TransferResult
+from prolora.transfer.job import transfer_lora
 from prolora.transfer.report import ModuleReport
 from prolora.transfer.report_text import summary_of
 from prolora.transfer.settings import TransferSettings
@@ -84,7 +85,7 @@ def moved_to_itself(file: AdapterFile, net: Net) -> TransferResult:
     names = {f"lycoris_{key.removesuffix('.weight')}": key for key in weights if "weight" in key}
     refs = {name: WeightRef(key) for name, key in names.items()}
     model = Model("A", "net", StateDictWeights(weights), refs)
-    return transfer(file, model, model, LOW)
+    return transfer_lora(file, model, model, LOW)
 
 
 def test_lycoris_reads_what_we_write(tmp_path):
@@ -160,7 +161,7 @@ def carry(key: str, tensor: torch.Tensor, target: Model | None = None) -> tuple[
     """One difference beside a LoRA, which alone would be moved; what is written of it."""
     lora = random_lora("plain", (24, 16))
     file = parse_adapter_file(lora_state_dict([lora]) | {key: tensor}, "style.safetensors")
-    result = transfer(file, model("A"), target or model("B"), LOW)
+    result = transfer_lora(file, model("A"), target or model("B"), LOW)
     written = lora_state_dict(result.contents)
     written = {key: value for key, value in written.items() if not key.startswith("plain.lora")}
     return written, result.report.rows[1]
@@ -223,7 +224,7 @@ def test_a_bias_beside_a_lora_has_its_scale():
     bias = random_weight((24,), 3)
     tensors = lora_state_dict([lora]) | {"linear.lora_B.bias": bias}
     file = parse_adapter_file(tensors, "style.safetensors")
-    result = transfer(file, model("A"), model("B"), LOW)
+    result = transfer_lora(file, model("A"), model("B"), LOW)
     assert torch.equal(lora_state_dict(result.vector_patches)["linear.diff_b"], 1.5 * bias)
     assert result.report.count("copied") == 2
     assert len(file.module_names) == 1
@@ -234,7 +235,7 @@ def test_only_differences_are_left():
     tensors = lora_state_dict([random_lora("plain", (24, 16))]) | {"linear.diff_b": torch.ones(24)}
     file = parse_adapter_file(tensors, "style.safetensors")
     target = model("B", **{"plain.weight": random_weight((24, 16), 50)})
-    result = transfer(file, model("A"), target, TransferSettings(threshold=0.99))
+    result = transfer_lora(file, model("A"), target, TransferSettings(threshold=0.99))
     assert lora_state_dict(result.contents).keys() == {"linear.diff_b"}
     assert "NO UPDATE OF A WEIGHT WAS MOVED" in summary_of(result.report)
 
@@ -244,12 +245,12 @@ def test_a_file_of_differences_alone():
     file = parse_adapter_file(tensors, "style.safetensors")
     assert "2 of kind" not in describe_adapter(file)
     assert "1 of kind norm difference: carried over as they are" in describe_adapter(file)
-    result = transfer(file, model("A"), model("B"), LOW)
+    result = transfer_lora(file, model("A"), model("B"), LOW)
     assert lora_state_dict(result.contents).keys() == tensors.keys()
     assert "2 of 2 modules transferred" in summary_of(result.report)
     other = model("B", **{"norm.weight": torch.ones(8), "norm.bias": torch.ones(8)})
     with pytest.raises(ProLoRAError, match=r"Nothing of the LoRA .* norm\.w_norm: a norm differ"):
-        transfer(file, model("A"), other, LOW)
+        transfer_lora(file, model("A"), other, LOW)
 
 
 def test_without_a_host_norms_have_names():
@@ -293,7 +294,7 @@ def test_a_weight_that_is_larger_than_its_padding(shape):
     with pytest.raises(
         ProLoRAError, match=rf"a weight of {shape[0]} x {shape[1]}, and there .* 24"
     ):
-        transfer(file, *models, LOW)
+        transfer_lora(file, *models, LOW)
 
 
 def test_a_padding_in_the_source_only():

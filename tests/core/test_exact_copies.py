@@ -5,7 +5,7 @@ import torch
 
 from prolora.adapters import lora_state_dict, parse_adapter_file, read_adapter_file
 from prolora.files.safetensors import read_safetensors
-from prolora.transfer.job import transfer
+from prolora.transfer.job import transfer_lora
 from prolora.transfer.settings import TransferSettings
 
 from .dense_families import WRITERS, written_by_lycoris
@@ -16,7 +16,7 @@ def moved(written, settings, drift=0.0):
     file = read_adapter_file(written.path)
     source = model_of("A", written.weights)
     other = {name: drifted(weight, drift) for name, weight in written.weights.items()}
-    return transfer(file, source, model_of("B", other), settings)
+    return transfer_lora(file, source, model_of("B", other), settings)
 
 
 def own_tensors(written):

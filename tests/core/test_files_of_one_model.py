@@ -8,7 +8,7 @@ from fixtures import inventory
 from prolora.adapters import VectorPatch
 from prolora.adapters.file import AdapterFile
 from prolora.models.key_map import load_checkpoint
-from prolora.transfer.job import transfer
+from prolora.transfer.job import transfer_lora
 from prolora.transfer.settings import TransferSettings
 
 from .checkpoints import SD15
@@ -85,7 +85,7 @@ def test_every_module_is_moved(tmp_path, case, way):
             differences.append(VectorPatch(name, "set_weight", torch.ones(shape)))
     file = AdapterFile(case, tuple(lora), {}, (), {}, (), tuple(differences))
     models = [load_checkpoint(tmp_path / f"{name}.safetensors") for name in "ab"]
-    rows = transfer(file, *models, TransferSettings(threshold=0.0)).report.rows
+    rows = transfer_lora(file, *models, TransferSettings(threshold=0.0)).report.rows
     moved = {row.name.removesuffix(".set_weight"): row.status for row in rows}
     want = {adapter.name: "moved" for adapter in lora}
     assert moved == want | {patch.name: "copied" for patch in differences}

@@ -13,7 +13,7 @@ from prolora.adapters.lokr import LokrAdapter
 from prolora.algebra.updates import LowRankUpdate
 from prolora.models.references import Slice, WeightRef
 from prolora.naming.output_names import rename
-from prolora.transfer.job import transfer
+from prolora.transfer.job import transfer_lora
 from prolora.transfer.settings import TransferSettings
 
 from .dense_reference import dense_pair, dense_project
@@ -61,7 +61,9 @@ def by_hand(update, source, target):
 
 
 def moved(adapters, source, target, settings=ANYWAY, **more):
-    return transfer(file_of(*adapters), model("A", source), model("B", target), settings, **more)
+    return transfer_lora(
+        file_of(*adapters), model("A", source), model("B", target), settings, **more
+    )
 
 
 def rows_by_part(parts):
@@ -168,7 +170,7 @@ def test_a_part_to_a_target_of_another_depth():
     source = model("A", fused_blocks(parent, mlp), PARTS)
     target = model("B", fused_blocks(child, mlp[1:]), parts_in(2))
     loras = [random_lora(f"transformer.blocks.2.{p}", (16, WIDTH)) for p in ("to_q", "to_v")]
-    result = transfer(file_of(*loras), source, target, ANYWAY)
+    result = transfer_lora(file_of(*loras), source, target, ANYWAY)
     adapters = by_name(result.adapters)
     assert adapters.keys() == {"transformer.blocks.1.to_q", "transformer.blocks.1.to_v"}
     for lora, part in zip(loras, ("to_q", "to_v"), strict=True):
@@ -187,7 +189,7 @@ def test_a_part_that_the_target_cannot_name_goes_into_the_whole():
     source = model("A", fused_blocks(parent, mlp), PARTS)
     target = model("B", fused_blocks(child, mlp[1:]))
     loras = [random_lora(f"transformer.blocks.2.{p}", (16, WIDTH)) for p in ("to_q", "to_v")]
-    (adapter,) = transfer(file_of(*loras), source, target, ANYWAY).adapters
+    (adapter,) = transfer_lora(file_of(*loras), source, target, ANYWAY).adapters
     wanted = np.zeros((48, WIDTH))
     wanted[:16] = by_hand(delta(loras[0]), parent[2]["to_q"], child[1]["to_q"])
     wanted[32:] = by_hand(delta(loras[1]), parent[2]["to_v"], child[1]["to_v"])
@@ -204,7 +206,7 @@ def test_a_part_to_a_split_target():
     settings = TransferSettings(
         threshold=0.0, subspace_energy=ENERGY, pairs={"blocks.1": "blocks.2"}
     )
-    (adapter,) = transfer(file_of(lora), source, target, settings).adapters
+    (adapter,) = transfer_lora(file_of(lora), source, target, settings).adapters
     assert target.key_map[adapter.name].key == "diffusion_model.blocks.1.attn.to_k.weight"
     wanted = by_hand(delta(lora), parent[2]["to_k"], child[1]["to_k"])
     assert relative_error(delta(lora), wanted) > 0.1
@@ -216,7 +218,7 @@ def test_a_part_that_spans_two_of_the_target():
     both = {"first_two": ("blocks.0.attn.qkv", Slice(0, 0, 32))}
     lora = random_lora("first_two", (32, WIDTH))
     models = model("A", at(fused("qkv", source)), both), model("B", at(target))
-    adapters = by_name(transfer(file_of(lora), *models, ANYWAY).adapters)
+    adapters = by_name(transfer_lora(file_of(lora), *models, ANYWAY).adapters)
     assert len(adapters) == 2
     for part, rows in (("to_q", slice(0, 16)), ("to_k", slice(16, 32))):
         wanted = by_hand(delta(lora)[rows], source[part], target[part])
@@ -232,7 +234,7 @@ def test_the_whole_and_a_part_of_it_add_up():
     whole = random_lora("lora_unet_blocks_0_attn_qkv", (48, WIDTH), seed=1)
     query = random_lora(name, (16, WIDTH), seed=5)
     models = model("A", at(fused("qkv", source)), parts), model("B", at(target))
-    result = transfer(file_of(whole, query), *models, ANYWAY)
+    result = transfer_lora(file_of(whole, query), *models, ANYWAY)
     adapters = by_name(result.adapters)
     assert len(adapters) == 3
     sum_of_both = delta(whole)[:16] + delta(query)
@@ -249,7 +251,9 @@ def test_a_whole_beside_a_part_that_the_target_cannot_name():
     whole = random_lora("lora_unet_blocks_0_attn_qkv", (48, WIDTH), seed=1)
     query = random_lora("only_q", (16, WIDTH), seed=5)
     models = model("A", at(fused("qkv", source)), parts), model("B", at(fused("qkv", target)))
-    (adapter,) = transfer(file_of(whole, query), *models, replace(ANYWAY, mode="copy")).adapters
+    (adapter,) = transfer_lora(
+        file_of(whole, query), *models, replace(ANYWAY, mode="copy")
+    ).adapters
     both = delta(whole)
     both[:16] += delta(query)
     assert relative_error(delta(whole), both) > 0.1
@@ -333,7 +337,7 @@ def test_names_that_hold_only_a_part():
     names = {name: place for name, place in there.key_map.items() if "qkv" not in name}
     there = replace(there, key_map=names | {"only_q": part})
     loras = [random_lora(f"lora_unet_blocks_0_attn_{p}", (16, WIDTH)) for p in source]
-    result = transfer(file_of(*loras), model("A", at(source)), there, ANYWAY)
+    result = transfer_lora(file_of(*loras), model("A", at(source)), there, ANYWAY)
     assert [(row.name[-4:], row.status) for row in result.report.rows] == [
         ("to_q", "moved"),
         ("to_k", "skipped"),
@@ -359,7 +363,7 @@ def test_vectors_follow_their_blocks():
     file = replace(
         file_of(random_lora("lora_unet_blocks_2_mlp_0", (32, WIDTH))), vector_patches=differences
     )
-    result = transfer(file, source, target, ANYWAY)
+    result = transfer_lora(file, source, target, ANYWAY)
     (difference,) = result.vector_patches
     assert difference.name == "lora_unet_blocks_1_norm"
     assert torch.equal(difference.tensor, torch.arange(16.0))
@@ -375,7 +379,7 @@ def test_the_names_of_a_moved_part(naming):
     source = model("A", fused_blocks(parent, mlp), PARTS)
     target = model("B", fused_blocks(child, mlp[1:]), parts_in(2))
     loras = [random_lora(f"transformer.blocks.1.{p}", (16, WIDTH)) for p in ("to_q", "to_v")]
-    result = transfer(file_of(*loras), source, target, ANYWAY)
+    result = transfer_lora(file_of(*loras), source, target, ANYWAY)
     named = rename(result.contents, target.key_map, target.architecture, naming)
     whole = np.zeros((48, WIDTH))
     for adapter in named.adapters:

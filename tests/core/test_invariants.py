@@ -12,7 +12,7 @@ from prolora.algebra.updates import LowRankUpdate
 from prolora.models.model import Model
 from prolora.models.references import Slice, WeightRef
 from prolora.models.weights import StateDictWeights
-from prolora.transfer.job import transfer
+from prolora.transfer.job import transfer_lora
 from prolora.transfer.settings import TransferSettings
 
 from .dense_reference import dense_across, dense_pair, dense_project
@@ -151,7 +151,7 @@ STATUS = {"full": "moved", "copy": "copied"}
 def test_the_order_of_keys_does_not_count(mode: str, keys: list[str]):
     models, settings = (model("A"), model("B", 0.4)), TransferSettings(mode=mode, threshold=0.0)
     orders = (FILE, {key: FILE[key] for key in keys})
-    one, other = (transfer(parse_adapter_file(o, "file"), *models, settings) for o in orders)
+    one, other = (transfer_lora(parse_adapter_file(o, "file"), *models, settings) for o in orders)
     tensors, others = lora_state_dict(one.contents), lora_state_dict(other.contents)
     assert tensors.keys() == others.keys()
     assert all(torch.equal(tensors[key], others[key]) for key in tensors)

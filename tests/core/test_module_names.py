@@ -12,7 +12,7 @@ from prolora.models.module_names import is_text_encoder
 from prolora.models.references import WeightRef
 from prolora.models.weights import StateDictWeights
 from prolora.naming.output_names import rename
-from prolora.transfer.job import transfer
+from prolora.transfer.job import transfer_lora
 from prolora.transfer.settings import TransferSettings
 
 from . import host_names
@@ -203,7 +203,7 @@ def test_differences_and_updates_of_one_weight_in_two_spellings():
             VectorPatch("base_model.model.x_embedder", "diff_b", torch.ones(16)),
         ),
     )
-    result = transfer(file, bias, bias, TransferSettings())
+    result = transfer_lora(file, bias, bias, TransferSettings())
     kept = [(part.name, getattr(part, "role", "")) for part in result.contents]
     assert kept == [(last, ""), (first, "diff_b")]
     skipped = [row for row in result.report.rows if row.status == "skipped"]

@@ -12,7 +12,7 @@ from prolora.models.model import Model
 from prolora.models.references import Slice, WeightRef
 from prolora.models.weights import StateDictWeights
 from prolora.naming.output_names import rename
-from prolora.transfer.job import transfer
+from prolora.transfer.job import transfer_lora
 from prolora.transfer.modes import MODES
 from prolora.transfer.settings import TransferSettings
 
@@ -76,9 +76,9 @@ def weight_after(result, target):
 def test_both_spellings(mode, make):
     settings = replace(SETTINGS, mode=mode)
     source, target = model("A", SOURCE), model("B", TARGET)
-    whole = transfer(file_of(make(WHOLE)), source, target, settings)
+    whole = transfer_lora(file_of(make(WHOLE)), source, target, settings)
     parts = [make(part, span(rows)) for part, rows in zip(PARTS, ROWS, strict=True)]
-    apart = transfer(file_of(*parts), source, target, settings)
+    apart = transfer_lora(file_of(*parts), source, target, settings)
     before = TARGET.double().numpy()
     one, other = weight_after(whole, target), weight_after(apart, target)
     assert relative_error(one, before) > 0.01
@@ -88,7 +88,7 @@ def test_both_spellings(mode, make):
 
 def test_each_part_moves_by_its_own_subspaces():
     source, target = model("A", SOURCE), model("B", TARGET)
-    result = transfer(file_of(lora(WHOLE)), source, target, SETTINGS)
+    result = transfer_lora(file_of(lora(WHOLE)), source, target, SETTINGS)
     delta = (UP @ DOWN).double().numpy()
     want, as_one = [], dense_project(delta, *_pair(SOURCE, TARGET), "full")
     for rows in ROWS:
@@ -110,7 +110,7 @@ def _pair(source, target):
 def test_names_of_either_side_will_do(named):
     models = [model(n, w, p) for n, w, p in zip("AB", (SOURCE, TARGET), named, strict=True)]
     both = model("A", SOURCE), model("B", TARGET)
-    results = [transfer(file_of(lora(WHOLE)), *pair, SETTINGS) for pair in (models, both)]
+    results = [transfer_lora(file_of(lora(WHOLE)), *pair, SETTINGS) for pair in (models, both)]
     one, other = (weight_after(result, both[1]) for result in results)
     assert np.array_equal(one, other)
 
@@ -121,7 +121,7 @@ def test_a_part_below_the_threshold_stays_behind():
     target[ROWS[1].start : ROWS[1].start + WIDTH] = real_weight((WIDTH, WIDTH), 99)
     models = model("A", SOURCE), model("B", target)
     for make in (lora, dora, difference):
-        result = transfer(file_of(make(WHOLE)), *models, replace(SETTINGS, threshold=0.8))
+        result = transfer_lora(file_of(make(WHOLE)), *models, replace(SETTINGS, threshold=0.8))
         statuses = [row.status for row in result.report.rows]
         assert statuses == ["moved", "skipped", "moved"]
         change = weight_after(result, models[1]) - target.double().numpy()
@@ -132,7 +132,7 @@ def test_a_part_below_the_threshold_stays_behind():
 def test_what_was_joined_is_split_to_its_own_rank():
     """For a naming that has q, k and v."""
     source, target = model("A", SOURCE), model("B", TARGET)
-    result = transfer(file_of(lora(WHOLE)), source, target, SETTINGS)
+    result = transfer_lora(file_of(lora(WHOLE)), source, target, SETTINGS)
     assert result.adapters[0].rank == 12
     named = rename(result.adapters, target.key_map, "Flux", "diffusers")
     assert [(a.name, a.rank) for a in named.adapters] == [(part, 4) for part in PARTS]
@@ -143,10 +143,10 @@ def test_a_part_that_is_identical_is_copied():
     target[span(ROWS[0])] = SOURCE[span(ROWS[0])]
     models = model("A", SOURCE), model("B", target)
     for make in (lora, dora, difference):
-        result = transfer(file_of(make(WHOLE)), *models, SETTINGS)
+        result = transfer_lora(file_of(make(WHOLE)), *models, SETTINGS)
         assert [row.status for row in result.report.rows] == ["copied", "moved", "moved"]
         apart = [make(part, span(rows)) for part, rows in zip(PARTS, ROWS, strict=True)]
-        other = transfer(file_of(*apart), *models, SETTINGS)
+        other = transfer_lora(file_of(*apart), *models, SETTINGS)
         both = [weight_after(found, models[1]) for found in (result, other)]
         assert np.abs(both[0] - both[1]).max() < 1e-5
 
@@ -155,14 +155,14 @@ def test_a_part_that_the_lora_has_nothing_for_is_no_row():
     up = UP.clone()
     up[span(ROWS[0])] = 0
     models = model("A", SOURCE), model("B", TARGET)
-    result = transfer(file_of(LoraAdapter(WHOLE, up, DOWN, None)), *models, SETTINGS)
+    result = transfer_lora(file_of(LoraAdapter(WHOLE, up, DOWN, None)), *models, SETTINGS)
     assert [row.status for row in result.report.rows] == ["moved", "moved"]
     assert result.adapters[0].rank == 8
 
 
 def test_an_update_of_nothing_is_reported():
     models = model("A", SOURCE), model("B", TARGET)
-    result = transfer(file_of(LoraAdapter(WHOLE, 0 * UP, DOWN, None)), *models, SETTINGS)
+    result = transfer_lora(file_of(LoraAdapter(WHOLE, 0 * UP, DOWN, None)), *models, SETTINGS)
     assert [(row.status, row.reason) for row in result.report.rows] == [
         ("skipped", "its update is zero")
     ]

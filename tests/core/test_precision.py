@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from prolora.algebra.precision import full_float32
-from prolora.transfer.job import transfer
+from prolora.transfer.job import transfer_lora
 from prolora.transfer.settings import TransferSettings
 
 from .small_models import file_of, model_of, random_lora, random_weight
@@ -43,7 +43,7 @@ def test_reduced_precision_is_forbidden_inside_and_allowed_again_after(reduced):
 def test_a_transfer_runs_in_full_precision(reduced):
     seen = []
     source, target = (model_of(n, {"m": random_weight((24, 16), i)}) for i, n in enumerate("AB"))
-    transfer(
+    transfer_lora(
         file_of(random_lora("m", (24, 16))),
         source,
         target,

@@ -33,7 +33,7 @@ from prolora.models.weights import StateDictWeights, Weights
 from prolora.pairing.alignment import Alignment, align
 from prolora.pairing.block_similarity import RandomizedBlockSimilarity
 from prolora.pairing.module_tree import module_tree
-from prolora.transfer.job import transfer
+from prolora.transfer.job import transfer_lora
 from prolora.transfer.settings import TransferSettings
 
 from .small_models import delta, file_of, random_lora
@@ -166,7 +166,7 @@ def test_every_module_of_a_lora_comes_from_the_right_block():
         if name.startswith(unsettled) and name in lora
     ]
     assert sum(distance > 1 for distance in named_alike) > len(named_alike) / 2
-    result = transfer(file_of(*lora.values()), source, target, TransferSettings(threshold=0))
+    result = transfer_lora(file_of(*lora.values()), source, target, TransferSettings(threshold=0))
     moved = {a.name: a for a in result.adapters if isinstance(a, LoraAdapter)}
     assert moved.keys() == expected.keys()
     assert max(off(moved[name], update) for name, update in expected.items()) < 0.5

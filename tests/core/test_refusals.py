@@ -11,7 +11,7 @@ from prolora.errors import ProLoRAError
 from prolora.models.key_map import model_of
 from prolora.models.references import Slice
 from prolora.models.weights import StateDictWeights
-from prolora.transfer.job import transfer
+from prolora.transfer.job import transfer_lora
 from prolora.transfer.resolve import resolve
 from prolora.transfer.settings import TransferSettings
 
@@ -145,7 +145,7 @@ def move_between(source, target, *more, modules=(), architectures=("SD3", "Flux"
     models = (model("A", source, architecture=architectures[0]), model("B", target))
     models = models[0], replace(models[1], architecture=architectures[1])
     file = replace(file, adapters=(*file.adapters, *more))
-    return transfer(file, *models, TransferSettings(threshold=0.0))
+    return transfer_lora(file, *models, TransferSettings(threshold=0.0))
 
 
 OTHERS = {
@@ -205,4 +205,4 @@ def test_two_of_one_place_that_cannot_be_joined():
     with pytest.raises(
         ProLoRAError, match=r"to_q\.weight, and cannot be joined.* \(LoRA\), only_q \(DoRA\)"
     ):
-        transfer(file_of(whole, query), *models, TransferSettings(threshold=0.0))
+        transfer_lora(file_of(whole, query), *models, TransferSettings(threshold=0.0))

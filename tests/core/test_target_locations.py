@@ -14,7 +14,7 @@ from prolora.naming.output_names import NAMINGS, rename
 from prolora.pairing.alignment import align
 from prolora.pairing.module_tree import module_tree
 from prolora.pairing.target_locations import target_locations
-from prolora.transfer.job import transfer
+from prolora.transfer.job import transfer_lora
 from prolora.transfer.settings import TransferSettings
 
 from .host_names import WIDTH, flux, rows_of, swap_halves, text_encoders, wan, z_image
@@ -125,7 +125,7 @@ def test_written_names_mean_the_right_weights(architecture, naming):
         for i, n in enumerate(chosen)
     }
     settings = TransferSettings(mode="copy", pairs=pairs)
-    result = transfer(file_of(*loras.values()), source, target, settings)
+    result = transfer_lora(file_of(*loras.values()), source, target, settings)
     assert {adapter.name for adapter in result.adapters} == set(chosen)
     renamed = rename(result.contents, names, architecture, naming)
     assert len({adapter.name for adapter in renamed.adapters}) == len(renamed.adapters)
@@ -160,7 +160,7 @@ def test_rows_in_another_order():
     }
     lora = random_lora("norm_out.linear", (16, 8))
     for ours, theirs in (("ldm", "diffusers"), ("diffusers", "ldm"), ("ldm", "ldm")):
-        result = transfer(file_of(lora), models[ours], models[theirs], TransferSettings())
+        result = transfer_lora(file_of(lora), models[ours], models[theirs], TransferSettings())
         (adapter,) = result.adapters
         assert (adapter.name, result.report.rows[0].status) == ("norm_out.linear", "copied")
 

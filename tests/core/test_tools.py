@@ -14,7 +14,7 @@ from prolora.adapters.tools import ADAPTERS, kind_of, tool_of
 from prolora.cli import main
 from prolora.errors import ProLoRAError
 from prolora.inspection import describe_adapter
-from prolora.transfer.job import transfer
+from prolora.transfer.job import transfer_lora
 from prolora.transfer.report_text import summary_of
 from prolora.transfer.settings import TransferSettings
 
@@ -238,9 +238,9 @@ def test_the_mark_of_an_accelerator_survives_two_transfers():
     header: dict[str, str] = {}
     for name in ("lcm-lora.safetensors", "moved.safetensors"):
         tensors = lora_state_dict([random_lora(UNET, (24, 16))])
-        result = transfer(parse_adapter_file(tensors, name, header), source, target, settings)
+        result = transfer_lora(parse_adapter_file(tensors, name, header), source, target, settings)
         header = result.metadata()
         assert header["prolora_accelerator"] == "LCM"
         assert "an accelerator (LCM)" in summary_of(result.report)
     style = parse_adapter_file(tensors, "style.safetensors")
-    assert "prolora_accelerator" not in transfer(style, source, target, settings).metadata()
+    assert "prolora_accelerator" not in transfer_lora(style, source, target, settings).metadata()

@@ -13,7 +13,7 @@ from prolora.adapters.lokr import LokrAdapter
 from prolora.models.model import Model
 from prolora.models.references import Slice, WeightRef
 from prolora.models.weights import StateDictWeights
-from prolora.transfer.job import transfer
+from prolora.transfer.job import transfer_lora
 from prolora.transfer.report_text import summary_of, warning_of
 from prolora.transfer.settings import TransferSettings
 
@@ -139,7 +139,7 @@ def test_what_rank_0_means(families, rank):
     file = replace(file_of(*(adapters[family] for family in families)), vector_patches=(bias,))
     tensors = {f"{kind}.weight": weight for kind, weight in WEIGHTS.items()}
     model = replace(model_of("A", WEIGHTS), weights=StateDictWeights(tensors | BIAS))
-    assert transfer(file, model, model, LOW).report.settings["rank"] == rank
+    assert transfer_lora(file, model, model, LOW).report.settings["rank"] == rank
 
 
 def test_metadata():
@@ -218,8 +218,8 @@ def test_a_slice_moves_like_a_weight_of_its_own(dim, swapped):
         models.append(model_of(name, dict(zip("qkv", weights, strict=True))))
     fused_source, source, fused_target, target = models
     file = file_of(*(random_lora(name, (24, 16), seed=i) for i, name in enumerate("qkv")))
-    want = transfer(file, source, target, LOW).adapters
-    result = transfer(file, fused_source, fused_target, LOW)
+    want = transfer_lora(file, source, target, LOW).adapters
+    result = transfer_lora(file, fused_source, fused_target, LOW)
     assert len(result.adapters) == 3
     for got, separate, before in zip(result.adapters, want, file.adapters, strict=True):
         assert relative_error(delta(before), delta(separate)) > 0.1
@@ -243,6 +243,6 @@ def test_a_module_that_loses_most_of_its_energy_is_named():
     models = model_of("A", {"m": source}), model_of("B", {"m": target})
     file = file_of(random_lora("m", (48, 48)))
     for mode, lost in (("subspace", True), ("copy", False)):
-        result = transfer(file, *models, TransferSettings(threshold=0, mode=mode))
+        result = transfer_lora(file, *models, TransferSettings(threshold=0, mode=mode))
         said = "1 modules lose more than 50% of their energy: m" in summary_of(result.report)
         assert said == lost

@@ -10,7 +10,7 @@ from peft import LoraConfig
 
 from prolora.adapters import FullDifference, lora_state_dict, read_adapter_file
 from prolora.adapters.dora import DoraAdapter
-from prolora.transfer.job import transfer
+from prolora.transfer.job import transfer_lora
 from prolora.transfer.settings import TransferSettings
 
 from .dense_families import WRITERS, adapters_of, written_by_lycoris
@@ -92,7 +92,7 @@ def test_copies_across_change_the_same(tmp_path, writer):
             model_of("B", {adapter.name: other_layout(source)}),
         )
         for mode in ("copy", "full"):
-            result = transfer(file, *models, TransferSettings(mode=mode))
+            result = transfer_lora(file, *models, TransferSettings(mode=mode))
             (moved,) = (a for a in result.adapters if a.name == adapter.name)
             made = moved.update(other_layout(source)).delta.numpy()
             direction = adapter.update(source).delta.numpy()

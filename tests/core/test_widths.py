@@ -14,7 +14,7 @@ from prolora.algebra.updates import DenseUpdate, LowRankUpdate
 from prolora.algebra.widths import similarity_across, with_signs
 from prolora.errors import ProLoRAError
 from prolora.transfer import maps
-from prolora.transfer.job import transfer
+from prolora.transfer.job import transfer_lora
 from prolora.transfer.report_text import summary_of, warning_of
 from prolora.transfer.settings import TransferSettings
 
@@ -200,7 +200,7 @@ def two_sizes():
 def test_other_depths_and_other_widths():
     source, target = two_sizes()
     settings = TransferSettings(mode="cross_width", threshold=0.0)
-    result = transfer(lora_for(source), model("A", source), model("B", target), settings)
+    result = transfer_lora(lora_for(source), model("A", source), model("B", target), settings)
     pairs = {t[-1]: s and s[-1] for t, s in result.report.pairs.items()}
     taken = [int(s) for s in pairs.values() if s is not None]
     assert taken == [0, 1, 2]
@@ -221,7 +221,7 @@ def test_every_block_of_the_shorter_list_has_a_partner(depths, factor):
     source = stack(block(i, shapes) for i in range(depths[0]))
     target = stack(block(40 + i, scaled(shapes, factor)) for i in range(depths[1]))
     settings = TransferSettings(mode="cross_width", threshold=0.0)
-    result = transfer(lora_for(source), model("A", source), model("B", target), settings)
+    result = transfer_lora(lora_for(source), model("A", source), model("B", target), settings)
     assert len(result.adapters) == 2 * min(depths)
     assert not any("shapes differ" in row.reason for row in result.report.rows)
 
@@ -236,7 +236,7 @@ def test_blocks_of_two_kinds_are_paired_by_their_kind():
     source = stack(kind(i, 1, i == 1) for i in range(3))
     target = stack(kind(40 + i, 2, i == 2) for i in range(4))
     settings = TransferSettings(mode="cross_width", threshold=0.0)
-    result = transfer(lora_for(source), model("A", source), model("B", target), settings)
+    result = transfer_lora(lora_for(source), model("A", source), model("B", target), settings)
     assert result.report.pairs["blocks.2"] == "blocks.1"
 
 
@@ -248,7 +248,7 @@ def test_without_the_opt_in(depths):
     for mode in ("full", "copy", "casa", "prolora"):
         settings = TransferSettings(mode=mode, threshold=0.0)
         with pytest.raises(ProLoRAError) as error:
-            transfer(lora_for(source), model("A", source), model("B", target), settings)
+            transfer_lora(lora_for(source), model("A", source), model("B", target), settings)
         words = str(error.value)
         assert "their widths differ" in words
         assert "8 x 8 in the source, 16 x 16 in the target" in words
@@ -259,12 +259,14 @@ def test_without_the_opt_in_what_agrees_is_moved():
     source = {"same": random_weight((16, 16)), "wider": random_weight((16, 16), 1)}
     target = {"same": drifted(source["same"]), "wider": random_weight((32, 32), 1)}
     file = lora_for(source)
-    result = transfer(file, model("A", source), model("B", target), TransferSettings(threshold=0.0))
+    result = transfer_lora(
+        file, model("A", source), model("B", target), TransferSettings(threshold=0.0)
+    )
     assert [adapter.name for adapter in result.adapters] == ["lora_unet_same"]
     note = "1 modules have no place of their width in the target. Mode cross_width"
     assert any(line.startswith(note) for line in result.report.notes)
     settings = TransferSettings(mode="cross_width", threshold=0.0)
-    aligned = transfer(file, model("A", source), model("B", target), settings)
+    aligned = transfer_lora(file, model("A", source), model("B", target), settings)
     assert len(aligned.adapters) == 2
     assert not any("Mode cross_width" in line for line in aligned.report.notes)
 
@@ -278,7 +280,7 @@ def test_other_kernels(ours, theirs):
     settings = TransferSettings(mode="cross_width", threshold=0.0)
     file = file_of(random_lora("layer", ours))
     with pytest.raises(ProLoRAError) as error:
-        transfer(file, model_of("A", source), model_of("B", target), settings)
+        transfer_lora(file, model_of("A", source), model_of("B", target), settings)
     assert "mode cross_width" not in str(error.value)
     assert "kernel" in str(error.value)
 
@@ -305,9 +307,11 @@ def test_another_context_is_another_width():
     with pytest.raises(
         ProLoRAError, match=r"widths differ .*16 x 8 in the source, 16 x 24 in the t"
     ):
-        transfer(lora_for(source), *models, TransferSettings(threshold=0.0))
-    high = transfer(lora_for(source), *models, TransferSettings(mode="cross_width"))
+        transfer_lora(lora_for(source), *models, TransferSettings(threshold=0.0))
+    high = transfer_lora(lora_for(source), *models, TransferSettings(mode="cross_width"))
     assert "a threshold of 0 moves all that has a place" in warning_of(high.report)
-    moved = transfer(lora_for(source), *models, TransferSettings(mode="cross_width", threshold=0.0))
+    moved = transfer_lora(
+        lora_for(source), *models, TransferSettings(mode="cross_width", threshold=0.0)
+    )
     assert len(moved.adapters) == len(source)
     assert "of the spectra alone" not in summary_of(moved.report)

@@ -7,6 +7,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from comfy_harness.client import PromptFailed
 from comfy_harness.hosts import PACK_ROOT
 
 from .checks import fails, saved_lora
@@ -148,3 +149,18 @@ def test_a_lora_of_another_node_keeps_its_names(client, comfy, graph):
         *("cannot be changed to diffusers", "Choose auto"),
     )
     assert not list((comfy.folder / "output" / "loras").glob("renamed*"))
+
+
+def test_a_mode_by_the_name_that_it_had_before(client, graph):
+    """Saved graphs have it; the host compares the value with the list by itself otherwise."""
+    lora = graph.transfer(graph.source(), graph.checkpoint(B), mode="align")
+    graph.save(lora, "loras/mode_before")
+    (summary,) = said(client, graph, lora)
+    assert "mode cross_width" in summary
+
+
+def test_a_mode_that_there_is_not(client, graph):
+    lora = graph.transfer(graph.source(), graph.checkpoint(B), mode="everything")
+    graph.save(lora, "loras/no_mode")
+    with pytest.raises(PromptFailed, match="There is no mode 'everything'"):
+        client.queue(graph.prompt)
