@@ -77,7 +77,8 @@ class ProLoraTransfer:
                         "min": 0,
                         "max": 16384,
                         "tooltip": "Rank of the result. 0 keeps the rank of the source LoRA; a "
-                        "LoHa, LoKr or the like gets the smallest rank that keeps 99 % of it.",
+                        "LoHa, LoKr or the like gets the smallest rank that keeps 99 % of it. "
+                        "Parts of a fused weight (q, k, v) have it each, and their ranks add up.",
                     },
                 ),
                 "mode": (

@@ -1,7 +1,7 @@
 """ProLoRA: moves a LoRA from the checkpoint it was trained on to another, from weights alone.
 
-The core of the ComfyUI node pack, and a library of its own: it imports torch, safetensors and the
-standard library, never the host.
+The core of the ComfyUI node pack, and a library of its own: it imports torch, safetensors, numpy
+and scipy, never the host.
 """
 
 from ._version import __version__

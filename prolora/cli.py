@@ -73,7 +73,10 @@ def _parser() -> argparse.ArgumentParser:
         help="of the subspace (%(default)s)",
     )
     move.add_argument(
-        "--rank", type=int, default=DEFAULTS.rank, help="of the result (the source's)"
+        "--rank",
+        type=int,
+        default=DEFAULTS.rank,
+        help="of the result (the source's)",
     )
     move.add_argument("--dtype", choices=FILE_DTYPES, default="fp16", help="of the file (fp16)")
     move.add_argument("--naming", choices=CHOICES, default="auto", help="of the modules (auto)")

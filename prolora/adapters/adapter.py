@@ -81,7 +81,7 @@ class Adapter(Protocol):
         """
 
     def tensors(self) -> dict[str, torch.Tensor]:
-        """By role (see naming.py), what a file of it holds; its scale is in the alpha."""
+        """By role (see suffixes.py), what a file of it holds; its scale is in the alpha."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What the families without a low rank of their own share: their delta is formed, then cut."""
+"""What the families share that become a LoRA: how they are renamed, kept as they are and moved."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
@@ -14,13 +14,13 @@ from .lora import moved_lora
 from .writing import HELD
 
 # Roles whose tensors have the kernel's axes at their end, where the weight is a convolution's.
-_WITH_KERNEL = ("lokr_w2", "rescale")
+_WITH_KERNEL = ("lokr_w2",)
 _CORES = ("hada_t1", "hada_t2", "lokr_t2", "glora_bm")
 
 
 @dataclass(frozen=True)
 class DenseAdapter(ABC):
-    """A family whose update is moved as an m x n matrix, and becomes a LoRA.
+    """A family whose update becomes a LoRA; it is formed as an m x n matrix unless it has a rank.
 
     Attributes:
         parts: what the file has of it, by role.

@@ -34,7 +34,7 @@ from .suffixes import (
 )
 from .tools import UNREADABLE, kind_of, refuse_file, tool_of
 
-# What builds the adapter of a module. A family that naming.py knows and that has no row here is
+# What builds the adapter of a module. A family that suffixes.py knows and that has no row here is
 # left out by name.
 MAKERS: dict[str, Make] = {
     "LoRA": make_lora,

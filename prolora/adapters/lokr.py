@@ -43,6 +43,15 @@ class LokrAdapter(DenseAdapter):
         (a, c), (b, d) = _shape(self.w1), _shape(self.w2)
         return a * b, c * d
 
+    def kept_for(self, shape: tuple[int, ...]) -> "LokrAdapter | None":
+        """See Adapter. Two whole factors have a scale for PEFT alone, by its configuration."""
+        whole = isinstance(self.w1, torch.Tensor) and isinstance(self.w2, torch.Tensor)
+        if whole and self.scale != 1:
+            return None
+        kept = super().kept_for(shape)
+        assert kept is None or isinstance(kept, LokrAdapter)
+        return kept
+
     def delta(self, weight: torch.Tensor) -> torch.Tensor:
         return self.scale * torch.kron(_formed(self.w1, weight), _formed(self.w2, weight))
 

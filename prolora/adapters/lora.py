@@ -116,11 +116,11 @@ def moved_lora(
         inputs: the weight's shape without its first side: (n,), or (in, kh, kw).
         reshape: see LoraAdapter.
     """
-    cut = update.truncate(rank)
-    factors = cut.factors
+    truncated = update.truncate(rank)
+    factors = truncated.factors
     up, down = _in_layout(factors.up.cpu(), factors.down.cpu(), inputs)
     adapter = LoraAdapter(name, up, down, float(factors.rank), reshape)
-    return Retargeted(adapter, factors.energy(), cut.dropped)
+    return Retargeted(adapter, factors.energy(), truncated.dropped)
 
 
 def _in_layout(

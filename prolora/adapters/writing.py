@@ -32,10 +32,9 @@ _SUFFIXES = {
     **{f"lokr_{part}": f".lokr_{part}" for part in ("w1", "w1_a", "w1_b")},
     **{f"lokr_{part}": f".lokr_{part}" for part in ("w2", "w2_a", "w2_b", "t2")},
     **{f"glora_{part}": f".{part}.weight" for part in ("a1", "a2", "b1", "b2", "bm")},
-    "oft_blocks": ".oft_blocks",
-    "rescale": ".rescale",
 }
-# The roles that a file may have in any naming.
+# The roles that every loader reads, ComfyUI's of June 2024 included, and reads as they are read
+# here. An OFT is not among them: its readers differ in how far alpha lets it turn.
 HELD = frozenset(_SUFFIXES)
 # As diffusers and PEFT have it. They keep alpha beside the tensors, so there is none here, and its
 # scale is in the up. For a DoRA `diffusers` has the suffix that ComfyUI reads, `peft` has PEFT's.
@@ -62,8 +61,8 @@ def lora_state_dict(
     """The tensors of a LoRA file.
 
     Args:
-        style: of the suffixes, a name in STYLES. kohya's is read by every loader, and alpha is
-            always there; in the others it is not.
+        style: of the suffixes, a name in STYLES. kohya's is read by every loader, and has the
+            alpha of what is made here; the others have none.
 
     Raises:
         ProLoRAError: a value does not fit into `dtype` (fp16 ends at 65504 and begins at 6e-8), or

@@ -15,6 +15,7 @@ from ..models.module_names import is_text_encoder
 from ..models.references import Slice, WeightRef
 from ..pairing.alignment import Alignment, BlockPair, Link, align
 from ..pairing.block_similarity import RandomizedBlockSimilarity
+from ..pairing.module_pairs import finest_parts
 from ..pairing.module_tree import Node, as_linear, module_tree
 from ..transfer.backends import Progress
 from ..transfer.settings import TransferSettings
@@ -283,21 +284,32 @@ def _rows_of(shape: tuple[int, ...], rows: Slice | None) -> tuple[int, ...]:
 def _measured(
     row: Row, link: Link, source: Model, target: Model, settings: TransferSettings
 ) -> Row:
+    """The similarity of a pair of weights; of a fused weight, that of its least similar part.
+
+    A transfer moves each part by itself, see pairing/module_pairs.py.
+    """
+    refs = WeightRef(link.source, link.source_rows), WeightRef(link.target, link.target_rows)
     ours, theirs = (
-        model.weight(WeightRef(key, rows), settings.device, torch.float32).flatten(1)
-        for model, key, rows in (
-            (source, link.source, link.source_rows),
-            (target, link.target, link.target_rows),
-        )
+        model.weight(ref, settings.device, torch.float32).flatten(1)
+        for model, ref in zip((source, target), refs, strict=True)
     )
     if torch.equal(ours, theirs):
         return replace(row, similarity=_IDENTICAL, reason="identical")
-    found = common_subspaces(ours, theirs, settings.subspace_energy)
+    parts = finest_parts(source, refs[0], target, refs[1], len(theirs))
+    found = [
+        common_subspaces(
+            ours.narrow(0, rows.start, rows.length),
+            theirs.narrow(0, rows.start, rows.length),
+            settings.subspace_energy,
+        )
+        for rows in parts or (Slice(0, 0, len(theirs)),)
+    ]
+    least = min(found, key=lambda pair: similarity(pair.source, pair.target).score)
     return replace(
         row,
-        source_rank=found.source_rank,
-        target_rank=found.target_rank,
-        similarity=similarity(found.source, found.target),
+        source_rank=least.source_rank,
+        target_rank=least.target_rank,
+        similarity=similarity(least.source, least.target),
     )
 
 

@@ -127,7 +127,9 @@ def _pair(
     pair = ModulePair(adapter, module.ref, place, module.shape, there, location.name, rows)
     if not adapter.has_divisible_rows or ours[0] != there[0]:
         return pair
-    return replace(pair, parts=_finest_parts(pair, source, target))
+    skipped = rows.start if rows is not None else 0
+    parts = finest_parts(source, module.ref, target, place, there[0], skipped)
+    return replace(pair, parts=parts)
 
 
 def _why_not(
@@ -155,15 +157,24 @@ def _why_not(
     return ""
 
 
-def _finest_parts(pair: ModulePair, source: Model, target: Model) -> tuple[Slice, ...]:
-    """The target weight's rows, cut at the ends of every part that either model has a name for."""
-    refs = pair.source, pair.target
-    if any(ref.halves_swapped or (ref.part is not None and ref.part.dim != 0) for ref in refs):
-        return ()
-    rows = pair.target_shape[0]
-    skipped = pair.rows.start if pair.rows is not None else 0
-    ends = {end - _first(pair.source) - skipped for end in _ends_of_parts(source, pair.source.key)}
-    ends |= {end - _first(pair.target) for end in _ends_of_parts(target, pair.target.key)}
+def finest_parts(
+    source: Model, ours: WeightRef, target: Model, theirs: WeightRef, rows: int, skipped: int = 0
+) -> tuple[Slice, ...]:
+    """The rows of a target's weight between all ends of parts that names of either model mean.
+
+    Args:
+        ours, theirs: the two weights, or the parts of them that belong together.
+        rows: of either.
+        skipped: rows of ours that come before those.
+
+    Returns:
+        The parts, one after the other; () where there is no end but the last.
+    """
+    for ref in (ours, theirs):
+        if ref.halves_swapped or (ref.part is not None and ref.part.dim != 0):
+            return ()
+    ends = {end - _first(ours) - skipped for end in _ends_of_parts(source, ours.key)}
+    ends |= {end - _first(theirs) for end in _ends_of_parts(target, theirs.key)}
     cuts = [0, *sorted(end for end in ends if 0 < end < rows), rows]
     if len(cuts) == 2:
         return ()

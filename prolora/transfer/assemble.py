@@ -16,6 +16,7 @@ from ..pairing.alignment import Alignment
 from ..pairing.module_pairs import ModulePair
 from ..pairing.summary import stage_lines
 from ..pairing.target_locations import closest_name
+from .modes import CROSSING
 from .plan import Plan
 from .report import Report
 from .resolve import ResolvedLora
@@ -148,7 +149,7 @@ def _left_by_width(plan: Plan, settings: TransferSettings) -> tuple[str, ...]:
     widths = f" ({plan.widths})" if plan.widths else ""
     return (
         f"{plan.left_by_width} modules have no place of their width in the target{widths}. "
-        "Mode cross_width, which is experimental, goes from one width to another.",
+        f"Mode {CROSSING}, which is experimental, goes from one width to another.",
     )
 
 

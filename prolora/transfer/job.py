@@ -39,7 +39,7 @@ def transfer_resolved(
     settings: TransferSettings,
     progress: Progress = lambda done, total, name: None,
 ) -> TransferResult:
-    """Moves a LoRA whose source is known; see transfer.
+    """Moves a LoRA whose source is known; see transfer_lora.
 
     Raises:
         ProLoRAError: a weight cannot be read, see Model.weight; nothing can be paired, see plan; or

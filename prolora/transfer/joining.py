@@ -28,9 +28,7 @@ def join_rows(adapter: Adapter, parts: Sequence[Part], target: torch.Tensor) -> 
         return _joined_dora(adapter, parts, target)
     if any(isinstance(part, FullDifference) for _, part in parts):
         diffs = [
-            part.diff
-            if isinstance(part, FullDifference)
-            else torch.zeros(rows.length, *target.shape[1:])
+            torch.zeros(rows.length, *target.shape[1:]) if part is None else _delta(part, target)
             for rows, part in parts
         ]
         return FullDifference(adapter.name, torch.cat(diffs))
@@ -41,6 +39,12 @@ def join_rows(adapter: Adapter, parts: Sequence[Part], target: torch.Tensor) -> 
     joined = regroup(pieces, [whole], target.shape[0])
     assert joined is not None
     return joined[0].adapter
+
+
+def _delta(part: Adapter, target: torch.Tensor) -> torch.Tensor:
+    """The update of some rows, in the target's layout; of a LoRA or a full difference."""
+    delta = part.update(target.cpu()).delta
+    return delta.reshape(-1, *target.shape[1:])
 
 
 def _joined_dora(

@@ -14,10 +14,11 @@ import torch
 from ..algebra.casa import PUBLISHED, Basis, arbitrate_in, source_basis
 from ..algebra.maps import PROJECTION_MODES, Term, terms_between
 from ..algebra.quadrants import Quadrants, quadrants_of
-from ..algebra.subspace import Similarity, SubspacePair, common_subspaces, similarity
+from ..algebra.subspace import Similarity, Subspace, SubspacePair, common_subspaces, similarity
 from ..algebra.updates import DenseUpdate, Update
 from ..algebra.widths import similarity_across, with_signs
 from ..pairing.module_pairs import ModulePair
+from .report import Measures
 
 _TO_ANOTHER_WIDTH = "to another width, which is experimental"
 
@@ -26,12 +27,8 @@ class PairMaps(Protocol):
     """What was found for a pair of weights, m_s x n_s and m_t x n_t."""
 
     @property
-    def subspaces(self) -> SubspacePair | None:
-        """The leading subspaces of both weights; None where none were looked for."""
-
-    @property
-    def similarity(self) -> Similarity | None:
-        """How alike the two weights are (Eq. 1): what the threshold is for."""
+    def measures(self) -> Measures:
+        """What was measured on the two weights; the threshold is for its similarity."""
 
     @property
     def note(self) -> str:
@@ -63,15 +60,15 @@ class SubspacePairMaps:
     """Terms made of the leading subspaces of both weights; see PairMaps."""
 
     terms: tuple[Term, ...]
-    subspaces: SubspacePair
-    similarity: Similarity
+    source: Subspace
+    measures: Measures
     note: str = ""
 
     def moved(self, update: Update) -> Update:
         return update.apply(self.terms)
 
     def quadrants(self, update: Update) -> Quadrants:
-        return quadrants_of(update, self.subspaces.source)
+        return quadrants_of(update, self.source)
 
 
 @dataclass(frozen=True)
@@ -98,7 +95,7 @@ class SubspaceMaps:
             found = replace(found, source=ours, target=theirs)
             phi, note = similarity_across(ours, theirs), _TO_ANOTHER_WIDTH
         terms = terms_between(found.source, found.target, PROJECTION_MODES[self.mode])
-        return SubspacePairMaps(terms, found, phi, note)
+        return SubspacePairMaps(terms, found.source, _measures(found, phi), note)
 
 
 @dataclass(frozen=True)
@@ -111,8 +108,8 @@ class ArbitratedPairMaps:
 
     source: torch.Tensor
     target: torch.Tensor
-    subspaces: SubspacePair
-    similarity: Similarity
+    subspace: Subspace
+    measures: Measures
     note: str = ""
 
     @cached_property
@@ -124,7 +121,7 @@ class ArbitratedPairMaps:
         return DenseUpdate(arbitrate_in(self._basis, update.delta, drift, PUBLISHED))
 
     def quadrants(self, update: Update) -> Quadrants:
-        return quadrants_of(update, self.subspaces.source)
+        return quadrants_of(update, self.subspace)
 
 
 @dataclass(frozen=True)
@@ -144,4 +141,9 @@ class ArbitrationMaps:
         self, pair: ModulePair, source: torch.Tensor, target: torch.Tensor
     ) -> ArbitratedPairMaps:
         found = common_subspaces(source, target, self.energy)
-        return ArbitratedPairMaps(source, target, found, similarity(found.source, found.target))
+        measures = _measures(found, similarity(found.source, found.target))
+        return ArbitratedPairMaps(source, target, found.source, measures)
+
+
+def _measures(found: SubspacePair, phi: Similarity) -> Measures:
+    return Measures(found.source_rank, found.target_rank, found.source.rank, phi)

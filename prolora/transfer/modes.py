@@ -80,6 +80,10 @@ MODES = {mode.name: mode for mode in _ROWS}
 RENAMED = {"align": "cross_width"}
 
 
+# The mode to advise where widths differ.
+CROSSING = next(mode.name for mode in _ROWS if mode.crosses_widths)
+
+
 def mode_named(name: str) -> Mode:
     """The mode of a name, or of the name that it had before.
 

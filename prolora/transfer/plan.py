@@ -10,6 +10,7 @@ from ..models.model import Model
 from ..models.module_names import is_text_encoder
 from ..pairing.alignment import Alignment
 from ..pairing.module_pairs import ModulePair, Unpaired, as_matrix, mark_joins, pairs_of
+from .modes import CROSSING
 from .report import ModuleReport
 from .resolve import ResolvedLora
 from .vectors import plan_vectors
@@ -143,7 +144,7 @@ def _refuse_empty(lora: ResolvedLora, target: Model, alignment: Alignment, made:
     if widths:
         raise ProLoRAError(
             f"Nothing of the LoRA {lora.file.name} can be moved {between}: their widths differ "
-            f"({widths}). Choose a target of the source's width, or mode cross_width, which is "
+            f"({widths}). Choose a target of the source's width, or mode {CROSSING}, which is "
             "experimental."
         )
     reasons = [f"{module.name}: {module.reason}" for module in made.left]

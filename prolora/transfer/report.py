@@ -7,7 +7,6 @@ from dataclasses import asdict, dataclass, field, fields
 from ..algebra.quadrants import Quadrants
 from ..algebra.subspace import Similarity
 
-_LISTED = 5  # how many modules of a kind the summary names before it counts the rest
 _SIMILARITIES = [s + kind for kind in ("", "_chance", "_corrected") for s in ("left", "right")]
 
 

@@ -7,8 +7,8 @@ from statistics import median
 
 from ..algebra.subspace import Similarity
 from ..errors import truncated_list
-from .modes import mode_named
-from .report import Report
+from .modes import CROSSING, mode_named
+from .report import ModuleReport, Report
 
 _LISTED = 5  # how many modules of a kind the summary names before it counts the rest
 _LOST = 0.5  # a module that loses more of its energy than this share is named
@@ -35,7 +35,7 @@ def _advice(report: Report) -> str:
         )
     if report.widths:
         return (
-            f"The two models have other widths ({report.widths}). Mode cross_width, which is "
+            f"The two models have other widths ({report.widths}). Mode {CROSSING}, which is "
             "experimental, goes from one width to another."
         )
     return (
@@ -50,9 +50,17 @@ def summary_of(report: Report) -> str:
 
 
 def _measured(report: Report) -> Iterator[tuple[Similarity, str]]:
-    for row in report.rows:
+    for row, label in _labelled(report):
         if row.measures.similarity is not None:
-            yield row.measures.similarity, row.name
+            yield row.measures.similarity, label
+
+
+def _labelled(report: Report) -> Iterator[tuple[ModuleReport, str]]:
+    """The rows with their names, and with the part where a module has more than one row."""
+    rows = Counter(row.name for row in report.rows)
+    for row in report.rows:
+        _, bracket, part = row.target_key.partition("[")
+        yield row, row.name + (bracket + part if rows[row.name] > 1 else "")
 
 
 def _summary_lines(report: Report) -> Iterator[str]:
@@ -63,16 +71,16 @@ def _summary_lines(report: Report) -> Iterator[str]:
         yield f"  {warning_of(report)}"
     copied = Counter(row.reason for row in report.rows if row.status == "copied")
     for reason, count in copied.items():
-        yield f"  {count} copied as they were: {reason}"
+        yield f"  {count} copied: {reason}"
     noted = Counter(row.reason for row in report.rows if row.status == "moved" and row.reason)
     for reason, count in noted.items():
         yield f"  {count} moved, but {reason}"
     yield from _similarity_lines(report)
     yield from _energy_lines(report)
     skipped: dict[str, list[str]] = {}
-    for row in report.rows:
+    for row, label in _labelled(report):
         if row.status == "skipped":
-            skipped.setdefault(row.reason, []).append(row.name)
+            skipped.setdefault(row.reason, []).append(label)
     if skipped:
         yield f"  {report.count('skipped')} skipped:"
     reasons = [f"{', '.join(truncated_list(names, 2))}: {why}" for why, names in skipped.items()]
@@ -112,10 +120,12 @@ def _energy_lines(report: Report) -> Iterator[str]:
         yield f"  energy kept: median {median(kept):.1%}, lowest {min(kept):.1%}"
     dropped = [row.energy_dropped for row in report.rows if row.energy_dropped > 0]
     lost = [
-        row.name for row in moved if row.energy_kept is not None and row.energy_kept < 1 - _LOST
+        label
+        for row, label in _labelled(report)
+        if row.energy_kept is not None and row.energy_kept < 1 - _LOST
     ]
     if lost:
         names = ", ".join(truncated_list(lost, _LISTED))
-        yield f"  {len(lost)} modules lose more than {_LOST:.0%} of their energy: {names}"
+        yield f"  {len(lost)} lose more than {_LOST:.0%} of their energy: {names}"
     if dropped:
-        yield f"  the cut to the rank dropped up to {max(dropped):.2%} of a module's energy"
+        yield f"  truncation to the rank dropped up to {max(dropped):.2%} of a module's energy"

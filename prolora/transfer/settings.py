@@ -12,14 +12,15 @@ from .modes import Mode, mode_named
 
 @dataclass(frozen=True)
 class TransferSettings:
-    """The choices of a transfer, with the defaults that design.md argues for.
+    """The choices of a transfer, with their defaults.
 
     Attributes:
         mode: what is moved, a name in modes.MODES.
         threshold: least similarity (Eq. 1) of a module that is moved, in [0, 1].
         subspace_energy: share of a weight's energy that its subspace holds, in (0, 1).
-        rank: of the result; a module never gets more than it has. 0 for the source's, or for the
-            smallest that keeps 99 % of the energy, where the source's family has no rank.
+        rank: of the result; a module never gets more than it has. Each part of a fused weight has
+            it by itself, and the joined LoRA their sum. 0 for the source's, or for the smallest
+            that keeps 99 % of the energy, where the source's family has no rank.
         copy_identical: take the update as it is where both models have the same weight.
         pairs: target block -> source block, for those that are not to be found; see block_pairs.py.
         device, dtype: where and in what the projection runs; float32 or float64.

@@ -1,17 +1,18 @@
 """One task: the updates that move between one pair of weights, each with its row of the report."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
 
-from ..adapters import Adapter
+from ..adapters import Adapter, FullDifference
+from ..adapters.dora import DoraAdapter
 from ..algebra.updates import Update
 from ..errors import ProLoRAError
 from ..models.model import Model
 from ..models.references import Slice
-from ..pairing.module_pairs import ModulePair
+from ..pairing.module_pairs import ModulePair, as_matrix
 from .joining import join_rows
 from .maps import Maps, PairMaps
 from .report import Measures, ModuleReport
@@ -75,7 +76,7 @@ def tasks_of(
 
 
 def run(task: Task, maps: Maps | None) -> list[tuple[ModulePair, ModuleResult]]:
-    """Moves the modules of a task, whose weights it reads.
+    """Moves the modules of a task, whose weights it reads where they are needed.
 
     Args:
         maps: None for a mode that moves every update as it is.
@@ -83,110 +84,159 @@ def run(task: Task, maps: Maps | None) -> list[tuple[ModulePair, ModuleResult]]:
     Raises:
         ProLoRAError: see Model.weight; or an update is not finite, or does not fit the weights.
     """
-    if maps is None:
-        return [(pair, _copied(pair, task, "mode copy")) for pair in task.pairs]
-    if task.settings.copy_identical and _equal(task.source_rows, task.target_weight):
-        return [(pair, _copied(pair, task, _IDENTICAL)) for pair in task.pairs]
-    found: list[list[_Part]] = [[] for _ in task.pairs]
+    copied = _why_copied(task, maps)
+    kept = [_kept(pair, task, copied) if copied else None for pair in task.pairs]
+    rest = [pair for pair, result in zip(task.pairs, kept, strict=True) if result is None]
+    others = iter(_in_parts(rest, task, maps, copied) if rest else ())
+    return [(p, result or next(others)) for p, result in zip(task.pairs, kept, strict=True)]
+
+
+def _in_parts(
+    pairs: Sequence[ModulePair], task: Task, maps: Maps | None, copied: str
+) -> list[ModuleResult]:
+    """Modules whose update becomes another adapter, each part of a fused weight by itself.
+
+    Args:
+        copied: why they stay as they are; "" if they move.
+    """
+    parts: list[list[_Part]] = [[] for _ in pairs]
     for rows in task.pairs[0].parts or (None,):
-        source = _narrow(task.source_rows, rows)
-        target = _narrow(task.target_weight, rows)
-        own = maps.of(task.pairs[0], source.flatten(1), target.flatten(1))
-        for pair, moved in zip(task.pairs, found, strict=True):
-            moved += _moved(_part_of(pair, rows), rows, task, own, source, target)
-    return [
-        (pair, _joined(pair, moved, task.target_weight))
-        for pair, moved in zip(task.pairs, found, strict=True)
-    ]
+        source, target = _narrow(task.source_rows, rows), _narrow(task.target_weight, rows)
+        why = copied or (_IDENTICAL if _identical(task, source, target) else "")
+        found = None
+        if not why and maps is not None:
+            found = maps.of(task.pairs[0], source.flatten(1), target.flatten(1))
+        for pair, own in zip(pairs, parts, strict=True):
+            part = _part_of(pair, rows)
+            update = _update_of(part, rows, task)
+            if update is None:
+                continue
+            if found is None:
+                made = _copied_part(part, update, task, why, source)
+            else:
+                made = _moved_part(part, update, task, found, source, target)
+            own.append(replace(made, rows=rows))
+    return [_joined(pair, own, task.target_weight) for pair, own in zip(pairs, parts, strict=True)]
+
+
+def _why_copied(task: Task, maps: Maps | None) -> str:
+    """Why the modules stay as they are; "" if they move."""
+    if maps is None:
+        return f"mode {task.settings.chosen_mode.name}"
+    return _IDENTICAL if _identical(task, task.source_rows, task.target_weight) else ""
+
+
+def _identical(task: Task, source: torch.Tensor, target: torch.Tensor) -> bool:
+    """Whether two weights count as one: they have the same values, in either of the two layouts."""
+    ours, theirs = source.flatten(1), target.flatten(1)
+    same = ours.shape == theirs.shape and torch.equal(ours, theirs)
+    return task.settings.copy_identical and same
+
+
+def _kept(pair: ModulePair, task: Task, why: str) -> ModuleResult | None:
+    """A module with its own tensors; None where they must become others."""
+    adapter, rank = pair.adapter, task.settings.rank
+    is_cut = (rank and not adapter.rank) or 0 < rank < adapter.rank
+    if is_cut or pair.joins or pair.rows is not None:
+        return None
+    own = adapter.kept_for(pair.target_shape)
+    if own is None:
+        return None
+    row = _row(pair, "copied", _said(why, adapter.note), Measures(), rank_out=own.rank)
+    return ModuleResult(own, (row,))
 
 
 @dataclass(frozen=True)
 class _Part:
     """Some rows of a module, None for all: their adapter, None below the threshold, their row."""
 
-    rows: Slice | None
     adapter: Adapter | None
     row: ModuleReport
+    rows: Slice | None = None
 
 
-def _moved(
+def _update_of(pair: ModulePair, rows: Slice | None, task: Task) -> Update | None:
+    """The update of a module's rows; None for a part of it that the LoRA has nothing for."""
+    adapter = pair.adapter
+    update = adapter.update(task.source_weight)
+    if not update.energy() < torch.finfo(torch.float32).max:
+        raise ProLoRAError(
+            f"The {adapter.family} of the module {adapter.name} makes an update beyond all bounds "
+            "(infinite, or not a number). Its training broke down: use an earlier epoch of it."
+        )
+    if pair.rows is not None:
+        update = update.rows(pair.rows.start, pair.rows.length)
+    # The magnitude of a DoRA changes rows without an update as well.
+    if rows is not None and not update.energy() and not isinstance(adapter, DoraAdapter):
+        return None
+    return update
+
+
+def _copied_part(
+    pair: ModulePair, update: Update, task: Task, why: str, source: torch.Tensor
+) -> _Part:
+    """Rows that stay as they are, for which the file has no tensors of their own.
+
+    Exact where the family has a rank, or would be written as it is if these rows were a weight of
+    their own; else what keeps 99 % of the energy.
+    """
+    adapter, rank = _of_rows(pair), task.settings.rank
+    # A copy is as it was in all it holds: a DoRA's magnitude stays with the source's norms.
+    place = source.reshape(pair.target_shape)
+    has_no_rank = not adapter.rank and not isinstance(adapter, FullDifference)
+    if not rank and has_no_rank and adapter.kept_for(pair.target_shape) is not None:
+        rank = min(as_matrix(pair.target_shape))
+    copied = adapter.retarget(update, rank, place, place)
+    other = "" if copied.adapter.family == adapter.family else "as a LoRA"
+    row = _row(
+        pair,
+        "copied",
+        _said(why, other, adapter.note),
+        Measures(),
+        rank_out=copied.adapter.rank,
+        energy_dropped=copied.dropped,
+    )
+    return _Part(copied.adapter, row)
+
+
+def _moved_part(
     pair: ModulePair,
-    rows: Slice | None,
+    update: Update,
     task: Task,
     maps: PairMaps,
     source: torch.Tensor,
     target: torch.Tensor,
-) -> Iterator[_Part]:
-    """Rows of a module, through their own maps; nothing for rows that the LoRA has nothing for."""
-    settings, adapter = task.settings, pair.adapter
-    update = _update(adapter, task.source_weight)
-    taken = pair.rows
-    if taken is not None:
-        update = update.rows(taken.start, taken.length)
-    before = update.energy()
-    if rows is not None and not before:
-        return
-    own = adapter if taken is None else adapter.of_rows(taken.start, taken.length)
-    if rows is not None and settings.copy_identical and _equal(source, target):
-        moved = own.retarget(update, settings.rank, source, target)
-        row = _row(pair, "copied", _IDENTICAL, Measures(), rank_out=moved.adapter.rank)
-        yield _Part(rows, moved.adapter, replace(row, energy_dropped=moved.dropped))
-        return
-    found = maps.subspaces
-    measures = Measures(
-        source_rank=found.source_rank if found is not None else None,
-        target_rank=found.target_rank if found is not None else None,
-        common_rank=found.source.rank if found is not None else None,
-        similarity=maps.similarity,
-        quadrants=maps.quadrants(update),
-    )
-    if maps.similarity is not None and not maps.similarity.reaches(settings.threshold):
+) -> _Part:
+    """Rows that move through their own maps, or stay behind below the threshold."""
+    settings, mode, adapter = task.settings, task.settings.chosen_mode, _of_rows(pair)
+    measures = replace(maps.measures, quadrants=maps.quadrants(update))
+    if measures.similarity is not None and not measures.similarity.reaches(settings.threshold):
         reason = f"similarity below the threshold {settings.threshold:g}"
-        yield _Part(rows, None, _row(pair, "skipped", reason, measures))
-        return
-    mode, rank = settings.chosen_mode, settings.rank
-    if not adapter.rank:
-        rank = rank or mode.rank
-    moved = own.retarget(maps.moved(update), rank, source, target)
+        return _Part(None, _row(pair, "skipped", reason, measures))
+    rank = settings.rank or (0 if adapter.rank else mode.rank)
+    moved = adapter.retarget(maps.moved(update), rank, source, target)
+    before = update.energy()
     row = _row(
         pair,
         "moved",
-        "; ".join(filter(None, (maps.note, adapter.note))),
+        _said(maps.note, adapter.note),
         measures,
         rank_out=moved.adapter.rank,
         energy_dropped=moved.dropped,
         energy_kept=moved.energy / before if before and mode.keeps_a_share else None,
     )
-    yield _Part(rows, moved.adapter, row)
+    return _Part(moved.adapter, row)
 
 
-def _copied(pair: ModulePair, task: Task, why: str) -> ModuleResult:
-    """A module as it is: its own tensors where the target can name the whole of it."""
-    adapter, rank = pair.adapter, task.settings.rank
-    whole = pair.rows is None and not pair.joins
-    own = adapter.kept_for(pair.target_shape) if whole else None
-    chosen = rank if not adapter.rank else min(rank, adapter.rank) % adapter.rank
-    if own is not None and not chosen:
-        row = _row(pair, "copied", "; ".join(filter(None, (why, adapter.note))), Measures())
-        return ModuleResult(own, (replace(row, rank_out=own.rank),))
-    update = _update(adapter, task.source_weight)
-    if pair.rows is not None:
-        update = update.rows(pair.rows.start, pair.rows.length)
-    # A copy is as it was in all it holds: a DoRA's magnitude stays with the source's norms.
-    place = task.source_rows.reshape(pair.target_shape)
-    moved = adapter.retarget(update, rank, place, place)
-    reason = (
-        f"{why}; its update, as a LoRA" if not isinstance(moved.adapter, type(adapter)) else why
-    )
-    row = _row(
-        pair,
-        "copied",
-        "; ".join(filter(None, (reason, adapter.note))),
-        Measures(),
-        rank_out=moved.adapter.rank,
-        energy_dropped=moved.dropped,
-    )
-    return ModuleResult(moved.adapter, (row,))
+def _of_rows(pair: ModulePair) -> Adapter:
+    """The adapter of the rows that a pair is of."""
+    if pair.rows is None:
+        return pair.adapter
+    return pair.adapter.of_rows(pair.rows.start, pair.rows.length)
+
+
+def _said(*reasons: str) -> str:
+    return "; ".join(filter(None, reasons))
 
 
 def _joined(pair: ModulePair, parts: Sequence[_Part], target: torch.Tensor) -> ModuleResult:
@@ -214,16 +264,6 @@ def _part_of(pair: ModulePair, rows: Slice | None) -> ModulePair:
         rows=Slice(0, first + rows.start, rows.length),
         parts=(),
     )
-
-
-def _update(adapter: Adapter, weight: torch.Tensor) -> Update:
-    update = adapter.update(weight)
-    if not update.energy() < torch.finfo(torch.float32).max:
-        raise ProLoRAError(
-            f"The {adapter.family} of the module {adapter.name} makes an update beyond all bounds "
-            "(infinite, or not a number). Its training broke down: use an earlier epoch of it."
-        )
-    return update
 
 
 def _row(
@@ -254,12 +294,6 @@ def _row(
 
 def _narrow(weight: torch.Tensor, rows: Slice | None) -> torch.Tensor:
     return weight if rows is None else weight.narrow(0, rows.start, rows.length)
-
-
-def _equal(source: torch.Tensor, target: torch.Tensor) -> bool:
-    """Whether two weights have the same values, in either of the two layouts."""
-    ours, theirs = source.flatten(1), target.flatten(1)
-    return ours.shape == theirs.shape and torch.equal(ours, theirs)
 
 
 def _padded(weight: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:

@@ -11,6 +11,8 @@ from prolora.comparison.figures import Comparison, Row, compare
 from prolora.comparison.text import summary, table, to_csv
 from prolora.errors import ProLoRAError
 from prolora.models.model import Model
+from prolora.models.references import Slice, WeightRef
+from prolora.models.weights import StateDictWeights
 from prolora.pairing.block_pairs import parse_pairs, write_pairs
 from prolora.transfer.settings import TransferSettings
 
@@ -209,3 +211,20 @@ def test_it_tells_how_far_it_is_and_can_be_cancelled():
 
     with pytest.raises(KeyboardInterrupt):
         compare(*models, TransferSettings(), cancel)
+
+
+def test_of_a_fused_weight_the_least_similar_part_counts():
+    """As in a transfer, where each part moves by itself."""
+    ours = torch.cat([random_weight((16, 16), seed) for seed in range(3)])
+    theirs = drifted(ours, 0.1)
+    theirs[16:32] = random_weight((16, 16), 9)
+    models = []
+    for name, weight in (("A", ours), ("B", theirs)):
+        parts = {f"m.{p}": WeightRef("m.weight", Slice(0, 16 * i, 16)) for i, p in enumerate("qkv")}
+        weights = StateDictWeights({"m.weight": weight})
+        models.append(Model(name, "SDXL", weights, {"m": WeightRef("m.weight"), **parts}))
+    (row,) = compare(*models, TransferSettings()).rows
+    want = dense_similarity(*dense_pair(matrix(ours[16:32]), matrix(theirs[16:32]), 0.8))
+    whole = dense_similarity(*dense_pair(matrix(ours), matrix(theirs), 0.8))
+    assert abs(min(want) - min(whole)) > 0.05
+    assert row.similarity.score == pytest.approx(min(want), abs=1e-4)

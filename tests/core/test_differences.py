@@ -178,7 +178,6 @@ CARRIED = {
     "linear.set_weight": ((24, 16), "linear.set_weight", "set weight"),
     "linear.diff_b": ((24,), "linear.diff_b", "bias difference"),
     "columns.diff_b": ((24,), "columns.diff_b", "bias difference"),
-    "q.diff_b": ((24,), "q.diff_b", "bias difference"),
     "in_v.diff_b": ((24,), "in_v.diff_b", "bias difference"),
 }
 
@@ -193,8 +192,18 @@ def test_carried(key):
     assert torch.equal(written[written_key], tensor)
     assert (row.status, row.name, row.family) == ("copied", written_key, kind)
     assert row.reason.startswith(f"a {kind} has no subspaces to project")
-    assert row.reason.endswith("keeps fused") == (key.startswith(("q.", "in_v.")))
+    assert row.reason.endswith("keeps fused") == key.startswith("in_v.")
     assert row.source_shape == row.target_shape == shape
+
+
+def test_the_bias_of_a_part_is_written_for_the_whole():
+    """No loader reads the bias of a part; rows without one get zeros, which change nothing."""
+    tensor = random_weight((24,), 3)
+    written, row = carry("q.diff_b", tensor)
+    assert (row.status, row.reason) == ("copied", "a bias difference has no subspaces to project")
+    assert torch.equal(written["qkv.diff_b"][:24], tensor)
+    assert written["qkv.diff_b"].shape == (72,)
+    assert not written["qkv.diff_b"][24:].any()
 
 
 SKIPPED = {

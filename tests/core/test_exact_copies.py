@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from peft import LoKrConfig
 
 from prolora.adapters import lora_state_dict, parse_adapter_file, read_adapter_file
 from prolora.files.safetensors import read_safetensors
@@ -9,7 +10,12 @@ from prolora.transfer.job import transfer_lora
 from prolora.transfer.settings import TransferSettings
 
 from .dense_families import WRITERS, written_by_lycoris
+from .libraries import by_peft
 from .small_models import drifted, model_of
+from .strategies import formed, relative_error
+
+# An OFT is read in more than one way, so it becomes a LoRA.
+HELD = {family: writer for family, writer in WRITERS.items() if family != "OFT"}
 
 
 def moved(written, settings, drift=0.0):
@@ -26,7 +32,7 @@ def own_tensors(written):
 
 
 @pytest.mark.parametrize("drift", [0.0, 0.5])
-@pytest.mark.parametrize("writer", WRITERS.values(), ids=WRITERS)
+@pytest.mark.parametrize("writer", HELD.values(), ids=HELD)
 def test_a_copy_is_the_file_s_own_tensors(tmp_path, writer, drift):
     written = written_by_lycoris(tmp_path, **writer)
     settings = TransferSettings(mode="copy" if drift else "full")
@@ -41,7 +47,7 @@ def test_a_copy_is_the_file_s_own_tensors(tmp_path, writer, drift):
         assert torch.equal(made[key], tensor), key
 
 
-@pytest.mark.parametrize("writer", WRITERS.values(), ids=WRITERS)
+@pytest.mark.parametrize("writer", HELD.values(), ids=HELD)
 def test_a_copy_is_read_and_written_again(tmp_path, writer):
     """As Save Transferred LoRA does it with a LORA_MODEL."""
     written = written_by_lycoris(tmp_path, **writer)
@@ -65,3 +71,26 @@ def test_a_chosen_rank_makes_a_lora_of_a_copy(tmp_path):
     result = moved(written, TransferSettings(rank=2))
     assert {(row.status, row.rank_out) for row in result.report.rows} == {("copied", 2)}
     assert all("as a LoRA" in row.reason for row in result.report.rows)
+
+
+def test_an_oft_becomes_a_lora_and_says_so(tmp_path):
+    written = written_by_lycoris(tmp_path, **WRITERS["OFT"])
+    for settings in (TransferSettings(), TransferSettings(mode="copy")):
+        rows = moved(written, settings).report.rows
+        assert {row.status for row in rows} == {"copied"}
+        assert all("as a LoRA" in row.reason for row in rows)
+        assert max(row.energy_dropped for row in rows) <= 0.01
+
+
+def test_a_scale_that_only_peft_knows_is_not_lost(tmp_path):
+    """Of two whole factors: ComfyUI and LyCORIS take no scale then."""
+    written = by_peft(tmp_path, LoKrConfig(r=64, alpha=16, target_modules=["linear"]))
+    (adapter,) = read_adapter_file(written.path).adapters
+    weight = written.weights[adapter.name]
+    update = written.updates[adapter.name]
+    file = read_adapter_file(written.path)
+    models = model_of("A", {adapter.name: weight}), model_of("B", {adapter.name: weight})
+    result = transfer_lora(file, *models, TransferSettings())
+    again = parse_adapter_file(lora_state_dict(result.contents), "a").adapters[0]
+    assert relative_error(formed(again.update(weight)), update) < 0.11
+    assert relative_error(2 * formed(again.update(weight)), update) > 0.5

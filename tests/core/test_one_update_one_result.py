@@ -8,6 +8,8 @@ import torch
 
 from prolora.adapters import FullDifference, LoraAdapter
 from prolora.adapters.dora import DoraAdapter
+from prolora.adapters.loha import LohaAdapter
+from prolora.algebra.updates import LowRankUpdate
 from prolora.models.model import Model
 from prolora.models.references import Slice, WeightRef
 from prolora.models.weights import StateDictWeights
@@ -166,3 +168,47 @@ def test_an_update_of_nothing_is_reported():
     assert [(row.status, row.reason) for row in result.report.rows] == [
         ("skipped", "its update is zero")
     ]
+
+
+@pytest.mark.parametrize("mode", ["copy", "full"])
+@pytest.mark.parametrize("drift", [0.0, 0.5])
+@pytest.mark.parametrize("make", [lora, dora, difference])
+def test_both_spellings_at_a_chosen_rank(make, drift, mode):
+    settings = replace(SETTINGS, mode=mode, rank=2)
+    source, target = model("A", SOURCE), model("B", drifted(SOURCE, drift))
+    whole = transfer_lora(file_of(make(WHOLE)), source, target, settings)
+    parts = [make(part, span(rows)) for part, rows in zip(PARTS, ROWS, strict=True)]
+    apart = transfer_lora(file_of(*parts), source, target, settings)
+    before = target.weights.read(KEY).double().numpy()
+    one, other = weight_after(whole, target), weight_after(apart, target)
+    assert relative_error(one, before) > 0.01
+    assert np.linalg.norm(one - other) < 1e-5 * np.linalg.norm(one - before)
+
+
+def test_a_full_difference_beside_loras_is_joined_whole():
+    """Mode casa makes a LoRA of a difference that moves; one part is identical, and stays one."""
+    target = TARGET.clone()
+    target[span(ROWS[0])] = SOURCE[span(ROWS[0])]
+    models = model("A", SOURCE), model("B", target)
+    result = transfer_lora(file_of(difference(WHOLE)), *models, replace(SETTINGS, mode="casa"))
+    assert [row.status for row in result.report.rows] == ["copied", "moved", "moved"]
+    parts = [difference(part, span(rows)) for part, rows in zip(PARTS, ROWS, strict=True)]
+    apart = transfer_lora(file_of(*parts), *models, replace(SETTINGS, mode="casa"))
+    one, other = (weight_after(found, models[1]) for found in (result, apart))
+    for rows in ROWS:
+        change = np.linalg.norm((one - target.double().numpy())[span(rows)])
+        assert change > 0.1
+        assert np.linalg.norm((one - other)[span(rows)]) < 1e-5 * change
+
+
+def test_an_identical_part_of_a_loha_is_exact():
+    w1 = LowRankUpdate(random_weight((3 * WIDTH, 2), 1), random_weight((2, WIDTH), 2))
+    w2 = LowRankUpdate(random_weight((3 * WIDTH, 3), 3), random_weight((3, WIDTH), 4))
+    parts = {"hada_w1_a": w1.up, "hada_w1_b": w1.down, "hada_w2_a": w2.up, "hada_w2_b": w2.down}
+    loha = LohaAdapter(WHOLE, w1, w2, 1.0, parts=parts)
+    target = TARGET.clone()
+    target[span(ROWS[0])] = SOURCE[span(ROWS[0])]
+    result = transfer_lora(file_of(loha), model("A", SOURCE), model("B", target), SETTINGS)
+    change = weight_after(result, model("B", target)) - target.double().numpy()
+    want = (w1.delta * w2.delta).double().numpy()[span(ROWS[0])]
+    assert relative_error(change[span(ROWS[0])], want) < 1e-5

@@ -8,7 +8,13 @@ import pytest
 import torch
 from peft import LoraConfig
 
-from prolora.adapters import FullDifference, lora_state_dict, read_adapter_file
+from prolora.adapters import (
+    FullDifference,
+    VectorPatch,
+    lora_state_dict,
+    parse_adapter_file,
+    read_adapter_file,
+)
 from prolora.adapters.dora import DoraAdapter
 from prolora.transfer.job import transfer_lora
 from prolora.transfer.settings import TransferSettings
@@ -110,3 +116,14 @@ def test_a_full_difference(mode, shape):
     assert moved.tensors()["diff"].shape == target.shape
     if mode == "copy":
         assert torch.equal(moved.diff.flatten(), diff.flatten())
+
+
+def test_a_set_weight_gets_the_target_s_layout():
+    tensors = lora_state_dict([VectorPatch("m", "set_weight", random_weight((12, 8)))])
+    file = parse_adapter_file(tensors, "a")
+    models = (
+        model_of("A", {"m": random_weight((12, 8), 1)}),
+        model_of("B", {"m": random_weight((12, 8, 1, 1), 2)}),
+    )
+    result = transfer_lora(file, *models, TransferSettings())
+    assert [patch.tensor.shape for patch in result.vector_patches] == [(12, 8, 1, 1)]

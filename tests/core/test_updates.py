@@ -1,4 +1,4 @@
-"""The invariants of design.md, section 2, against the dense reference."""
+"""The invariants of the method, section 2, against the dense reference."""
 
 from dataclasses import asdict
 
