@@ -3,6 +3,8 @@
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +105,12 @@ class AdapterFile:
         """The families in the file, the most common first."""
         families = Counter(adapter.family for adapter in self.adapters)
         return tuple(family for family, _ in families.most_common())
+
+    @cached_property
+    def digest(self) -> str:
+        """A SHA-256 of its tensors, whatever their modules are called."""
+        parts = (tensor for part in self.contents for tensor in part.tensors().values())
+        return sha256("".join(sorted(map(_digest, parts))).encode()).hexdigest()
 
     @property
     def module_names(self) -> tuple[str, ...]:
@@ -230,6 +238,12 @@ def _read(
     # ComfyUI pads a weight for a LoRA alone.
     unknown = ("reshape_weight",) if "reshape_weight" in parts and not adapter.reshape else ()
     return _Read(adapter, tuple(differences), left_out, unknown, alpha is not None)
+
+
+def _digest(tensor: torch.Tensor) -> str:
+    values = tensor.detach().cpu().contiguous()
+    head = f"{values.dtype} {list(values.shape)} ".encode()
+    return sha256(head + values.flatten().view(torch.uint8).numpy().tobytes()).hexdigest()
 
 
 def _without_magnitude(parts: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

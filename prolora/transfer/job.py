@@ -8,6 +8,7 @@ from ..pairing.block_similarity import RandomizedBlockSimilarity
 from ..pairing.module_tree import module_tree, other_widths
 from .assemble import TransferResult, assemble
 from .backends import Progress, serial
+from .maps import Maps
 from .plan import check_rank, plan
 from .resolve import ResolvedLora, resolve
 from .settings import TransferSettings
@@ -38,19 +39,25 @@ def transfer_resolved(
     target: Model,
     settings: TransferSettings,
     progress: Progress = lambda done, total, name: None,
+    maps: Maps | None = None,
 ) -> TransferResult:
     """Moves a LoRA whose source is known; see transfer_lora.
+
+    Args:
+        maps: where the maps come from, for mode calibrated; else the mode tells.
 
     Raises:
         ProLoRAError: a weight cannot be read, see Model.weight; nothing can be paired, see plan; or
             the rank is larger than any module has room for.
         Exception: whatever `progress` raises.
     """
+    settings = settings.settled(maps is not None)
     mode = settings.chosen_mode
     alignment, widths = _aligned(lora, target, settings, progress)
     made = plan(lora, alignment, target, mode.crosses_widths, widths)
     check_rank(made.pairs, settings.rank)
-    maps = mode.provider(settings.subspace_energy) if mode.provider is not None else None
+    if maps is None and mode.provider is not None:
+        maps = mode.provider(settings.subspace_energy)
     if maps is not None:
         maps.prepare(made.pairs)
     tasks = tasks_of(made.pairs, lora.source, target, settings)

@@ -23,6 +23,20 @@ from .report import Measures
 _TO_ANOTHER_WIDTH = "to another width, which is experimental"
 
 
+@dataclass(frozen=True)
+class Moved:
+    """What an update of a source weight becomes on the target weight.
+
+    Attributes:
+        note: what the user must know of this module, or "".
+        readouts_off: see Measures.
+    """
+
+    update: Update
+    note: str = ""
+    readouts_off: tuple[float, float] | None = None
+
+
 class PairMaps(Protocol):
     """What was found for a pair of weights, m_s x n_s and m_t x n_t."""
 
@@ -34,8 +48,12 @@ class PairMaps(Protocol):
     def note(self) -> str:
         """What the user must know, or ""."""
 
-    def moved(self, update: Update) -> Update:
-        """What an update of the source weight becomes on the target weight."""
+    def moved(self, update: Update, module: str) -> Moved:
+        """What an update of the source weight becomes on the target weight.
+
+        Args:
+            module: the name that the LoRA's file has for it.
+        """
 
     def quadrants(self, update: Update) -> Quadrants | None:
         """The energies of the update's four parts (Eq. 2); None without subspaces."""
@@ -64,8 +82,8 @@ class SubspacePairMaps:
     measures: Measures
     note: str = ""
 
-    def moved(self, update: Update) -> Update:
-        return update.apply(self.terms)
+    def moved(self, update: Update, module: str) -> Moved:
+        return Moved(update.apply(self.terms))
 
     def quadrants(self, update: Update) -> Quadrants:
         return quadrants_of(update, self.source)
@@ -116,9 +134,9 @@ class ArbitratedPairMaps:
     def _basis(self) -> Basis:
         return source_basis(self.source, self.target - self.source)
 
-    def moved(self, update: Update) -> DenseUpdate:
+    def moved(self, update: Update, module: str) -> Moved:
         drift = self.target - self.source
-        return DenseUpdate(arbitrate_in(self._basis, update.delta, drift, PUBLISHED))
+        return Moved(DenseUpdate(arbitrate_in(self._basis, update.delta, drift, PUBLISHED)))
 
     def quadrants(self, update: Update) -> Quadrants:
         return quadrants_of(update, self.subspace)
@@ -143,6 +161,29 @@ class ArbitrationMaps:
         found = common_subspaces(source, target, self.energy)
         measures = _measures(found, similarity(found.source, found.target))
         return ArbitratedPairMaps(source, target, found.source, measures)
+
+
+class CopiedPairMaps:
+    """Every update as it is; see PairMaps."""
+
+    measures = Measures()
+    note = ""
+
+    def moved(self, update: Update, module: str) -> Moved:
+        return Moved(update)
+
+    def quadrants(self, update: Update) -> None:
+        return None
+
+
+class CopiedMaps:
+    """No map at all, for a source whose weights are not known."""
+
+    def prepare(self, pairs: Sequence[ModulePair]) -> None:
+        """Nothing, see SubspaceMaps."""
+
+    def of(self, pair: ModulePair, source: torch.Tensor, target: torch.Tensor) -> CopiedPairMaps:
+        return CopiedPairMaps()
 
 
 def _measures(found: SubspacePair, phi: Similarity) -> Measures:

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import NoReturn
 
 from ..errors import ProLoRAError
 from .maps import ArbitrationMaps, Maps, SubspaceMaps
@@ -35,14 +36,36 @@ class Mode:
     warning: str = ""
 
 
+AUTO, CALIBRATED, BY_WEIGHTS = "auto", "calibrated", "full"
+
+
+def _without_recording(energy: float) -> NoReturn:
+    raise ProLoRAError(
+        "Mode calibrated needs a recording of the source. Connect one (Record Source LoRA or Load "
+        f"Recording), or choose mode {BY_WEIGHTS}, which needs the weights alone."
+    )
+
+
 _PROLORA = "Farhadzadeh et al., ProLoRA, ICML 2025, arXiv 2506.04244"
 
 _ROWS = (
     Mode(
-        "full",
+        AUTO,
+        f"{CALIBRATED} where there is a recording, else {BY_WEIGHTS}",
+        "see those",
+        partial(SubspaceMaps, BY_WEIGHTS),
+    ),
+    Mode(
+        CALIBRATED,
+        "listens to the target too, by a recording of the source",
+        "ridge regression on the LoRA's read-outs, from where full leaves it",
+        _without_recording,
+    ),
+    Mode(
+        BY_WEIGHTS,
         "all of the LoRA, each part to the target's own",
         f"{_PROLORA}: Eq. 3 and the two mixed quadrants that Eq. 2 drops",
-        partial(SubspaceMaps, "full"),
+        partial(SubspaceMaps, BY_WEIGHTS),
     ),
     Mode(
         "prolora",

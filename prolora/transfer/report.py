@@ -19,6 +19,8 @@ class Measures:
         common_rank: k, of both subspaces.
         similarity: Phi_l and Phi_r with their chance levels.
         quadrants: energies of the four parts of the update, split by the source's subspaces.
+        readouts_off: how far from the source's read-outs the copied module's are on the target, and
+            the calibrated one's (where it was not fitted), as shares of their norm.
     """
 
     source_rank: int | None = None
@@ -26,6 +28,7 @@ class Measures:
     common_rank: int | None = None
     similarity: Similarity | None = None
     quadrants: Quadrants | None = None
+    readouts_off: tuple[float, float] | None = None
 
 
 @dataclass(frozen=True)
@@ -69,6 +72,8 @@ class ModuleReport:
         for part in fields(Quadrants):
             share = None if parts is None else getattr(parts, part.name) / (parts.total or 1.0)
             row[f"energy_{part.name}"] = share
+        off = self.measures.readouts_off or (None, None)
+        row |= dict(zip(("readouts_off_copied", "readouts_off"), off, strict=True))
         return row
 
 

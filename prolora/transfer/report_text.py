@@ -77,6 +77,7 @@ def _summary_lines(report: Report) -> Iterator[str]:
         yield f"  {count} moved, but {reason}"
     yield from _similarity_lines(report)
     yield from _energy_lines(report)
+    yield from _readout_lines(report)
     skipped: dict[str, list[str]] = {}
     for row, label in _labelled(report):
         if row.status == "skipped":
@@ -107,6 +108,17 @@ def _similarity_lines(report: Report) -> Iterator[str]:
             "  Most modules are below the threshold. If blocks were removed here and inserted "
             "there, their numbers no longer tell: ProLoRA Similarity shows it, and pairs by "
             "hand put it right."
+        )
+
+
+def _readout_lines(report: Report) -> Iterator[str]:
+    found = [row.measures.readouts_off for row in report.rows]
+    off = [both for both in found if both is not None]
+    if off:
+        copied, after = (median(side) for side in zip(*off, strict=True))
+        yield (
+            f"  calibrated by {len(off)} read-outs: off by {copied:.1%} as copied, {after:.1%} now "
+            "(medians)"
         )
 
 

@@ -1,13 +1,13 @@
 """What a user chooses for a transfer."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 
 from ..algebra.subspace import has_float64
 from ..errors import ProLoRAError
-from .modes import Mode, mode_named
+from .modes import AUTO, BY_WEIGHTS, CALIBRATED, Mode, mode_named
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class TransferSettings:
         ProLoRAError: a value is out of its range.
     """
 
-    mode: str = "full"
+    mode: str = AUTO
     threshold: float = 0.8
     subspace_energy: float = 0.8
     rank: int = 0
@@ -42,6 +42,15 @@ class TransferSettings:
     def chosen_mode(self) -> Mode:
         """The row of the mode."""
         return mode_named(self.mode)
+
+    def settled(self, recorded: bool) -> "TransferSettings":
+        """The same with mode auto decided.
+
+        Args:
+            recorded: whether there is a recording.
+        """
+        decided = CALIBRATED if recorded else BY_WEIGHTS
+        return replace(self, mode=decided) if self.mode == AUTO else self
 
     def __post_init__(self) -> None:
         mode_named(self.mode)

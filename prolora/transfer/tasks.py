@@ -11,6 +11,7 @@ from ..adapters.dora import DoraAdapter
 from ..algebra.updates import Update
 from ..errors import ProLoRAError
 from ..models.model import Model
+from ..models.outline import is_outline
 from ..models.references import Slice
 from ..pairing.module_pairs import ModulePair, as_matrix
 from .joining import join_rows
@@ -45,8 +46,11 @@ class Task:
 
     @cached_property
     def source_weight(self) -> torch.Tensor:
-        """In its own shape; padded for a module that pads it."""
+        """In its own shape; padded for a module that pads it. Of an outline, not a number."""
         pair = self.pairs[0]
+        if is_outline(self.source):  # whatever is computed from what is not known is no number
+            unknown = torch.full((), torch.nan, dtype=self.settings.dtype)
+            return unknown.to(self.settings.device).expand(pair.source_shape)
         weight = self.source.weight(pair.source, self.settings.device, self.settings.dtype)
         return _padded(weight, pair.source_shape)
 
@@ -214,12 +218,14 @@ def _moved_part(
         reason = f"similarity below the threshold {settings.threshold:g}"
         return _Part(None, _row(pair, "skipped", reason, measures))
     rank = settings.rank or (0 if adapter.rank else mode.rank)
-    moved = adapter.retarget(maps.moved(update), rank, source, target)
+    found = maps.moved(update, adapter.name)
+    measures = replace(measures, readouts_off=found.readouts_off)
+    moved = adapter.retarget(found.update, rank, source, target)
     before = update.energy()
     row = _row(
         pair,
         "moved",
-        _said(maps.note, adapter.note),
+        _said(maps.note, found.note, adapter.note),
         measures,
         rank_out=moved.adapter.rank,
         energy_dropped=moved.dropped,

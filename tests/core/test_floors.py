@@ -17,6 +17,7 @@ FLOORS = (
     ("naming",),
     ("pairing",),
     ("transfer",),
+    ("recording",),
     ("comparison",),
     ("inspection", "__init__"),
     ("cli",),

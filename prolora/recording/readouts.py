@@ -1,0 +1,115 @@
+"""Read-outs of a source's modules, and the inputs of a target's layers at the same positions."""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from ..errors import ProLoRAError
+from ..models.references import WeightRef
+from .layers import Place, why_not_heard
+from .listening import Examples, Progress, listen
+from .recording import ReadOut
+
+_INSTEAD = "Use the mode full, which needs the weights alone."
+
+
+@dataclass(frozen=True)
+class Heard:
+    """A module that is to be heard.
+
+    Attributes:
+        name: the module of the LoRA.
+        ref: its weight in the source.
+        down: r x n, float32.
+        keeps_down: whether the recording must keep it; see ReadOut.
+    """
+
+    name: str
+    ref: WeightRef
+    down: torch.Tensor
+    keeps_down: bool
+
+
+def record_readouts(
+    modules: Sequence[Heard],
+    layers: Mapping[str, nn.Module],
+    examples: Examples,
+    positions: int,
+    seed: int,
+    progress: Progress,
+) -> tuple[dict[str, ReadOut], dict[str, str]]:
+    """Runs the source and keeps what its modules read at positions drawn at random.
+
+    Args:
+        positions: for each module in all; every example has as many of them.
+
+    Returns:
+        The read-outs, and why a module has none.
+    """
+    left_out = {m.name: why_not_heard(m.ref, layers) for m in modules}
+    heard = {m.name: m for m in modules if not left_out[m.name]}
+    places = {name: Place(m.ref, layers[m.ref.key]) for name, m in heard.items()}
+    each = -(-positions // examples.count)
+    found: dict[str, list[ReadOut]] = defaultdict(list)
+    generator = torch.Generator().manual_seed(seed)
+
+    def take(name: str, example: int, place: Place, inputs: torch.Tensor) -> None:
+        drawn = torch.randperm(place.count(inputs), generator=generator)[:each].int()
+        rows = place.rows(inputs, drawn.long())
+        values = (rows @ heard[name].down.to(rows.device).T).cpu()
+        found[name].append(ReadOut(torch.full_like(drawn, example), drawn, values))
+
+    listen(places, examples, take, progress)
+    readouts = {
+        name: ReadOut(
+            examples=torch.cat([part.examples for part in parts]),
+            positions=torch.cat([part.positions for part in parts]),
+            values=torch.cat([part.values for part in parts]),
+            down=heard[name].down.cpu() if heard[name].keeps_down else None,
+        )
+        for name, parts in found.items()
+    }
+    silent = {name: "its layer did not run" for name in heard if name not in found}
+    return readouts, {name: why for name, why in left_out.items() if why} | silent
+
+
+def collect_inputs(
+    places: Mapping[str, Place],
+    readouts: Mapping[str, ReadOut],
+    examples: Examples,
+    progress: Progress,
+) -> dict[str, torch.Tensor]:
+    """Runs the target and keeps its inputs, p x n on the CPU, where the source was heard.
+
+    Args:
+        places: of the target's layers, by any names.
+        readouts: by the same names.
+
+    Raises:
+        ProLoRAError: a layer runs on fewer positions than the source's, or not at all.
+    """
+    found: dict[str, dict[int, torch.Tensor]] = defaultdict(dict)
+
+    def take(name: str, example: int, place: Place, inputs: torch.Tensor) -> None:
+        readout, count = readouts[name], place.count(inputs)
+        wanted = readout.positions[readout.examples == example].long()
+        if len(wanted) and int(wanted.max()) >= count:
+            raise ProLoRAError(
+                f"The layer of {place.ref} has {count} positions in the target and more in the "
+                f"source: the two models cut their latents in other ways. {_INSTEAD}"
+            )
+        found[name][example] = place.rows(inputs, wanted).cpu()
+
+    listen(places, examples, take, progress)
+    silent = [name for name in places if len(found[name]) < examples.count]
+    if silent:
+        raise ProLoRAError(
+            f"The layer of {places[silent[0]].ref} did not run in the target, though it did in the "
+            f"source. {_INSTEAD}"
+        )
+    return {
+        name: torch.cat([rows[example] for example in sorted(rows)]) for name, rows in found.items()
+    }

@@ -1,0 +1,147 @@
+"""A LoRA whose factors can be trained, on the layers of a model that runs."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..adapters import Adapter, LoraAdapter
+from ..models.model import Model
+from ..models.references import WeightRef
+from .layers import is_convolution, why_not_heard
+
+
+@dataclass(frozen=True)
+class Free:
+    """A module whose factors are free.
+
+    Attributes:
+        adapter: what it was.
+        ref: its weight in the target.
+        layer: the layer of that weight.
+        up, down: m x r and r x ..., in the layer's layout; float32, with gradients.
+    """
+
+    adapter: LoraAdapter
+    ref: WeightRef
+    layer: Any
+    up: nn.Parameter
+    down: nn.Parameter
+
+    def answer(self, inputs: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
+        """The layer's output with the module's part added."""
+        part, inputs = self.ref.part, inputs.float()
+        if is_convolution(self.layer):
+            read = self._convolved(inputs)
+            added = torch.einsum("mr,br...->bm...", self.up, read)
+            channels = 1
+        else:
+            if part is not None and part.dim == 1:
+                inputs = inputs.narrow(-1, part.start, part.length)
+            added = inputs @ self.down.T @ self.up.T
+            channels = output.ndim - 1
+        added = added.to(output.dtype)
+        if part is None or part.dim == 1:
+            return output + added
+        rows = [part.start, part.length, output.shape[channels] - part.start - part.length]
+        before, own, after = torch.split(output, rows, dim=channels)
+        return torch.cat([before, own + added, after], dim=channels)
+
+    def _convolved(self, inputs: torch.Tensor) -> torch.Tensor:
+        layer, down = self.layer, self.down
+        convolve = (nn.functional.conv1d, nn.functional.conv2d, nn.functional.conv3d)[down.ndim - 3]
+        if layer.padding_mode != "zeros":
+            sides = layer._reversed_padding_repeated_twice
+            inputs = nn.functional.pad(inputs, sides, mode=layer.padding_mode)
+            return convolve(inputs, down, None, layer.stride, 0, layer.dilation)
+        return convolve(inputs, down, None, layer.stride, layer.padding, layer.dilation)
+
+    def made(self) -> LoraAdapter:
+        """The module with the factors that it has now."""
+        up, down = self.up.detach().cpu(), self.down.detach().cpu()
+        rows = self.ref.reordered(up)
+        shape = (*rows.shape, *(1,) * (down.ndim - 2))
+        rank = float(down.shape[0])
+        name, reshape = self.adapter.name, self.adapter.reshape
+        return LoraAdapter(name, rows.reshape(shape).clone(), down.clone(), rank, reshape)
+
+
+def free(
+    adapters: tuple[Adapter, ...], target: Model, layers: Mapping[str, nn.Module]
+) -> tuple[list[Free], dict[str, str]]:
+    """The modules whose factors can be trained, and why the others stay as they are.
+
+    Args:
+        target: by whose names the modules are called.
+        layers: see Network.
+    """
+    found: list[Free] = []
+    why: dict[str, str] = {}
+    for adapter in adapters:
+        ref = target.resolve(adapter.name)
+        if ref is None:
+            why[adapter.name] = f"not in the target {target.name}"
+        elif not isinstance(adapter, LoraAdapter):
+            why[adapter.name] = f"a {adapter.family} is not refined"
+        elif adapter.reshape:
+            why[adapter.name] = "its weight is padded"
+        else:
+            why[adapter.name] = why_not_heard(ref, layers)
+        if ref is not None and not why[adapter.name] and isinstance(adapter, LoraAdapter):
+            found.append(_free(adapter, ref, layers[ref.key]))
+    return found, {name: reason for name, reason in why.items() if reason}
+
+
+def _free(adapter: LoraAdapter, ref: WeightRef, layer: Any) -> Free:
+    device = layer.weight.device
+    factors = adapter.update(torch.zeros(0)).balanced()
+    down = (
+        factors.down.reshape(-1, *layer.weight.shape[1:]) if is_convolution(layer) else factors.down
+    )
+    up = ref.reordered(factors.up)
+    return Free(
+        adapter,
+        ref,
+        layer,
+        nn.Parameter(up.to(device).clone()),
+        nn.Parameter(down.to(device).clone()),
+    )
+
+
+@contextmanager
+def attached(modules: list[Free]) -> Iterator[None]:
+    """Lets the model compute with the modules; the hooks are gone at the end."""
+    handles = []
+
+    def hook(
+        module: Free,
+    ) -> Callable[[nn.Module, tuple[torch.Tensor, ...], torch.Tensor], torch.Tensor]:
+        return lambda _, inputs, output: module.answer(inputs[0], output)
+
+    try:
+        for module in modules:
+            handles.append(module.layer.register_forward_hook(hook(module)))
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def blocks_of(root: nn.Module, modules: Sequence[Free]) -> list[nn.Module]:
+    """The outermost modules of a model that run as a whole and hold a free one."""
+    layers = {id(module.layer) for module in modules}
+    return [
+        block for block in _outermost(root) if any(id(layer) in layers for layer in block.modules())
+    ]
+
+
+def _outermost(root: nn.Module) -> Iterator[nn.Module]:
+    for child in root.children():
+        # A list does not run, and a UNet runs the members of its sequences one by one.
+        if isinstance(child, (nn.ModuleList, nn.ModuleDict, nn.Sequential)):
+            yield from _outermost(child)
+        else:
+            yield child
