@@ -13,6 +13,7 @@ from ...prolora.errors import ProLoRAError
 from ...prolora.recording.network import Network, Prompt
 from .conditioning import conditioning_of
 from .failures import memory_explained, misfits_explained, model_name
+from .overwritten import overwritten_kept
 from .training import as_normal, attention_with_gradients, load
 
 # The conditioning of a prompt, as the model takes it: argument -> the host's wrapper of its value.
@@ -113,7 +114,8 @@ def _apply(
     options |= {"cond_or_uncond": [0], "sigmas": sigmas}
     if torch.is_grad_enabled():
         options |= attention_with_gradients()
-    return model.model.apply_model(x, sigmas, **arguments, transformer_options=options)
+    with overwritten_kept():
+        return model.model.apply_model(x, sigmas, **arguments, transformer_options=options)
 
 
 def _normal(value: Any) -> Any:

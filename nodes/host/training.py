@@ -87,8 +87,9 @@ def attention_with_gradients() -> dict[str, Any]:
 
 def _casts(part: nn.Module) -> bool:
     """Whether a layer makes its weight anew whenever it is used: of another type or place."""
-    quantised = type(getattr(part, "weight", None)) not in (nn.Parameter, torch.Tensor, type(None))
-    return quantised or bool(getattr(part, "comfy_cast_weights", False))
+    weight = getattr(part, "weight", None)
+    plain = type(weight) in (nn.Parameter, torch.Tensor) or not isinstance(weight, torch.Tensor)
+    return not plain or bool(getattr(part, "comfy_cast_weights", False))
 
 
 def _make_normal(module: nn.Module, device: torch.device) -> None:

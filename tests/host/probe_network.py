@@ -8,6 +8,7 @@ import importlib
 import json
 import sys
 
+import comfy.sample
 import comfy.sampler_helpers
 import comfy.samplers
 import comfy.utils
@@ -26,9 +27,9 @@ def relative(one, other):
     return float((one - other).norm() / other.norm())
 
 
-def noised(count, channels=16, side=8):
+def noised(count, *shape):
     random = torch.Generator().manual_seed(3)
-    return torch.randn(count, channels, side, side, generator=random)
+    return torch.randn(count, *(shape or (16, 8, 8)), generator=random)
 
 
 class Probe:
@@ -128,14 +129,14 @@ class ProbeGradient(Probe):
 
     def probe(self, host, model, positive, layer):
         network, prompts = host.network_of(model), host.prompts_of(positive)
-        channels = host.latent_format(model)[1]
-        x, sigmas = noised(len(prompts), channels), torch.full((len(prompts),), 0.5)
+        x = noised(len(prompts), *self.shape(model))
+        sigmas = torch.full((len(prompts),), 0.5)
         target = torch.zeros(1)
         mode = torch.is_inference_mode_enabled(), torch.is_grad_enabled()
         training = model.model.training
         calls = []
         with host.trainable(model):
-            linear = network.layers[layer]
+            linear = network.layers[layer or self.linear_in_a_block(network)]
             out, into = linear.weight.shape
             random = torch.Generator().manual_seed(0)
             down = torch.randn(4, into, generator=random).div(into**0.5).requires_grad_()
@@ -150,9 +151,8 @@ class ProbeGradient(Probe):
                 return (network.denoise(x, sigmas, prompts) - target).square().mean()
 
             handle = linear.register_forward_hook(beside)
-            kept = Kept()
-            with torch.autograd.graph.saved_tensors_hooks(kept, lambda tensor: tensor):
-                value = loss()
+            value = loss()
+            kept = kept_values(value)
             value.backward()
             fired = len(calls)
             slope = float(up.grad.square().sum() + down.grad.square().sum())
@@ -173,31 +173,45 @@ class ProbeGradient(Probe):
             "norms": {name: float(g.norm()) for name, g in grads.items()},
             "gradient": up.grad.flatten()[:5000].tolist(),
             "slope": slope**0.5,
-            "measured": (ends[0] - ends[1]) / (2e-3),
+            "measured": (ends[0] - ends[1]) / 2e-3,
             "fired": fired,
             "restored": mode == (torch.is_inference_mode_enabled(), torch.is_grad_enabled())
             and model.model.training == training,
             "with gradients": len(asked),
-            "kept": kept.size,
+            "kept": kept,
             "casts": sum(getattr(m, "comfy_cast_weights", False) for m in model.model.modules()),
             "left over": sum("forward" in vars(m) for m in model.model.modules()),
         }
 
+    @staticmethod
+    def shape(model):
+        """Of the model's latents, from a small empty picture."""
+        empty = torch.zeros(1, 16, 8, 8)
+        return comfy.sample.fix_empty_latent_channels(model, empty).shape[1:]
 
-class Kept:
-    """Counts the values that are kept for the gradient, each once."""
+    @staticmethod
+    def linear_in_a_block(network):
+        return next(
+            key
+            for key, layer in network.layers.items()
+            if ".0." in key and len(layer.weight.shape) == 2 and "embed" not in key
+        )
 
-    def __init__(self):
-        self._seen = {}
 
-    def __call__(self, tensor):
-        if type(tensor) in (torch.Tensor, torch.nn.Parameter):  # else it is quantised
-            self._seen[tensor.untyped_storage().data_ptr()] = tensor
-        return tensor
-
-    @property
-    def size(self):
-        return sum(tensor.numel() for tensor in self._seen.values())
+def kept_values(loss):
+    """How many values are kept for the gradient, each counted once."""
+    seen, nodes, sizes = set(), [loss.grad_fn], {}
+    while nodes:
+        node = nodes.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        nodes += [following for following, _ in node.next_functions]
+        saved = [getattr(node, name) for name in dir(node) if name.startswith("_saved_")]
+        for tensor in (*saved, *getattr(node, "saved_tensors", ())):
+            if type(tensor) in (torch.Tensor, torch.nn.Parameter):  # else it is quantised
+                sizes[tensor.untyped_storage().data_ptr()] = tensor.numel()
+    return sum(sizes.values())
 
 
 class ProbeCast(Probe):

@@ -7,6 +7,8 @@ import pytest
 
 from .prompts import PromptBuilder
 from .quantised_files import ALWAYS, FORMS, NAMES, SINCE_2025, write_quantised
+from .small.architectures import ARCHITECTURES
+from .small.files import skip_unless_it_loads, write_small_files
 
 pytestmark = pytest.mark.host
 
@@ -107,3 +109,18 @@ def test_quantised_weights(client, comfy, graph, object_info, form):
 def alike(one: dict, other: dict) -> float:
     a, b = (np.array(figures["gradient"]) for figures in (one, other))
     return float(a @ b / np.linalg.norm(a) / np.linalg.norm(b))
+
+
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_every_architecture(client, comfy, graph, name):
+    """At small widths, by the slope of the loss."""
+    skip_unless_it_loads(ARCHITECTURES[name], client)
+    small = write_small_files(name, comfy.folder / "models")
+    if not small.model.computes:
+        pytest.skip("at this width, it does not compute in any host")
+    model = small.load(graph, small.child)
+    text = graph.node("ProbeConditioning", context=small.model.context, pooled=small.model.pooled)
+    probe = graph.node("ProbeGradient", model=model, positive=text, layer="")
+    figures = json.loads(client.queue(graph.prompt).of(probe[0])["text"][0])
+    check(figures)
+    assert figures["measured"] == pytest.approx(figures["slope"], rel=0.05)
