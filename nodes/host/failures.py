@@ -1,0 +1,75 @@
+"""What goes wrong inside the host's models, in words for an artist."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import comfy.model_management
+import torch
+
+from ...prolora.errors import ProLoRAError
+
+# What a model raises for a conditioning that it was not made for. The host's exception for Cancel
+# is none of them.
+_MISFITS = (
+    RuntimeError,
+    ValueError,
+    TypeError,
+    KeyError,
+    IndexError,
+    AttributeError,
+    AssertionError,
+)
+
+
+def model_name(model: Any) -> str:
+    """What to call a MODEL: the name of the host's configuration, like SD3."""
+    return type(model.model.model_config).__name__
+
+
+@contextmanager
+def memory_explained() -> Iterator[None]:
+    """Says what to lower where the memory does not suffice."""
+    try:
+        yield
+    except Exception as error:
+        if not _is_out_of_memory(error):
+            raise
+        raise ProLoRAError(
+            f"The memory does not suffice to run the model ({_first_line(error)}). Use smaller "
+            "latents (width and height), fewer samples at once, or a quantised model."
+        ) from error
+
+
+@contextmanager
+def misfits_explained(model: Any, shapes: Callable[[], str]) -> Iterator[None]:
+    """Says which model cannot take which conditioning; `shapes` describes what it was given."""
+    try:
+        yield
+    except ProLoRAError:
+        raise
+    except _MISFITS as error:
+        if _is_out_of_memory(error):
+            raise
+        reason = f"{type(error).__name__}: {_first_line(error)}"
+        if torch.is_grad_enabled() and "autograd" in str(error).lower():
+            raise ProLoRAError(
+                f"{model_name(model)} cannot be refined in this ComfyUI, because it computes "
+                f"without gradients ({reason}). Load its weights as fp16, bf16 or fp32, without "
+                "--fast, or do without refinement."
+            ) from error
+        raise ProLoRAError(
+            f"The model {model_name(model)} cannot take this conditioning ({shapes()}): {reason}. "
+            "Record with the text encoders and the size of latents that belong to this model."
+        ) from error
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    known = comfy.model_management.OOM_EXCEPTION
+    if known is not Exception and isinstance(error, known):
+        return True
+    return "out of memory" in str(error).lower() or "can't allocate memory" in str(error)
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().split("\n")[0][:300]
