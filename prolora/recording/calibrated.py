@@ -64,7 +64,8 @@ def transfer_recorded(
     """
     settings = settings.settled(recorded=True)
     if settings.mode != CALIBRATED:
-        return transfer_resolved(lora, target, settings, progress)
+        moved = transfer_resolved(lora, target, settings, progress)
+        return moved.noted(f"The recording was not used: mode {settings.mode} was chosen.")
     recording.check_lora(lora.file.digest, lora.file.name)
     base: Maps = SubspaceMaps((copied_map,), settings.subspace_energy)
     if is_outline(lora.source):
