@@ -202,7 +202,7 @@ def ways(case: Case) -> Mapping[str, Way]:
     for count in (10, 25, 50):
         found[f"refined {count}"] = lambda c, n=count: refined(c, plain, replace(steps, steps=n))
     found["from nothing 25"] = lambda c: from_nothing(c, plain, steps)
-    for own in (0.0, 0.3):
+    for own in (0.0, 0.15):
         found[f"refined 25, own {own:g}"] = lambda c, own=own: refined(
             c, plain, replace(steps, own=own)
         )
@@ -328,8 +328,8 @@ def measure(tarballs: Path, cases: Sequence[Case]) -> None:
 
 def curve(tarballs: Path) -> None:
     """How the size of a recording matters, on one style and seed."""
-    sizes = [(16, 1, 256), (16, 4, 256), (16, 16, 256), (64, 1, 256), (64, 2, 256), (64, 4, 256)]
-    sizes += [(128, 2, 256), (256, 1, 256), (64, 4, 64), (64, 4, 1024), (64, 4, 4096)]
+    sizes = [(64, 2, 256), (128, 1, 256), (64, 4, 256), (64, 1, 256), (16, 4, 256), (16, 16, 256)]
+    sizes += [(256, 1, 256), (64, 2, 64), (64, 2, 1024), (64, 2, 4096)]
     known = {tuple(line[:4]) for line in read_results()}
     for case, (samples, noised, positions) in product(
         [Case("b", "cyanotype", 1), Case("pruned", "cyanotype", 1)], sizes

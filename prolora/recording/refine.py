@@ -21,7 +21,7 @@ from .recording import Recording
 from .student import Free, attached, blocks_of, free
 from .teacher import along, answers, at_once, derivative
 
-_HELD_OUT = 5  # one latent of as many is kept apart
+HELD_OUT = 5  # one latent of as many is kept apart
 _CHECKS = 5  # how often on the way the latents kept apart are asked
 _SCALE = 2.0**10  # of the loss: a half precision gradient would underflow without
 
@@ -44,7 +44,7 @@ class RefineSettings:
     steps: int = 25
     batch: int = 16
     rate: float = 0.03
-    own: float = 0.15
+    own: float = 0.3
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -210,7 +210,7 @@ def _split(count: int, settings: RefineSettings) -> tuple[torch.Tensor, torch.Te
             "Record more samples."
         )
     order = torch.randperm(count, generator=torch.Generator().manual_seed(settings.seed))
-    apart = max(count // _HELD_OUT, 1)
+    apart = max(count // HELD_OUT, 1)
     return order[apart:], order[:apart].sort().values
 
 
