@@ -43,7 +43,7 @@ from prolora.transfer.resolve import ResolvedLora, resolve
 RESULTS = Path(__file__).resolve().parent / "evidence.csv"
 SOURCE_OF = {"b": "a", "pruned": "a", "deepened": "a", "kinds_distilled": "kinds"}
 DISTILLED = "kinds_distilled"
-SAMPLES, LEVELS = 64, 4  # of a recording
+SAMPLES, LEVELS = 64, 2  # of a recording
 DRAWN = 96  # pictures that a distilled model is judged by
 REPEATS = 3  # of every picture, under other noise, in a loss
 

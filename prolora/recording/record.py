@@ -37,7 +37,7 @@ class RecordingSettings:
         ProLoRAError: a value is out of its range.
     """
 
-    levels: int = 4
+    levels: int = 2
     positions: int = 256
     seed: int = 0
     schedule: tuple[float, ...] | None = None

@@ -99,7 +99,10 @@ def test_a_module_whose_weight_is_a_vector():
 @pytest.mark.parametrize(
     ("choice", "words"),
     [
-        ({"mode": "all"}, "no mode 'all'. Choose one of: full, prolora, subspace, cross_width"),
+        (
+            {"mode": "all"},
+            "no mode 'all'. Choose one of: auto, calibrated, full, prolora, subspace",
+        ),
         ({"threshold": 1.2}, "threshold is 1.2; choose one from 0 to 1"),
         ({"subspace_energy": 1.0}, "between 0 and 1, both excluded"),
         ({"rank": -1}, "choose 0 for the source's, or more"),

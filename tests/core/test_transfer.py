@@ -40,6 +40,7 @@ FIELDS = {
     *("energy_subspace_null", "energy_null_subspace", "energy_null_null"),
     *("rank_in", "rank_out", "energy_kept", "energy_dropped"),
 }
+OF_A_RECORDING = {"readouts_off_copied", "readouts_off"}
 
 
 def mixed_result():
@@ -78,10 +79,11 @@ def test_every_row_in_json_has_every_field():
     assert report["settings"]["threshold"] == "0.8"
     assert len(report["rows"]) == 7
     for row in report["rows"]:
-        assert row.keys() == FIELDS
+        assert row.keys() == FIELDS | OF_A_RECORDING
     rows = {row["name"]: row for row in report["rows"]}
     moved = rows["moved"]
     assert all(moved[field] is not None for field in FIELDS)
+    assert all(moved[field] is None for field in OF_A_RECORDING)
     assert (moved["source_key"], moved["target_key"]) == ("moved.weight", "moved.weight")
     assert moved["source_shape"] == moved["target_shape"] == [24, 16]
     assert (moved["rank_in"], moved["rank_out"]) == (4, 2)
