@@ -45,11 +45,11 @@ KINDS = (
 )
 RECIPES = {
     "kinds": Recipe(steps=5500, rate=1e-3, seed=11, batch=32),
-    "kinds_distilled": Recipe(steps=2800, rate=5e-4, seed=12, batch=32),
+    "kinds_distilled": Recipe(steps=2500, rate=5e-4, seed=12, batch=32),
 }
 CFG = 2.5
 STEPS, CHILD_STEPS = 24, 4
-TRAJECTORIES = 3072
+TRAJECTORIES = 2560
 
 
 def read_kinds(tarballs: Path) -> tuple[torch.Tensor, list[str]]:
