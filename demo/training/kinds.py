@@ -6,6 +6,9 @@
 A prompt leaves open which emoji of its kind is drawn, by which of the two vendors: unlike the
 demo's other models this one has something to gain from guidance. The child has learned one step
 between four noise levels of its parent's guided sampling, so it is sampled at cfg 1.
+
+On one CPU core the parent takes about 14 minutes and the child about 10, a third of that for the
+parent's samples.
 """
 
 import argparse
