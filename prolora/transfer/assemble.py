@@ -23,6 +23,8 @@ from .resolve import ResolvedLora
 from .settings import TransferSettings
 from .tasks import ModuleResult
 
+LORA_DIGEST = "prolora_lora_digest"  # what a file of a result calls its lora_digest
+
 Results = Sequence[tuple[ModulePair, ModuleResult]]
 
 
@@ -32,13 +34,14 @@ class TransferResult:
 
     Attributes:
         vector_patches: what has no subspaces, carried over as it was.
-        accelerator: see AdapterFile.
+        accelerator, lora_digest: of the LoRA that was moved; see AdapterFile.
     """
 
     adapters: tuple[Adapter, ...]
     report: Report
     vector_patches: tuple[VectorPatch, ...] = ()
     accelerator: str = ""
+    lora_digest: str = ""
 
     @property
     def contents(self) -> tuple[Part, ...]:
@@ -51,6 +54,7 @@ class TransferResult:
         return {
             "prolora_version": __version__,
             "prolora_lora": report.lora,
+            **({LORA_DIGEST: self.lora_digest} if self.lora_digest else {}),
             "prolora_source": report.source,
             "prolora_target": report.target,
             **{f"prolora_{name}": value for name, value in report.settings.items()},
@@ -100,7 +104,7 @@ def assemble(
             *_vectors_alone(results, adapters, plan),
         ),
     )
-    return TransferResult(adapters, report, plan.vectors, file.accelerator)
+    return TransferResult(adapters, report, plan.vectors, file.accelerator, file.digest)
 
 
 def _named(results: Results, target: Model) -> tuple[Adapter, ...]:
