@@ -1,4 +1,4 @@
-"""Record Source LoRA: what the source says of its LoRA, for targets that its weights do not tell."""
+"""Record Source LoRA: samples the source, and keeps what it says of its LoRA."""
 
 import torch
 

@@ -324,6 +324,28 @@ class ProbeConditions(Probe):
         }
 
 
+class ProbeSameText(Probe):
+    """Whether each entry of a CONDITIONING is what the host's own node makes of a text."""
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        required = {"conditioning": ("CONDITIONING",), "clip": ("CLIP",), "texts": ("STRING", {})}
+        return {"required": required}
+
+    def probe(self, host, conditioning, clip, texts):
+        encode = sys.modules["nodes"].NODE_CLASS_MAPPINGS["CLIPTextEncode"]().encode
+        by_host = [encode(clip, text)[0][0] for text in texts.split("\n")]
+        return {
+            "texts": [others["prolora_text"] for _, others in conditioning],
+            "same": [
+                torch.equal(ours[0], theirs[0])
+                and torch.equal(ours[1]["pooled_output"], theirs[1]["pooled_output"])
+                for ours, theirs in zip(conditioning, by_host, strict=True)
+            ],
+            "first like second": torch.equal(conditioning[0][0], conditioning[1][0]),
+        }
+
+
 class ProbeSampled(Probe):
     """Latents by the pack's sample, and the levels of the schedule."""
 
