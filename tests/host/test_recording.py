@@ -19,7 +19,7 @@ from .prompts import PromptBuilder, out
 
 pytestmark = pytest.mark.host
 
-A, B = "emoji_a.safetensors", "emoji_b.safetensors"
+A, B, PRUNED = "emoji_a.safetensors", "emoji_b.safetensors", "emoji_a_pruned.safetensors"
 LORA = "emoji_style_lora.safetensors"
 FROM_INPUT = "(the connected source_model)"
 
@@ -441,3 +441,31 @@ def test_a_prefix_that_climbs_out(client, comfy, saved, prefix):
     node = graph.node("ProLoRASaveRecording", recording=loaded, filename_prefix=prefix)
     fails(client, graph, node, "leads out of ComfyUI's output folder", prefix)
     assert not list(comfy.folder.parent.rglob("escaped*"))
+
+
+def emoji(graph: PromptBuilder, name: str) -> list:
+    return graph.node("EmojiLoader", ckpt_name=name)
+
+
+def test_a_pruned_target(client, latents, saved):
+    """Its blocks are paired by the weights of both models, then it is listened to."""
+    graph = PromptBuilder()
+    recording = load_recording(graph, "style")
+    model = emoji(graph, PRUNED)
+    moved = graph.transfer(graph.source(), model, mode="auto", recording=recording)
+    refined = graph.refine(model, moved, recording)
+    graph.latents(graph.apply(model, refined), "pruned_refined")
+    graph.latents(model, "pruned_bare")
+    summary, info = texts(client, graph, moved, refined)
+    assert "calibrated by " in summary
+    assert "modules refined, 3 steps" in info
+    assert relative(latents("pruned_refined"), latents("pruned_bare")) > 0.1
+
+
+def test_a_pruned_target_without_the_checkpoint(client, saved):
+    graph = PromptBuilder()
+    recording = load_recording(graph, "style")
+    source = graph.source(source_checkpoint=FROM_INPUT, recording=recording)
+    moved = graph.transfer(source, emoji(graph, PRUNED), mode="auto", recording=recording)
+    graph.save(moved, "loras/refused")
+    fails(client, graph, moved, "names and shapes only", "Choose the checkpoint")
