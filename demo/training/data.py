@@ -10,6 +10,7 @@ and pass the folder that they lie in to `train.py`.
 import io
 import json
 import tarfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ from demo.emoji.names import NAMES
 SIZE = 32
 CHANNELS = 16
 LATENT_STD = 1 / 1.5305  # the SD3 latent format multiplies by 1.5305, so the model sees about 1
+TABLE = "package/emoji.json"
 VENDORS = {"a": "google", "b": "twitter"}
 
 # A cyanotype: one blue ink on pale paper, dark where the picture is dark.
@@ -30,12 +32,20 @@ PAPER = torch.tensor([0.84, 0.93, 1.00])
 LUMA = torch.tensor([0.299, 0.587, 0.114])
 
 
-def read_emoji(tarballs: Path, vendor: str) -> torch.Tensor:
-    """Return the pictures [N, 4, 32, 32] of NAMES, colour times opacity and opacity, in 0..1."""
-    path = tarballs / f"emoji-datasource-{vendor}-16.0.0.tgz"
-    table = json.loads(_members(path, {"package/emoji.json"})["package/emoji.json"])
-    images = {entry["short_name"]: entry["image"] for entry in table}
-    files = [f"package/img/{vendor}/64/{images[name]}" for name in NAMES]
+def tarball(tarballs: Path, vendor: str) -> Path:
+    return tarballs / f"emoji-datasource-{vendor}-16.0.0.tgz"
+
+
+def read_table(tarballs: Path, vendor: str) -> list[dict]:
+    """What the tarball says of each emoji: name, file, subcategory, who has a picture of it."""
+    return json.loads(_members(tarball(tarballs, vendor), {TABLE})[TABLE])
+
+
+def read_emoji(tarballs: Path, vendor: str, names: Sequence[str] = NAMES) -> torch.Tensor:
+    """Return the pictures [N, 4, 32, 32] of names, colour times opacity and opacity, in 0..1."""
+    path = tarball(tarballs, vendor)
+    images = {entry["short_name"]: entry["image"] for entry in read_table(tarballs, vendor)}
+    files = [f"package/img/{vendor}/64/{images[name]}" for name in names]
     found = _members(path, set(files))
     # Premultiplied ("a"), so that shrinking mixes no colour of invisible pixels in.
     pictures = [Image.open(io.BytesIO(found[f])).convert("RGBA").convert("RGBa") for f in files]
@@ -54,6 +64,17 @@ def cyanotype(pictures: torch.Tensor) -> torch.Tensor:
     """Print pictures [N, 3, H, W] in shades of blue, by their luminance."""
     luma = torch.einsum("nchw,c->nhw", pictures, LUMA).unsqueeze(1)
     return torch.lerp(INK.view(3, 1, 1), PAPER.view(3, 1, 1), luma)
+
+
+def swapped(pictures: torch.Tensor) -> torch.Tensor:
+    """Give red the blue, green the red and blue the green of pictures [N, 3, H, W]."""
+    return pictures[:, [2, 0, 1]]
+
+
+STYLES: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "cyanotype": cyanotype,
+    "swapped": swapped,
+}
 
 
 def fit_code(pictures: torch.Tensor) -> PatchCode:

@@ -1,5 +1,6 @@
 """Rectified flow as ComfyUI samples SD3: v = noise - latent, timestep = 1000 sigma, shift 3."""
 
+from collections.abc import Iterator
 from itertools import pairwise
 
 import torch
@@ -45,15 +46,29 @@ def flow_loss(
     return (v - (noise - latents)).square().mean()
 
 
+def noise_levels(steps: int) -> torch.Tensor:
+    """The sampler's levels sigma from 1 to 0, one more than steps."""
+    return shifted(torch.linspace(1, 0, steps + 1))
+
+
 @torch.no_grad()
+def euler(
+    model: nn.Module, noise: torch.Tensor, context: torch.Tensor, pooled: torch.Tensor, steps: int
+) -> Iterator[torch.Tensor]:
+    """Give the latents at each noise level, the noise first; all in the model's space."""
+    latents = noise
+    yield latents
+    for sigma, following in pairwise(noise_levels(steps)):
+        v = model(latents, sigma.expand(len(context)) * 1000, context=context, y=pooled)
+        latents = latents + (following - sigma) * v
+        yield latents
+
+
 def sample(
     model: nn.Module, context: torch.Tensor, pooled: torch.Tensor, seed: int, steps: int = 20
 ) -> torch.Tensor:
     """Euler sampling from noise, 8 x 8 latents; returns latents as nodes exchange them."""
     generator = torch.Generator().manual_seed(seed)
-    latents = torch.randn(len(context), 16, 8, 8, generator=generator)
-    sigmas = shifted(torch.linspace(1, 0, steps + 1))
-    for sigma, following in pairwise(sigmas):
-        v = model(latents, sigma.expand(len(context)) * 1000, context=context, y=pooled)
-        latents = latents + (following - sigma) * v
+    noise = torch.randn(len(context), 16, 8, 8, generator=generator)
+    *_, latents = euler(model, noise, context, pooled, steps)
     return process_out(latents)

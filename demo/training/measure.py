@@ -28,10 +28,9 @@ from prolora import (
     transfer_lora,
 )
 from prolora.files.safetensors import write_safetensors
-from prolora.transfer.modes import MODES
 
 # Modes with the rank of their result: the LoRA's own, and for casa that of its authors.
-TRIED = (*((mode, 8) for mode in MODES if mode != "cross_width"), ("casa", 32))
+TRIED = (*((mode, 8) for mode in ("full", "prolora", "subspace", "casa", "copy")), ("casa", 32))
 
 
 def drifts(which: str, source_key: Callable[[str], str | None] = str) -> dict[str, float]:

@@ -15,6 +15,7 @@ import argparse
 import copy
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -61,15 +62,15 @@ RECIPES = {
 
 @dataclass(frozen=True)
 class Task:
-    """All pictures to learn, a row per name: latents in the model's space, and their codes."""
+    """All pictures to learn, a row per prompt: latents in the model's space, and their codes."""
 
     latents: torch.Tensor
     context: torch.Tensor
     pooled: torch.Tensor
 
     @classmethod
-    def of(cls, pictures: torch.Tensor, code: PatchCode) -> "Task":
-        return cls(process_in(code.encode(pictures)), *encode_names(NAMES))
+    def of(cls, pictures: torch.Tensor, code: PatchCode, prompts: Sequence[str] = NAMES) -> "Task":
+        return cls(process_in(code.encode(pictures)), *encode_names(list(prompts)))
 
     def loss(
         self, model: nn.Module, rows: torch.Tensor, generator: torch.Generator

@@ -54,6 +54,11 @@ def _outside(columns: torch.Tensor, basis: torch.Tensor) -> torch.Tensor:
     return columns - _inside(columns, basis)
 
 
+def copied_map(columns: torch.Tensor, source: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """The columns as they are."""
+    return columns
+
+
 def subspace_map(columns: torch.Tensor, source: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     """P_t P_s columns: what lies in the source's subspace, onto the target's."""
     return _inside(_inside(columns, source), target)

@@ -46,6 +46,20 @@ def is_outline(model: Model) -> bool:
     return isinstance(model.weights, OutlineWeights)
 
 
+def refuse_outline(model: Model, mode: str) -> None:
+    """Refuses a source without weights for a mode that needs them.
+
+    Raises:
+        ProLoRAError: it is one.
+    """
+    if is_outline(model):
+        raise ProLoRAError(
+            f"Mode {mode} needs the weights of the source {model.name}, and a recording holds its "
+            "names and shapes only. Choose the checkpoint that the LoRA was trained on, or connect "
+            "the recording to ProLoRA Transfer and choose mode auto."
+        )
+
+
 def outline_of(model: Model, keys: Collection[str]) -> Model:
     """A model's names and shapes.
 

@@ -1,9 +1,10 @@
-"""Mode calibrated: maps that come from a recording, on top of those of the weights.
+"""Mode calibrated: maps that come from a recording.
 
 At a module, the LoRA's `down` reads z = x_s down^T of the source's inputs. The target's inputs x_t
 at the same positions of the same latents are others, so the factor is fitted to read the same of
-them: down_t = argmin ||z - X_t down^T||^2 + l ||down - down_0||^2, where down_0 is what the weights
-alone make of it, and so is `up`.
+them: down_t = argmin ||z - X_t down^T||^2 + l ||down - down_0||^2. It starts from the copied
+factors (down_0 = down, up_t = up): from those of mode full it comes out worse (demo/MODELS.md). The
+weights still tell how similar two modules are.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -13,6 +14,7 @@ import torch
 from torch import nn
 
 from ..adapters.dora import DoraAdapter
+from ..algebra.maps import copied_map
 from ..algebra.quadrants import Quadrants
 from ..algebra.ridge import fit_towards
 from ..algebra.updates import DenseUpdate, LowRankUpdate, Update
@@ -24,7 +26,7 @@ from ..transfer.assemble import TransferResult
 from ..transfer.backends import Progress
 from ..transfer.job import transfer_resolved
 from ..transfer.maps import CopiedMaps, Maps, Moved, PairMaps, SubspaceMaps
-from ..transfer.modes import BY_WEIGHTS, CALIBRATED
+from ..transfer.modes import CALIBRATED
 from ..transfer.report import Measures
 from ..transfer.resolve import ResolvedLora
 from ..transfer.settings import TransferSettings
@@ -34,7 +36,7 @@ from .network import Network, TextNetwork
 from .readouts import collect_inputs
 from .recording import ReadOut, Recording
 
-PENALTY = 1.0  # how much the weights' own maps are trusted; see fit_towards
+PENALTY = 3.0  # how much what it starts from is trusted; see fit_towards
 ROOM = 2 << 30  # bytes of inputs that are held at a time
 
 _Place = tuple[str, str]  # a module of the LoRA, and the weight of the target
@@ -62,9 +64,10 @@ def transfer_recorded(
     """
     settings = settings.settled(recorded=True)
     if settings.mode != CALIBRATED:
-        return transfer_resolved(lora, target, settings, progress)
+        moved = transfer_resolved(lora, target, settings, progress)
+        return moved.noted(f"The recording was not used: mode {settings.mode} was chosen.")
     recording.check_lora(lora.file.digest, lora.file.name)
-    base: Maps = SubspaceMaps(BY_WEIGHTS, settings.subspace_energy)
+    base: Maps = SubspaceMaps((copied_map,), settings.subspace_energy)
     if is_outline(lora.source):
         _refuse_without_weights(lora)
         base = CopiedMaps()

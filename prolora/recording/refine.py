@@ -1,8 +1,9 @@
 """Refinement: a few steps of a moved LoRA's factors towards the source's recorded answers.
 
-The student is the target with the moved LoRA, its factors free; the teacher is what the source with
-the LoRA answered on the recorded latents. The loss is the mean squared error of what the network
-itself puts out: noise, velocity or whatever the target predicts.
+The student is the target with the moved LoRA, its factors free. The teacher is what the source with
+the LoRA answered on the recorded latents, plus a share of what tells the target from the source
+there: with none of it the target would learn to draw what the source draws, not just how. The loss
+is the mean squared error of what the network itself puts out: noise, velocity or whatever it is.
 """
 
 from collections.abc import Iterator, Sequence
@@ -18,9 +19,9 @@ from .listening import Progress
 from .network import Network
 from .recording import Recording
 from .student import Free, attached, blocks_of, free
-from .teacher import along, at_once, derivative
+from .teacher import along, answers, at_once, derivative
 
-_HELD_OUT = 5  # one latent of as many is kept apart
+HELD_OUT = 5  # one latent of as many is kept apart
 _CHECKS = 5  # how often on the way the latents kept apart are asked
 _SCALE = 2.0**10  # of the loss: a half precision gradient would underflow without
 
@@ -33,6 +34,7 @@ class RefineSettings:
         steps: of Adam (Kingma and Ba, arXiv 1412.6980).
         batch: latents a step.
         rate: the size of a step, as a share of a factor's root mean square.
+        own: the share of what tells the target from the source that the teacher keeps, in [0, 1].
         seed: of what latents come when, and which are kept apart.
 
     Raises:
@@ -40,8 +42,9 @@ class RefineSettings:
     """
 
     steps: int = 25
-    batch: int = 8
-    rate: float = 0.02
+    batch: int = 16
+    rate: float = 0.03
+    own: float = 0.3
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -49,6 +52,10 @@ class RefineSettings:
             raise ProLoRAError(
                 f"Refining takes 0 steps or more, a batch of 1 or more and a rate between 0 and 1, "
                 f"not {self.steps}, {self.batch} and {self.rate:g}."
+            )
+        if not 0 <= self.own <= 1:
+            raise ProLoRAError(
+                f"The share of the target's own is {self.own:g}; choose one from 0 to 1."
             )
 
 
@@ -96,7 +103,7 @@ def refine(
         raise ProLoRAError(
             f"Nothing of this LoRA can be refined: {first[0]}: {first[1]}. Apply it as it is."
         )
-    lesson = _Lesson(network, recording)
+    lesson = _Lesson.of(network, recording, settings.own, progress)
     taught, kept_apart = _split(len(recording), settings)
     optimizer = _optimizer(modules, settings)
     losses: list[float] = []
@@ -125,17 +132,35 @@ def refine(
 
 @dataclass(frozen=True)
 class _Lesson:
-    """The recorded latents and answers, for a network."""
+    """The recorded latents and what a network should answer.
+
+    Attributes:
+        wanted: N x ..., the derivatives of the teacher.
+    """
 
     network: Network
     recording: Recording
+    wanted: torch.Tensor
+
+    @classmethod
+    def of(
+        cls, network: Network, recording: Recording, own: float, progress: Progress
+    ) -> "_Lesson":
+        """The lesson; see RefineSettings for `own`."""
+        wanted = recording.derivatives.float()
+        if own:
+            everyone = torch.arange(len(recording))
+            latents, prompts = recording.latents, recording.prompts_at(everyone)
+            target = answers(network, latents, recording.sigmas, prompts, progress, "the target")
+            wanted = wanted + own * (target - recording.derivatives_without.float())
+        return cls(network, recording, wanted)
 
     def loss(self, examples: torch.Tensor) -> torch.Tensor:
         """The mean squared error of what the network puts out on some latents."""
         recording = self.recording
         latents, sigmas = recording.latents[examples].float(), recording.sigmas[examples]
         denoised = self.network.denoise(latents, sigmas, recording.prompts_at(examples)).cpu()
-        missing = derivative(latents, denoised, sigmas) - recording.derivatives[examples].float()
+        missing = derivative(latents, denoised, sigmas) - self.wanted[examples]
         # x0 = x - sigma d, and x0 moves by output_scale with what the network puts out.
         weight = sigmas / self.network.output_scale(sigmas).cpu()
         loss = (missing * along(weight, missing)).square().mean()
@@ -185,7 +210,7 @@ def _split(count: int, settings: RefineSettings) -> tuple[torch.Tensor, torch.Te
             "Record more samples."
         )
     order = torch.randperm(count, generator=torch.Generator().manual_seed(settings.seed))
-    apart = max(count // _HELD_OUT, 1)
+    apart = max(count // HELD_OUT, 1)
     return order[apart:], order[:apart].sort().values
 
 
@@ -206,12 +231,17 @@ def _due(steps: int) -> set[int]:
 
 
 def _optimizer(modules: Sequence[Free], settings: RefineSettings) -> torch.optim.Optimizer:
-    """Adam, whose first steps have the size of its rate: a share of the factor's own size."""
+    """Adam, whose first steps have the size of its rate: a share of the factor's own size.
+
+    Of a module that changes nothing yet, `up` is zero and takes the size of `down`.
+    """
     groups = []
     for module in modules:
-        for factor in (module.up, module.down):
-            size = float(factor.detach().square().mean().sqrt())
-            groups.append({"params": [factor], "lr": settings.rate * size})
+        down, up = (float(f.detach().square().mean().sqrt()) for f in (module.down, module.up))
+        groups += [
+            {"params": [module.up], "lr": settings.rate * (up or down)},
+            {"params": [module.down], "lr": settings.rate * (down or up)},
+        ]
     return torch.optim.Adam(groups, betas=(0.9, 0.99), eps=1e-12)
 
 

@@ -52,7 +52,7 @@ def answers(
         some = slice(start, start + at_once(latents))
         given = latents[some].float()
         denoised = network.denoise(given, sigmas[some], prompts[some]).cpu()
-        found.append(_finite(derivative(given, denoised, sigmas[some]), sigmas[some]))
+        found.append(_finite(derivative(given, denoised, sigmas[some]), sigmas[some], of))
     return torch.cat(found)
 
 
@@ -89,7 +89,7 @@ def steps(
             progress(index * small_steps + small, len(latents) * small_steps, of)
             level = sigma.reshape(1)
             denoised = _guided(network, at, level, prompts[index], negative, cfg).cpu()
-            slope = _finite(derivative(at, denoised, level), level)
+            slope = _finite(derivative(at, denoised, level), level, of)
             at = at + float(following - sigma) * slope
         found.append((at - start) / float(next_sigmas[index] - sigmas[index]))
     return torch.cat(found)
@@ -111,11 +111,11 @@ def _guided(
     return unwanted + cfg * (wanted - unwanted)
 
 
-def _finite(found: torch.Tensor, sigma: torch.Tensor) -> torch.Tensor:
+def _finite(found: torch.Tensor, sigma: torch.Tensor, of: str) -> torch.Tensor:
     finite = torch.isfinite(found).flatten(1).all(dim=1)
     if not finite.all():
         raise ProLoRAError(
-            f"The source's prediction at sigma {float(sigma[~finite][0]):.4g} holds NaN or "
+            f"The prediction of {of} at sigma {float(sigma[~finite][0]):.4g} holds NaN or "
             "infinity. Load the model in another precision (fp32 or bf16), and see whether its "
             "pictures are whole."
         )

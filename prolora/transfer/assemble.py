@@ -2,7 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NoReturn
 
 from .._version import __version__
@@ -42,6 +42,11 @@ class TransferResult:
     vector_patches: tuple[VectorPatch, ...] = ()
     accelerator: str = ""
     lora_digest: str = ""
+
+    def noted(self, note: str) -> "TransferResult":
+        """The same with one more note in its report."""
+        report = replace(self.report, notes=(*self.report.notes, note))
+        return replace(self, report=report)
 
     @property
     def contents(self) -> tuple[Part, ...]:

@@ -3,6 +3,7 @@
 from ..adapters import AdapterFile
 from ..algebra.precision import full_float32
 from ..models.model import Model
+from ..models.outline import refuse_outline
 from ..pairing.alignment import Alignment, align
 from ..pairing.block_similarity import RandomizedBlockSimilarity
 from ..pairing.module_tree import module_tree, other_widths
@@ -57,6 +58,7 @@ def transfer_resolved(
     made = plan(lora, alignment, target, mode.crosses_widths, widths)
     check_rank(made.pairs, settings.rank)
     if maps is None and mode.provider is not None:
+        refuse_outline(lora.source, mode.name)
         maps = mode.provider(settings.subspace_energy)
     if maps is not None:
         maps.prepare(made.pairs)

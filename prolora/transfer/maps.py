@@ -12,7 +12,7 @@ from typing import Protocol
 import torch
 
 from ..algebra.casa import PUBLISHED, Basis, arbitrate_in, source_basis
-from ..algebra.maps import PROJECTION_MODES, Term, terms_between
+from ..algebra.maps import BasisMap, Term, terms_between
 from ..algebra.quadrants import Quadrants, quadrants_of
 from ..algebra.subspace import Similarity, Subspace, SubspacePair, common_subspaces, similarity
 from ..algebra.updates import DenseUpdate, Update
@@ -94,11 +94,11 @@ class SubspaceMaps:
     """The projection (Eq. 2 and 3, and its variants), from the weights alone.
 
     Attributes:
-        mode: a key of PROJECTION_MODES.
+        maps: for either side, one for each term; see PROJECTION_MODES.
         energy: share of a weight's energy that its subspace holds, in (0, 1).
     """
 
-    mode: str
+    maps: tuple[BasisMap, ...]
     energy: float
 
     def prepare(self, pairs: Sequence[ModulePair]) -> None:
@@ -112,7 +112,7 @@ class SubspaceMaps:
             ours, theirs = with_signs(found.source, found.target)
             found = replace(found, source=ours, target=theirs)
             phi, note = similarity_across(ours, theirs), _TO_ANOTHER_WIDTH
-        terms = terms_between(found.source, found.target, PROJECTION_MODES[self.mode])
+        terms = terms_between(found.source, found.target, self.maps)
         return SubspacePairMaps(terms, found.source, _measures(found, phi), note)
 
 

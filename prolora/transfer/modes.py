@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import NoReturn
 
+from ..algebra.maps import PROJECTION_MODES
 from ..errors import ProLoRAError
 from .maps import ArbitrationMaps, Maps, SubspaceMaps
 
@@ -23,6 +24,7 @@ class Mode:
             smallest that keeps 99 % of the energy.
         crosses_widths: whether it goes to a weight of another width.
         keeps_a_share: whether the result is a part of the update, so that its energy is a share.
+        needs_recording: whether the weights alone do not suffice.
         warning: what one would not expect of a LoRA that was moved so.
     """
 
@@ -33,6 +35,7 @@ class Mode:
     rank: int = 0
     crosses_widths: bool = False
     keeps_a_share: bool = True
+    needs_recording: bool = False
     warning: str = ""
 
 
@@ -53,37 +56,39 @@ _ROWS = (
         AUTO,
         f"{CALIBRATED} where there is a recording, else {BY_WEIGHTS}",
         "see those",
-        partial(SubspaceMaps, BY_WEIGHTS),
+        partial(SubspaceMaps, PROJECTION_MODES[BY_WEIGHTS]),
     ),
     Mode(
         CALIBRATED,
         "listens to the target too, by a recording of the source",
-        "ridge regression on the LoRA's read-outs, from where full leaves it",
+        "ridge regression on the read-outs of the LoRA, see recording/calibrated.py",
         _without_recording,
+        keeps_a_share=False,
+        needs_recording=True,
     ),
     Mode(
         BY_WEIGHTS,
         "all of the LoRA, each part to the target's own",
         f"{_PROLORA}: Eq. 3 and the two mixed quadrants that Eq. 2 drops",
-        partial(SubspaceMaps, BY_WEIGHTS),
+        partial(SubspaceMaps, PROJECTION_MODES[BY_WEIGHTS]),
     ),
     Mode(
         "prolora",
         "the paper's, without the mixed parts",
         f"{_PROLORA}: Eq. 3",
-        partial(SubspaceMaps, "prolora"),
+        partial(SubspaceMaps, PROJECTION_MODES["prolora"]),
     ),
     Mode(
         "subspace",
         "the leading part only",
         "LoRA-X, ICLR 2025, arXiv 2501.16559",
-        partial(SubspaceMaps, "subspace"),
+        partial(SubspaceMaps, PROJECTION_MODES["subspace"]),
     ),
     Mode(
         "cross_width",
         "full, also between other widths; experimental, mostly needs threshold 0",
         "LoRA-X, sec. 4.2.2, and Cross-LoRA, arXiv 2508.05232",
-        partial(SubspaceMaps, "cross_width"),
+        partial(SubspaceMaps, PROJECTION_MODES["cross_width"]),
         crosses_widths=True,
     ),
     Mode(
