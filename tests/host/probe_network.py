@@ -240,6 +240,24 @@ class ProbeCast(Probe):
         return (patcher,)
 
 
+class ProbeLoadable(Probe):
+    """A MODEL with the LoRA of a source, as a recording has it applied."""
+
+    RETURN_TYPES = ("MODEL",)
+    FUNCTION = "apply"
+    OUTPUT_NODE = False
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {"source_lora": ("PROLORA_SOURCE",), "model": ("MODEL",)}}
+
+    def apply(self, source_lora, model):
+        host, recording = pack("nodes.host"), pack("prolora.recording.loaded_source")
+        loaded = host.model_from_graph(model, None, "loaded")
+        lora = recording.loadable(source_lora, loaded)
+        return (host.apply_lora(model, None, lora, 1.0, 0.0)[0],)
+
+
 class ProbeLayers(Probe):
     """The layers of a MODEL and CLIP, against the weights of the pack's Model."""
 
