@@ -1,8 +1,13 @@
 """The nodes, one file each, and their names for the host."""
 
 from .apply_lora import ApplyTransferredLora
+from .encode_prompts import EncodePrompts
+from .load_recording import LoadRecording
 from .load_source_lora import LoadSourceLora
+from .record_lora import RecordSourceLora
+from .refine_lora import RefineTransferredLora
 from .save_lora import SaveTransferredLora
+from .save_recording import SaveRecording
 from .similarity import ProLoraSimilarity
 from .transfer_lora import ProLoraTransfer
 
@@ -12,6 +17,11 @@ NODE_CLASS_MAPPINGS = {
     "ProLoRAApply": ApplyTransferredLora,
     "ProLoRASave": SaveTransferredLora,
     "ProLoRASimilarity": ProLoraSimilarity,
+    "ProLoRAPrompts": EncodePrompts,
+    "ProLoRARecord": RecordSourceLora,
+    "ProLoRASaveRecording": SaveRecording,
+    "ProLoRALoadRecording": LoadRecording,
+    "ProLoRARefine": RefineTransferredLora,
 }
 
 NODE_DISPLAY_NAME_MAPPINGS = {
@@ -20,4 +30,9 @@ NODE_DISPLAY_NAME_MAPPINGS = {
     "ProLoRAApply": "Apply Transferred LoRA",
     "ProLoRASave": "Save Transferred LoRA",
     "ProLoRASimilarity": "ProLoRA Similarity",
+    "ProLoRAPrompts": "Encode Prompts",
+    "ProLoRARecord": "Record Source LoRA",
+    "ProLoRASaveRecording": "Save Recording",
+    "ProLoRALoadRecording": "Load Recording",
+    "ProLoRARefine": "Refine Transferred LoRA",
 }

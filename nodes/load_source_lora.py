@@ -27,10 +27,20 @@ class LoadSourceLora:
                 ),
                 "source_checkpoint": checkpoint_input(
                     "The checkpoint or diffusion model the LoRA was trained on. It is not loaded: "
-                    "its weights are read one at a time."
+                    "its weights are read one at a time. (the connected source_model) also stands "
+                    "for a connected recording."
                 ),
             },
-            "optional": {**SOURCE_INPUTS},
+            "optional": {
+                **SOURCE_INPUTS,
+                "recording": (
+                    "PROLORA_RECORDING",
+                    {
+                        "tooltip": "A recording of this LoRA stands for its checkpoint, which is "
+                        "not needed any more: choose (the connected source_model) above."
+                    },
+                ),
+            },
             "hidden": {"unique_id": "UNIQUE_ID", "prompt": "PROMPT"},
         }
 
@@ -40,11 +50,16 @@ class LoadSourceLora:
         source_checkpoint,
         source_model=None,
         source_clip=None,
+        recording=None,
         unique_id="",
         prompt=None,
     ):
         file = host.read_lora(host.lora_path(lora_name))
-        model = chosen_source(source_checkpoint, source_model, source_clip, unique_id, prompt)
+        model = chosen_source(
+            source_checkpoint, source_model, source_clip, unique_id, prompt, recording
+        )
+        if recording is not None:
+            recording.check_lora(file.digest, file.name)
         lora = resolve(file, model)
         info = describe_source(lora)
         host.show(info, unique_id)

@@ -1,11 +1,10 @@
 """Save Transferred LoRA: a .safetensors file that every LoRA loader reads."""
 
-from ..prolora.adapters import FILE_DTYPES, lora_state_dict, parse_adapter_file
-from ..prolora.errors import ProLoRAError
+from ..prolora.adapters import FILE_DTYPES, lora_state_dict
 from ..prolora.files.safetensors import write_safetensors
-from ..prolora.naming.output_names import NAMINGS, rename
+from ..prolora.naming.output_names import NAMINGS
 from . import host
-from .transfer_lora import TransferredLora
+from .transferred_lora import parts_of, renamed
 
 
 class SaveTransferredLora:
@@ -47,32 +46,9 @@ class SaveTransferredLora:
         }
 
     def save(self, lora, filename_prefix, dtype, naming="auto"):
-        if not lora:
-            raise ProLoRAError(
-                "The LoRA is empty, so there is nothing to save: no module passed the threshold. "
-                "The summary of ProLoRA Transfer says more."
-            )
-        file = parse_adapter_file(lora, "the LORA_MODEL")
-        if file.left_out or file.unknown:
-            lost = ", ".join((*file.left_out.values(), *file.unknown))
-            raise ProLoRAError(
-                f"This LORA_MODEL holds more than ProLoRA writes ({lost}), which would be lost. "
-                "Save it with ComfyUI's own Save LoRA node."
-            )
-        named = self.renamed(lora, file, naming)
+        parts = parts_of(lora, "Save it with ComfyUI's own Save LoRA node.")
+        named = renamed(lora, parts, naming)
         tensors = lora_state_dict(named.adapters, FILE_DTYPES[dtype], named.style)
         path = host.output_path(filename_prefix)
         write_safetensors(tensors, path, getattr(lora, "metadata", {}))
         return {"ui": {"text": ["\n".join((f"saved {path.name}", *named.notes))]}}
-
-    @staticmethod
-    def renamed(lora, file, naming):
-        if isinstance(lora, TransferredLora):
-            return rename(file.contents, lora.key_map, lora.architecture, naming)
-        if naming != "auto":
-            raise ProLoRAError(
-                f"This LORA_MODEL does not come from ProLoRA Transfer, so the weights that its "
-                f"names mean are not known, and they cannot be changed to {naming}. Choose auto, "
-                "which keeps the names."
-            )
-        return rename(file.contents, {}, "", "source")

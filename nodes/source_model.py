@@ -21,8 +21,10 @@ SOURCE_INPUTS = {
 }
 
 
-def chosen_source(source_checkpoint, source_model, source_clip, unique_id, prompt) -> Model:
-    """The connected source_model, else the chosen file.
+def chosen_source(
+    source_checkpoint, source_model, source_clip, unique_id, prompt, recording=None
+) -> Model:
+    """The connected source_model, else the chosen file, else the source of the recording.
 
     Raises:
         ProLoRAError: there is neither, or a source_clip without a source_model, or the file is not
@@ -36,6 +38,8 @@ def chosen_source(source_checkpoint, source_model, source_clip, unique_id, promp
     if source_model is not None:
         name = host.file_behind(prompt or {}, unique_id, "source_model") or "the source MODEL"
         return host.model_from_graph(source_model, source_clip, name)
+    if source_checkpoint == FROM_INPUT and recording is not None:
+        return recording.source
     if source_checkpoint == FROM_INPUT:
         raise ProLoRAError(
             "No source: connect a MODEL to source_model, or choose a source_checkpoint."

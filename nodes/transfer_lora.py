@@ -1,46 +1,23 @@
 """ProLoRA Transfer: moves a source LoRA to the MODEL that is loaded in the graph."""
 
-from collections.abc import Mapping
-
-from ..prolora.adapters import lora_state_dict
 from ..prolora.errors import ProLoRAError
-from ..prolora.models.model import Model
-from ..prolora.models.references import WeightRef
 from ..prolora.naming.output_names import rename
 from ..prolora.pairing.block_pairs import parse_pairs
+from ..prolora.recording.calibrated import transfer_recorded
 from ..prolora.transfer.job import transfer_resolved
-from ..prolora.transfer.modes import MODES, describe_modes, mode_named
+from ..prolora.transfer.modes import AUTO, CALIBRATED, MODES, describe_modes, mode_named
 from ..prolora.transfer.report_text import summary_of, warning_of
 from ..prolora.transfer.settings import DEFAULTS, TransferSettings
 from . import host
 from .shared_inputs import ENERGY_INPUT, PAIRS_INPUT
-
-
-class TransferredLora(dict):
-    """A LORA_MODEL (the host's type, a state dict) that also holds what a file of it needs.
-
-    Attributes:
-        metadata: the header of the file.
-        key_map, architecture: of the target model, to rename the modules.
-    """
-
-    metadata: Mapping[str, str]
-    key_map: Mapping[str, WeightRef]
-    architecture: str
-
-    @classmethod
-    def of(cls, adapters, style, metadata, target: Model):
-        lora = cls(lora_state_dict(adapters, style=style))
-        lora.metadata = metadata
-        lora.key_map, lora.architecture = target.key_map, target.architecture
-        return lora
+from .transferred_lora import TransferredLora
 
 
 class ProLoraTransfer:
     CATEGORY = "loaders/ProLoRA"
     DESCRIPTION = (
-        "Moves a LoRA to another checkpoint of the family, using only the weights of the two "
-        "checkpoints (ProLoRA, ICML 2025)."
+        "Moves a LoRA to another checkpoint of the family, by the weights of the two checkpoints "
+        "alone (ProLoRA, ICML 2025), or by a recording of the source as well."
     )
     RETURN_TYPES = ("LORA_MODEL", "STRING")
     RETURN_NAMES = ("lora", "summary")
@@ -106,6 +83,15 @@ class ProLoraTransfer:
                     },
                 ),
                 **PAIRS_INPUT,
+                "recording": (
+                    "PROLORA_RECORDING",
+                    {
+                        "tooltip": "What the source said of the LoRA, from Record Source LoRA or "
+                        "Load Recording. With it the LoRA is calibrated to what this model's "
+                        "layers are given, which needs the model to run (modes auto and "
+                        "calibrated)."
+                    },
+                ),
             },
             "hidden": {"unique_id": "UNIQUE_ID", "prompt": "PROMPT"},
         }
@@ -132,6 +118,7 @@ class ProLoraTransfer:
         clip=None,
         copy_identical=True,
         pairs="",
+        recording=None,
         unique_id="",
         prompt=None,
     ):
@@ -147,9 +134,28 @@ class ProLoraTransfer:
         name = host.file_behind(prompt or {}, unique_id, "model") or "the MODEL of the graph"
         target = host.model_from_graph(model, clip, name)
         host.make_room(source_lora.file.module_names, target)
-        result = transfer_resolved(source_lora, target, settings, host.Progress())
+        job = source_lora, target, settings
+        if recording is None:
+            result = transfer_resolved(*job, host.Progress())
+        else:
+            result = self.calibrated(job, recording, model, clip)
         named = rename(result.contents, target.key_map, target.architecture)
         lora = TransferredLora.of(named.adapters, named.style, result.metadata(), target)
-        summary = "\n  ".join((summary_of(result.report), *named.notes))
+        unused = recording is not None and mode not in (AUTO, CALIBRATED)
+        notes = [f"mode {mode}: the recording was not used"] if unused else []
+        summary = "\n  ".join((summary_of(result.report), *named.notes, *notes))
         host.show(summary, unique_id, warning_of(result.report))
         return {"ui": {"text": [summary]}, "result": (lora, summary)}
+
+    @staticmethod
+    def calibrated(job, recording, model, clip):
+        source_lora, target, settings = job
+        bare = host.without_loras(model)
+        if settings.settled(recorded=True).mode == CALIBRATED:
+            recording.check_latents(*host.latent_format(bare), target.name)
+        text = None if clip is None else host.text_network_of(host.clip_without_loras(clip))
+        network = host.network_of(bare)
+        with host.memory_explained():
+            return transfer_recorded(
+                source_lora, target, recording, network, settings, host.Progress(), text
+            )

@@ -5,38 +5,55 @@ needs it.
 """
 
 from .conditioning import conditioning_of, prompts_of
-from .files import lora_names, lora_path, model_names, model_path, output_path, read_lora
-from .loaded_model import file_behind, model_from_graph
+from .failures import memory_explained
+from .files import (
+    lora_names,
+    lora_path,
+    model_names,
+    model_path,
+    output_path,
+    read_lora,
+    recording_names,
+    recording_path,
+)
+from .loaded_model import clip_without_loras, file_behind, model_from_graph, without_loras
 from .network import network_of
-from .sampling import latent_format, levels, sample, samplers, schedulers
+from .sampling import latent_format, levels, one_latent, sample, samplers, schedulers
 from .source_file import model_from_file
-from .text_encoder import text_network_of
+from .text_encoder import encode, text_network_of
 from .training import trainable
 from .work import Progress, apply_lora, device, make_room, show
 
 __all__ = [
     "Progress",
     "apply_lora",
+    "clip_without_loras",
     "conditioning_of",
     "device",
+    "encode",
     "file_behind",
     "latent_format",
     "levels",
     "lora_names",
     "lora_path",
     "make_room",
+    "memory_explained",
     "model_from_file",
     "model_from_graph",
     "model_names",
     "model_path",
     "network_of",
+    "one_latent",
     "output_path",
     "prompts_of",
     "read_lora",
+    "recording_names",
+    "recording_path",
     "sample",
     "samplers",
     "schedulers",
     "show",
     "text_network_of",
     "trainable",
+    "without_loras",
 ]

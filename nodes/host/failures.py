@@ -32,12 +32,14 @@ def memory_explained() -> Iterator[None]:
     """Says what to lower where the memory does not suffice."""
     try:
         yield
+    except ProLoRAError:
+        raise
     except Exception as error:
         if not _is_out_of_memory(error):
             raise
         raise ProLoRAError(
-            f"The memory does not suffice to run the model ({_first_line(error)}). Use smaller "
-            "latents (width and height), fewer samples at once, or a quantised model."
+            f"The memory does not suffice to run the model ({_first_line(error)}). Record at a "
+            "smaller width and height, or load a quantised model (fp8)."
         ) from error
 
 

@@ -8,14 +8,43 @@ import folder_paths
 from ...prolora.adapters import AdapterFile, name_of, parse_adapter_file, read_peft_config
 from ...prolora.errors import ProLoRAError
 from ...prolora.files.safetensors import read_safetensors
+from ...prolora.recording.file import SUFFIX
 
 # A host from June 2024 keeps diffusion models in "unet"; later ones renamed the folder.
 _MODEL_FOLDERS = ("checkpoints", "diffusion_models", "unet")
+# What a recording's name in the list begins with.
+_OUTPUT, _LORAS = "output/", "loras/"
 
 
 def lora_names() -> list[str]:
     """The LoRA files that the host lists."""
-    return list(folder_paths.get_filename_list("loras"))
+    return [name for name in folder_paths.get_filename_list("loras") if not name.endswith(SUFFIX)]
+
+
+def recording_names() -> list[str]:
+    """The recordings in the host's loras folder and in its output folder, which comes first."""
+    output = Path(folder_paths.get_output_directory())
+    saved = (path.relative_to(output).as_posix() for path in output.rglob(f"*{SUFFIX}"))
+    listed = (name for name in folder_paths.get_filename_list("loras") if name.endswith(SUFFIX))
+    return [*(f"{_OUTPUT}{name}" for name in sorted(saved)), *(f"{_LORAS}{n}" for n in listed)]
+
+
+def recording_path(name: str) -> Path:
+    """The path of a recording by its name in the list.
+
+    Raises:
+        ProLoRAError: the file is not there, or the name leads out of both folders.
+    """
+    if name.startswith(_LORAS):
+        return _find(name.removeprefix(_LORAS), ["loras"])
+    output = Path(folder_paths.get_output_directory()).resolve()
+    path = (output / name.removeprefix(_OUTPUT)).resolve()
+    if not path.is_relative_to(output) or not path.is_file():
+        raise ProLoRAError(
+            f"The recording {name} is not in ComfyUI's output or loras folder. Was it moved or "
+            "renamed? Choose a file from the list (press R to refresh it)."
+        )
+    return path
 
 
 def model_names() -> list[str]:
@@ -42,8 +71,11 @@ def model_path(name: str) -> Path:
     return _find(name, _model_folders())
 
 
-def output_path(filename_prefix: str) -> Path:
+def output_path(filename_prefix: str, suffix: str = ".safetensors") -> Path:
     """The next free file for a prefix in the host's output folder, numbered like saved images.
+
+    Args:
+        suffix: of the file, after its number.
 
     Raises:
         ProLoRAError: the prefix leads out of the output folder, or its folder cannot be made.
@@ -61,7 +93,7 @@ def output_path(filename_prefix: str) -> Path:
             f"The folder of {filename_prefix!r} cannot be made in {output}: {error}. Nothing was "
             "written. May this folder be written to?"
         ) from error
-    return Path(folder) / f"{name}_{counter:05}_.safetensors"
+    return Path(folder) / f"{name}_{counter:05}_{suffix}"
 
 
 def read_lora(path: Path) -> AdapterFile:

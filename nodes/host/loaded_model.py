@@ -1,5 +1,6 @@
 """A MODEL and CLIP of the graph as the core's Model: base weights, names, and the file's name."""
 
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,25 @@ def model_from_graph(model: Any, clip: Any | None, name: str) -> Model:
         names = comfy.lora.model_lora_keys_clip(clip.cond_stage_model, names)
         patchers.append(clip.patcher)
     return host_model(name, model.model.model_config, PatchedModelWeights(patchers), names)
+
+
+def without_loras(model: Any) -> Any:
+    """The MODEL without the LoRAs that patch it. All else that was done to it stays."""
+    loras = {"bypass_lora"} & getattr(model, "injections", {}).keys()  # 0.33.0, while it runs
+    if not model.patches and not loras:
+        return model
+    bare = model.clone()
+    bare.patches, bare.patches_uuid = {}, uuid.uuid4()  # by which the host knows what is loaded
+    for name in loras:
+        bare.remove_injections(name)
+    return bare
+
+
+def clip_without_loras(clip: Any) -> Any:
+    """The same of a CLIP."""
+    bare = clip.clone()
+    bare.patcher = without_loras(bare.patcher)
+    return bare
 
 
 class PatchedModelWeights:

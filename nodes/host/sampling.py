@@ -35,6 +35,13 @@ def latent_format(model: Any) -> tuple[str, int]:
     return type(known).__name__, known.latent_channels
 
 
+def one_latent(latent: dict[str, Any]) -> dict[str, Any]:
+    """The first of a batch: it gives the size."""
+    samples = latent["samples"]
+    is_plain = isinstance(samples, torch.Tensor) and not getattr(samples, "is_nested", False)
+    return {**latent, "samples": samples[:1]} if is_plain else latent
+
+
 def levels(model: Any, count: int, generator: torch.Generator) -> torch.Tensor:
     """Sigmas spread over the model's schedule, from noise to picture: random, one in each part.
 

@@ -16,7 +16,7 @@ from .accelerators import accelerator_of
 from .adapter import Adapter, Make, Origin
 from .boft import make_boft
 from .difference import VectorPatch, make_full_difference, make_vector_patches, split_vectors
-from .dora import refuse_lone_magnitude, with_magnitude
+from .dora import DoraAdapter, refuse_lone_magnitude, with_magnitude
 from .foura import make_foura
 from .glora import make_glora
 from .loha import make_loha
@@ -109,7 +109,7 @@ class AdapterFile:
     @cached_property
     def digest(self) -> str:
         """A SHA-256 of its tensors, whatever their modules are called."""
-        parts = (tensor for part in self.contents for tensor in part.tensors().values())
+        parts = (tensor for part in self.contents for tensor in _tensors_of(part).values())
         return sha256("".join(sorted(map(_digest, parts))).encode()).hexdigest()
 
     @property
@@ -238,6 +238,14 @@ def _read(
     # ComfyUI pads a weight for a LoRA alone.
     unknown = ("reshape_weight",) if "reshape_weight" in parts and not adapter.reshape else ()
     return _Read(adapter, tuple(differences), left_out, unknown, alpha is not None)
+
+
+def _tensors_of(part: Part) -> Mapping[str, torch.Tensor]:
+    """What the file has of a part, also of a family that is read and not written."""
+    if isinstance(part, DoraAdapter):
+        return {**_tensors_of(part.direction), "dora_scale": part.magnitude}
+    own: Mapping[str, torch.Tensor] = getattr(part, "parts", {})
+    return own or part.tensors()
 
 
 def _digest(tensor: torch.Tensor) -> str:

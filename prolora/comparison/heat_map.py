@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
+from ..drawing.canvas import BELOW, CELL, INK, PALE, WHITE, Box, Canvas, Colour, colour
 from ..errors import truncated_list
-from .canvas import BELOW, CELL, INK, PALE, WHITE, Box, Canvas, Colour, colour
 from .figures import Comparison, Row, block_label
 from .text import verdict
 

@@ -64,10 +64,16 @@ def outline_of(model: Model, keys: Collection[str]) -> Model:
     """A model's names and shapes.
 
     Args:
-        keys: the weights whose names in LoRA files are kept; the shapes of all are.
+        keys: the weights of which all names in LoRA files are kept. The others keep one, which
+            tells that a LoRA can name them, and all keep their shapes.
     """
     shapes = {key: model.weights.shape(key) for key in model.weights}
-    names = {name: ref for name, ref in model.key_map.items() if ref.key in keys}
+    first = {ref.key: name for name, ref in reversed(list(model.key_map.items()))}
+    names = {
+        name: ref
+        for name, ref in model.key_map.items()
+        if ref.key in keys or name == first[ref.key]
+    }
     weights = OutlineWeights(model.name, shapes)
     return Model(model.name, model.architecture, weights, names, model.hint)
 

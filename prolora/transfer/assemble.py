@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import NoReturn
 
 from .._version import __version__
-from ..adapters import Adapter, FullDifference, LoraAdapter, Part, VectorPatch
+from ..adapters import Adapter, AdapterFile, FullDifference, LoraAdapter, Part, VectorPatch
 from ..adapters.accelerators import ACCELERATOR_KEY, describe
 from ..errors import ProLoRAError, truncated_list
 from ..models.model import Model
@@ -23,6 +23,8 @@ from .resolve import ResolvedLora
 from .settings import TransferSettings
 from .tasks import ModuleResult
 
+LORA_DIGEST = "prolora_lora_digest"  # where a file of a result has its LoRA's AdapterFile.digest
+
 Results = Sequence[tuple[ModulePair, ModuleResult]]
 
 
@@ -33,12 +35,14 @@ class TransferResult:
     Attributes:
         vector_patches: what has no subspaces, carried over as it was.
         accelerator: see AdapterFile.
+        file: the LoRA that was moved.
     """
 
     adapters: tuple[Adapter, ...]
     report: Report
     vector_patches: tuple[VectorPatch, ...] = ()
     accelerator: str = ""
+    file: AdapterFile | None = None
 
     def noted(self, note: str) -> "TransferResult":
         """The same with one more note in its report."""
@@ -56,6 +60,7 @@ class TransferResult:
         return {
             "prolora_version": __version__,
             "prolora_lora": report.lora,
+            **({} if self.file is None else {LORA_DIGEST: self.file.digest}),
             "prolora_source": report.source,
             "prolora_target": report.target,
             **{f"prolora_{name}": value for name, value in report.settings.items()},
@@ -105,7 +110,7 @@ def assemble(
             *_vectors_alone(results, adapters, plan),
         ),
     )
-    return TransferResult(adapters, report, plan.vectors, file.accelerator)
+    return TransferResult(adapters, report, plan.vectors, file.accelerator, file)
 
 
 def _named(results: Results, target: Model) -> tuple[Adapter, ...]:

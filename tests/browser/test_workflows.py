@@ -9,7 +9,7 @@ import pytest
 from comfy_harness.graph import prompt_differences, to_prompt
 from comfy_harness.hosts import PACK_ROOT
 from comfy_harness.server import ComfyServer
-from tests.host.small_sd15 import LORA, SOURCE, TARGET
+from tests.host.small_sd15 import DISTILLED, LORA, SOURCE, TARGET
 
 pytestmark = pytest.mark.browser
 
@@ -20,7 +20,7 @@ DEMO = PACK_ROOT / "demo" / "workflow.json"
 # The files that the graphs name. A new page marks a loader red whose file is not there, so they
 # are, by name; nothing is loaded here.
 FILES = {
-    "checkpoints": [SOURCE, TARGET, "emoji_a.safetensors", "emoji_b.safetensors"],
+    "checkpoints": [SOURCE, TARGET, DISTILLED, "emoji_a.safetensors", "emoji_b.safetensors"],
     "loras": [LORA, "emoji_style_lora.safetensors"],
 }
 

@@ -11,6 +11,7 @@ CORE = Path(__file__).parents[2] / "prolora"
 FLOORS = (
     ("_version", "errors"),
     ("algebra",),
+    ("drawing",),
     ("files",),
     ("models",),
     ("adapters",),

@@ -8,8 +8,8 @@ import pytest
 import torch
 from PIL import ImageFont
 
-from prolora.comparison.canvas import colour
 from prolora.comparison.heat_map import HeatMap, draw, panels
+from prolora.drawing.canvas import colour
 from prolora.errors import ProLoRAError
 
 from .compared_models import compared, tuned, weights, without_block

@@ -240,6 +240,24 @@ class ProbeCast(Probe):
         return (patcher,)
 
 
+class ProbeLoadable(Probe):
+    """A MODEL with the LoRA of a source, as a recording has it applied."""
+
+    RETURN_TYPES = ("MODEL",)
+    FUNCTION = "apply"
+    OUTPUT_NODE = False
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {"source_lora": ("PROLORA_SOURCE",), "model": ("MODEL",)}}
+
+    def apply(self, source_lora, model):
+        host, recording = pack("nodes.host"), pack("prolora.recording.loaded_source")
+        loaded = host.model_from_graph(model, None, "loaded")
+        lora = recording.loadable(source_lora, loaded)
+        return (host.apply_lora(model, None, lora, 1.0, 0.0)[0],)
+
+
 class ProbeLayers(Probe):
     """The layers of a MODEL and CLIP, against the weights of the pack's Model."""
 
@@ -321,6 +339,28 @@ class ProbeConditions(Probe):
             "values": [dict(prompt.values) for prompt in prompts],
             "shapes": [list(prompts[0].tensors[k].shape) for k in ("cross_attn", "pooled_output")],
             "refused": refused,
+        }
+
+
+class ProbeSameText(Probe):
+    """Whether each entry of a CONDITIONING is what the host's own node makes of a text."""
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        required = {"conditioning": ("CONDITIONING",), "clip": ("CLIP",), "texts": ("STRING", {})}
+        return {"required": required}
+
+    def probe(self, host, conditioning, clip, texts):
+        encode = sys.modules["nodes"].NODE_CLASS_MAPPINGS["CLIPTextEncode"]().encode
+        by_host = [encode(clip, text)[0][0] for text in texts.split("\n")]
+        return {
+            "texts": [others["prolora_text"] for _, others in conditioning],
+            "same": [
+                torch.equal(ours[0], theirs[0])
+                and torch.equal(ours[1]["pooled_output"], theirs[1]["pooled_output"])
+                for ours, theirs in zip(conditioning, by_host, strict=True)
+            ],
+            "first like second": torch.equal(conditioning[0][0], conditioning[1][0]),
         }
 
 

@@ -28,6 +28,20 @@ class PromptBuilder:
         defaults = {"threshold": 0.8, "rank": 0, "mode": "full", "subspace_energy": 0.8}
         return self.node("ProLoRATransfer", source_lora=source, model=model, **(defaults | inputs))
 
+    def record(self, source: list, model: list, names: str = "cat, dog, apple", **inputs) -> list:
+        """A recording by the demo's prompts: few samples, four steps."""
+        cond = self.node("EmojiPrompt", names=names)
+        empty = self.node("EmptySD3LatentImage", width=64, height=64, batch_size=1)
+        defaults = {"samples": 6, "seed": 3, "steps": 4, "cfg": 1.0, "sampler_name": "euler"}
+        defaults |= {"scheduler": "simple", "levels": 3, "positions": 64, "sample_with_lora": True}
+        links = {"positive": cond, "latent_image": empty}
+        given = {"source_lora": source, "model": model} | defaults | links | inputs
+        return self.node("ProLoRARecord", **given)
+
+    def refine(self, model: list, lora: list, recording: list, **inputs: Any) -> list:
+        given = {"steps": 3, "seed": 0, "batch": 4, "rate": 0.02} | inputs
+        return self.node("ProLoRARefine", model=model, lora=lora, recording=recording, **given)
+
     def apply(self, model: list, lora: list, strength: float = 1.0, **inputs: Any) -> list:
         strengths = {"strength_model": strength, "strength_clip": strength}
         return self.node("ProLoRAApply", model=model, lora=lora, **(strengths | inputs))

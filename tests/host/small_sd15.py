@@ -1,4 +1,4 @@
-"""Two small SD1.5 checkpoints with text encoder and VAE, and a kohya LoCon for them; random.
+"""Three small SD1.5 checkpoints with text encoder and VAE, and a kohya LoCon for them; random.
 
 The names are those in workflows/, so that the tests queue the shipped graphs as they are.
 """
@@ -12,6 +12,7 @@ from safetensors.torch import save_file
 from fixtures.stable_diffusion import Shapes, small_sd15_checkpoint
 
 SOURCE, TARGET = "v1-5-pruned-emaonly.safetensors", "realisticVisionV30.safetensors"
+DISTILLED = "realisticVisionV60B1_v51HyperVAE.safetensors"
 LORA = "my_style.safetensors"
 RANK, ALPHA = 4, 2.0
 
@@ -42,6 +43,8 @@ def write_small_sd15(models: Path) -> None:
     target = {key: _drifted(tensor, random) for key, tensor in source.items()}
     save_file(target, models / "checkpoints" / TARGET)
     save_file(_lora(shapes, random), models / "loras" / LORA)
+    distilled = {key: _drifted(tensor, random) for key, tensor in source.items()}
+    save_file(distilled, models / "checkpoints" / DISTILLED)
 
 
 def _weight(key: str, shape: tuple[int, ...], random: torch.Generator) -> torch.Tensor:

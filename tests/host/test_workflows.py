@@ -19,7 +19,12 @@ def demo(name: str) -> Path:
 
 
 # A picture of 512 pixels in 20 steps takes minutes without a GPU; nothing else is changed.
-QUICK = {"KSampler": {"steps": 2}, "EmptyLatentImage": {"width": 64, "height": 64}}
+QUICK = {
+    "KSampler": {"steps": 2},
+    "EmptyLatentImage": {"width": 64, "height": 64},
+    "ProLoRARecord": {"samples": 3, "steps": 2, "positions": 16},
+    "ProLoRARefine": {"steps": 2, "batch": 4},
+}
 
 
 def load(path: Path, object_info: dict) -> dict:
@@ -32,8 +37,10 @@ def load(path: Path, object_info: dict) -> dict:
 
 # What a node of the graph says.
 SAYS = {
+    "base_to_distilled": "schedule 14.6",
     "compare_checkpoints": "0 of 100 weights below a transfer's threshold",
     "compare_modes": "8 of 8 modules transferred",
+    "record_and_refine": "8 of 8 modules heard, 2 of them in the text encoder",
     "transfer_lora": "8 of 8 modules transferred",
 }
 

@@ -1,9 +1,10 @@
-"""The canvas that a heat map is drawn on: Pillow, its own font, and a scale of colours.
+"""The canvas that pictures are drawn on: Pillow, its own font, and a scale of colours.
 
 Written for Pillow 9.2 and later; before 10.1 its font has one size and no letters beyond Latin-1.
 """
 
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ..errors import ProLoRAError
@@ -58,7 +59,7 @@ class Canvas:
         except ImportError as error:
             raise ProLoRAError(
                 "The picture needs Pillow, which is not installed: pip install pillow. Without it "
-                "there is the table."
+                "there is the text."
             ) from error
         self._image, self._draw, self._font = Image, ImageDraw, ImageFont
         self._fonts: dict[int, FreeTypeFont | BitmapFont] = {}
@@ -124,6 +125,19 @@ class Canvas:
         right, top = box[2] - 2, box[1]
         for size, ink in ((9, WHITE), (7, fill)):
             self._sheet.polygon(((right - size, top), (right, top), (right, top + size)), ink)
+
+    # Curves
+
+    def line(self, points: Sequence[tuple[int, int]], ink: Colour, width: int = 1) -> None:
+        """Draws a line through points."""
+        self._sheet.line(list(points), ink, width, joint="curve")
+
+    def dot(self, x: int, y: int, radius: int, ink: Colour) -> None:
+        self._sheet.ellipse((x - radius, y - radius, x + radius, y + radius), ink)
+
+    def ring(self, x: int, y: int, radius: int, ink: Colour) -> None:
+        box = (x - radius, y - radius, x + radius, y + radius)
+        self._sheet.ellipse(box, outline=ink, width=2)
 
     def _font_of(self, size: int) -> "FreeTypeFont | BitmapFont":
         if size not in self._fonts:

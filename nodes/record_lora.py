@@ -1,0 +1,227 @@
+"""Record Source LoRA: samples the source, and keeps what it says of its LoRA."""
+
+import torch
+
+from ..prolora.errors import ProLoRAError
+from ..prolora.recording.loaded_source import check_source, loadable
+from ..prolora.recording.record import Clean, RecordingSettings, record
+from ..prolora.recording.text import describe
+from . import host
+
+DEFAULTS = RecordingSettings()
+
+
+class RecordSourceLora:
+    CATEGORY = "loaders/ProLoRA"
+    DESCRIPTION = (
+        "Samples the source with a LoRA and keeps what the LoRA reads and does there: a small file "
+        "that stands for the source. It makes transfers better and is what Refine Transferred LoRA "
+        "learns from. It takes as long as sampling that many pictures, and a little more."
+    )
+    RETURN_TYPES = ("PROLORA_RECORDING", "STRING")
+    RETURN_NAMES = ("recording", "info")
+    OUTPUT_TOOLTIPS = (
+        "Connect to ProLoRA Transfer, Refine Transferred LoRA and Save Recording.",
+        "What was recorded, which modules were not heard and why, and its size.",
+    )
+    FUNCTION = "record"
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {
+            "required": {
+                "source_lora": ("PROLORA_SOURCE", {"tooltip": "From Load Source LoRA."}),
+                "model": (
+                    "MODEL",
+                    {
+                        "tooltip": "The MODEL of the checkpoint that the LoRA was trained on. It "
+                        "is not changed. LoRAs that patch it do not count."
+                    },
+                ),
+                "positive": (
+                    "CONDITIONING",
+                    {
+                        "tooltip": "One or several prompts, from Encode Prompts or any text "
+                        "encoder. Many different subjects are better than one."
+                    },
+                ),
+                "latent_image": (
+                    "LATENT",
+                    {"tooltip": "An empty latent. It gives the size; its batch does not count."},
+                ),
+                "samples": (
+                    "INT",
+                    {
+                        "default": 16,
+                        "min": 1,
+                        "max": 4096,
+                        "tooltip": "How many pictures are sampled. They take the prompts in turn.",
+                    },
+                ),
+                "seed": (
+                    "INT",
+                    {"default": 0, "min": 0, "max": 2**64 - 1, "tooltip": "Of all that is random."},
+                ),
+                "steps": (
+                    "INT",
+                    {"default": 20, "min": 1, "max": 10000, "tooltip": "Steps of each picture."},
+                ),
+                "cfg": (
+                    "FLOAT",
+                    {
+                        "default": 7.0,
+                        "min": 0.0,
+                        "max": 100.0,
+                        "step": 0.1,
+                        "round": 0.01,
+                        "tooltip": "How closely the pictures follow the prompts. Above 1 it needs "
+                        "a negative prompt.",
+                    },
+                ),
+                "sampler_name": (host.samplers(), {"tooltip": "As in a KSampler."}),
+                "scheduler": (host.schedulers(), {"tooltip": "As in a KSampler."}),
+                "levels": (
+                    "INT",
+                    {
+                        "default": DEFAULTS.levels,
+                        "min": 1,
+                        "max": 64,
+                        "advanced": True,
+                        "tooltip": "How many times each picture is kept, each with another amount "
+                        "of noise.",
+                    },
+                ),
+                "positions": (
+                    "INT",
+                    {
+                        "default": DEFAULTS.positions,
+                        "min": 1,
+                        "max": 65536,
+                        "advanced": True,
+                        "tooltip": "At how many places of the pictures each module is heard.",
+                    },
+                ),
+                "sample_with_lora": (
+                    "BOOLEAN",
+                    {
+                        "default": True,
+                        "advanced": True,
+                        "tooltip": "Sample the pictures with the LoRA, so that they are in its "
+                        "style. Off: sample them without it.",
+                    },
+                ),
+            },
+            "optional": {
+                "negative": ("CONDITIONING", {"tooltip": "One negative prompt, for cfg above 1."}),
+                "clip": (
+                    "CLIP",
+                    {
+                        "tooltip": "The source's text encoder, if the LoRA has modules for it. "
+                        "Then the prompts must come from Encode Prompts."
+                    },
+                ),
+                "sigmas": (
+                    "SIGMAS",
+                    {
+                        "tooltip": "For a distilled target (Turbo, Lightning, LCM): the few steps "
+                        "that it is sampled in, from a scheduler node on the target MODEL. The "
+                        "source's way between two steps is recorded then, with cfg."
+                    },
+                ),
+            },
+            "hidden": {"unique_id": "UNIQUE_ID", "prompt": "PROMPT"},
+        }
+
+    def record(
+        self,
+        source_lora,
+        model,
+        positive,
+        latent_image,
+        samples,
+        seed,
+        steps,
+        cfg,
+        sampler_name,
+        scheduler,
+        levels,
+        positions,
+        sample_with_lora,
+        negative=None,
+        clip=None,
+        sigmas=None,
+        unique_id="",
+        prompt=None,
+    ):
+        name = host.file_behind(prompt or {}, unique_id, "model") or "the MODEL of the graph"
+        bare = host.without_loras(model)
+        loaded = host.model_from_graph(bare, None, name)
+        check_source(source_lora, loaded)
+        patched, _ = host.apply_lora(bare, None, loadable(source_lora, loaded), 1.0, 0.0)
+        prompts, unwanted = host.prompts_of(positive), self.negative_of(negative, cfg)
+        latent = host.one_latent(latent_image)
+        settings = RecordingSettings(
+            levels=levels,
+            positions=positions,
+            seed=seed,
+            schedule=None if sigmas is None else tuple(sigmas.tolist()),
+            cfg=cfg,
+            said={
+                "model": name,
+                "steps": str(steps),
+                "cfg": f"{cfg:g}",
+                "sampler": sampler_name,
+                "scheduler": scheduler,
+                "size": " x ".join(map(str, latent["samples"].shape[2:])),
+                "sampled": "with the LoRA" if sample_with_lora else "without the LoRA",
+            },
+        )
+        progress = host.Progress()
+        prompt_of = torch.arange(samples) % len(prompts)
+        with host.memory_explained():
+            latents = host.sample(
+                patched if sample_with_lora else bare,
+                host.conditioning_of(prompts[index] for index in prompt_of.tolist()),
+                host.conditioning_of([unwanted or prompts[0]]),
+                latent,
+                seed,
+                steps,
+                cfg,
+                sampler_name,
+                scheduler,
+                progress,
+            )
+            recording = record(
+                source_lora,
+                host.network_of(bare),
+                host.network_of(patched),
+                Clean(latents, tuple(prompts), prompt_of, unwanted),
+                self.levels_of(bare, samples * levels, seed),
+                host.latent_format(bare)[0],
+                settings,
+                progress,
+                None if clip is None else host.text_network_of(host.clip_without_loras(clip)),
+            )
+        info = describe(recording)
+        host.show(info, unique_id)
+        return {"ui": {"text": [info]}, "result": (recording, info)}
+
+    @staticmethod
+    def negative_of(negative, cfg):
+        if negative is None and cfg != 1:
+            raise ProLoRAError(
+                f"A cfg of {cfg:g} needs a negative prompt. Connect one (an empty text will do), "
+                "or set cfg to 1."
+            )
+        if negative is None:
+            return None
+        found = host.prompts_of(negative)
+        if len(found) > 1:
+            raise ProLoRAError(
+                f"There are {len(found)} negative prompts. Connect one, for all pictures."
+            )
+        return found[0]
+
+    @staticmethod
+    def levels_of(model, count, seed):
+        return host.levels(model, count, torch.Generator().manual_seed(seed)).tolist()

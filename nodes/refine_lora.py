@@ -1,0 +1,127 @@
+"""Refine Transferred LoRA: a few steps towards what the source answers with its LoRA."""
+
+import numpy as np
+import torch
+
+from ..prolora.adapters import VectorPatch
+from ..prolora.recording.plot import draw_losses
+from ..prolora.recording.refine import RefineSettings, refine
+from ..prolora.recording.text import describe_refined
+from ..prolora.transfer.assemble import LORA_DIGEST
+from . import host
+from .transferred_lora import TransferredLora, parts_of, renamed
+
+DEFAULTS = RefineSettings()
+
+
+class RefineTransferredLora:
+    CATEGORY = "loaders/ProLoRA"
+    DESCRIPTION = (
+        "Corrects a transferred LoRA by a few steps of training, until the model answers as the "
+        "source did in the recording. No pictures are needed. The result is never worse than what "
+        "came in, on a part of the recording that is kept apart."
+    )
+    RETURN_TYPES = ("LORA_MODEL", "STRING", "IMAGE")
+    RETURN_NAMES = ("lora", "info", "plot")
+    OUTPUT_TOOLTIPS = (
+        "The refined LoRA.",
+        "The loss before and after, and what was not refined.",
+        "The loss of every step.",
+    )
+    FUNCTION = "refine"
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {
+            "required": {
+                "model": (
+                    "MODEL",
+                    {
+                        "tooltip": "The model that the LoRA was transferred to. It is not "
+                        "changed. LoRAs that patch it do not count."
+                    },
+                ),
+                "lora": ("LORA_MODEL", {"tooltip": "From ProLoRA Transfer."}),
+                "recording": (
+                    "PROLORA_RECORDING",
+                    {"tooltip": "From Record Source LoRA or Load Recording."},
+                ),
+                "steps": (
+                    "INT",
+                    {
+                        "default": DEFAULTS.steps,
+                        "min": 0,
+                        "max": 10000,
+                        "tooltip": "A step takes as long as a step of training. The best state on "
+                        "the way is taken.",
+                    },
+                ),
+                "seed": (
+                    "INT",
+                    {
+                        "default": 0,
+                        "min": 0,
+                        "max": 2**63 - 2,
+                        "tooltip": "Which latents come when, and which are kept apart.",
+                    },
+                ),
+                "batch": (
+                    "INT",
+                    {
+                        "default": DEFAULTS.batch,
+                        "min": 1,
+                        "max": 1024,
+                        "advanced": True,
+                        "tooltip": "How many latents a step learns from. It costs time, not "
+                        "memory.",
+                    },
+                ),
+                "rate": (
+                    "FLOAT",
+                    {
+                        "default": DEFAULTS.rate,
+                        "min": 0.0001,
+                        "max": 0.9,
+                        "step": 0.0001,
+                        "round": 0.0001,
+                        "advanced": True,
+                        "tooltip": "How far a step goes, as a share of the LoRA's own size.",
+                    },
+                ),
+            },
+            "hidden": {"unique_id": "UNIQUE_ID", "prompt": "PROMPT"},
+        }
+
+    def refine(self, model, lora, recording, steps, seed, batch, rate, unique_id="", prompt=None):
+        name = host.file_behind(prompt or {}, unique_id, "model") or "the MODEL of the graph"
+        parts = parts_of(lora, "Connect the LoRA of ProLoRA Transfer.")
+        bare = host.without_loras(model)
+        recording.check_latents(*host.latent_format(bare), name)
+        metadata = getattr(lora, "metadata", {})
+        if LORA_DIGEST in metadata:
+            recording.check_lora(metadata[LORA_DIGEST], metadata.get("prolora_lora", "the LoRA"))
+        target = host.model_from_graph(bare, None, name)
+        settings = RefineSettings(steps=steps, batch=batch, rate=rate, seed=seed)
+        adapters = [part for part in parts if not isinstance(part, VectorPatch)]
+        with host.trainable(bare, (1, *recording.latents.shape[1:])):
+            refined = refine(
+                adapters, target, host.network_of(bare), recording, settings, host.Progress()
+            )
+        info = describe_refined(refined)
+        host.show(info, unique_id)
+        made = self.written(refined, parts, lora, target) if refined.best else lora
+        pixels = np.asarray(draw_losses(refined), dtype=np.float32) / 255
+        return {"ui": {"text": [info]}, "result": (made, info, torch.from_numpy(pixels)[None])}
+
+    @staticmethod
+    def written(refined, parts, lora, target):
+        patches = [part for part in parts if isinstance(part, VectorPatch)]
+        named = renamed(lora, (*refined.adapters, *patches), "auto")
+        losses = (refined.held_out[0][1], dict(refined.held_out)[refined.best])
+        metadata = {
+            **getattr(lora, "metadata", {}),
+            "prolora_refined_steps": str(refined.best),
+            "prolora_refined_loss": " to ".join(f"{loss:.4g}" for loss in losses),
+        }
+        of = lora if isinstance(lora, TransferredLora) else target
+        return TransferredLora.of(named.adapters, named.style, metadata, of)

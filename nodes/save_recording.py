@@ -1,0 +1,34 @@
+"""Save Recording: a file that stands for the source and its checkpoint."""
+
+from ..prolora.recording.file import SUFFIX, write_recording
+from . import host
+
+
+class SaveRecording:
+    CATEGORY = "loaders/ProLoRA"
+    DESCRIPTION = "Saves a recording into the output folder. Keep it beside the LoRA."
+    RETURN_TYPES = ()
+    OUTPUT_NODE = True
+    FUNCTION = "save"
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {
+            "required": {
+                "recording": ("PROLORA_RECORDING", {"tooltip": "From Record Source LoRA."}),
+                "filename_prefix": (
+                    "STRING",
+                    {
+                        "default": "recordings/ProLoRA",
+                        "tooltip": "Name of the file in the output folder; it may begin with a "
+                        "subfolder. A number is added, so nothing is overwritten.",
+                    },
+                ),
+            },
+        }
+
+    def save(self, recording, filename_prefix):
+        path = host.output_path(filename_prefix, SUFFIX)
+        write_recording(recording, path)
+        size = path.stat().st_size / 2**20
+        return {"ui": {"text": [f"saved {path.name} ({size:.1f} MB)\n{path}"]}}

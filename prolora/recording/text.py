@@ -1,0 +1,57 @@
+"""What was recorded and what a refinement brought, in a few lines for people."""
+
+from collections.abc import Iterator, Mapping
+
+from ..errors import truncated_list
+from .recording import Recording
+from .refine import Refined
+
+_LISTED = 2  # how many modules of a reason are named before the rest is counted
+
+
+def describe(recording: Recording) -> str:
+    """What a recording holds."""
+    return "\n".join(_lines(recording))
+
+
+def describe_refined(refined: Refined) -> str:
+    """The losses, and what was not refined."""
+    return "\n".join(_refined_lines(refined))
+
+
+def _lines(recording: Recording) -> Iterator[str]:
+    said = dict(recording.settings)
+    source = recording.source
+    yield f"recording of {said.pop('lora', 'a LoRA')}, from {source.name} ({source.architecture})"
+    samples, levels = said.pop("samples", "?"), said.pop("levels", "?")
+    sides = " x ".join(map(str, recording.latents.shape[2:]))
+    yield (
+        f"  {samples} samples of {len(recording.prompts)} prompts, {levels} noise levels each: "
+        f"{len(recording)} noised latents of {sides} ({recording.latent_format})"
+    )
+    heard, text = len(recording.readouts), len(recording.text_readouts)
+    of_text = f", {text} of them in the text encoder" if text else ""
+    yield f"  {heard + text} of {heard + text + len(recording.left_out)} modules heard{of_text}"
+    yield from _reasons("not heard", recording.left_out)
+    yield "  " + ", ".join(f"{name} {value}" for name, value in said.items())
+    yield f"  {recording.size / 2**20:.1f} MB"
+
+
+def _refined_lines(refined: Refined) -> Iterator[str]:
+    before = refined.held_out[0][1]
+    after = dict(refined.held_out)[refined.best]
+    taught = len(refined.adapters) - len(refined.left_out)
+    yield f"{taught} of {len(refined.adapters)} modules refined, {len(refined.losses)} steps"
+    yield "  loss on the latents kept apart:"
+    yield f"    before {before:.4g}, after {after:.4g}, best after step {refined.best}"
+    if not refined.best:
+        yield "  nothing was gained, so the LoRA is as it came"
+    yield from _reasons("not refined", refined.left_out)
+
+
+def _reasons(what: str, modules: Mapping[str, str]) -> Iterator[str]:
+    by_reason: dict[str, list[str]] = {}
+    for name, why in modules.items():
+        by_reason.setdefault(why, []).append(name)
+    for why, names in by_reason.items():
+        yield f"  {len(names)} {what}, {why}: {', '.join(truncated_list(names, _LISTED))}"
