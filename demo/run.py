@@ -69,11 +69,21 @@ GRAPHS = (
             "Pruned",
             "Pruned + LoRA as it is",
             "Pruned + transferred LoRA",
+            "Pruned + calibrated LoRA",
+            "Pruned + refined LoRA",
             "Deepened",
             "Deepened + LoRA as it is",
             "Deepened + transferred LoRA",
+            "Deepened + calibrated LoRA",
+            "Deepened + refined LoRA",
         ),
-        ("ProLoRA Transfer (pruned)", "ProLoRA Transfer (deepened)"),
+        (
+            "Record Source LoRA",
+            "ProLoRA Transfer (pruned)",
+            "ProLoRA Transfer (pruned, calibrated)",
+            "Refine (pruned)",
+            "Refine (deepened)",
+        ),
     ),
 )
 

@@ -52,7 +52,7 @@ class RecordSourceLora:
                 "samples": (
                     "INT",
                     {
-                        "default": 16,
+                        "default": 64,
                         "min": 1,
                         "max": 4096,
                         "tooltip": "How many pictures are sampled. They take the prompts in turn.",

@@ -88,11 +88,23 @@ class RefineTransferredLora:
                         "tooltip": "How far a step goes, as a share of the LoRA's own size.",
                     },
                 ),
+                "own": (
+                    "FLOAT",
+                    {
+                        "default": DEFAULTS.own,
+                        "min": 0.0,
+                        "max": 1.0,
+                        "step": 0.05,
+                        "advanced": True,
+                        "tooltip": "How much of what tells this model from the source is kept. 0 "
+                        "learns to answer as the source does, its pictures and all.",
+                    },
+                ),
             },
             "hidden": {"unique_id": "UNIQUE_ID", "prompt": "PROMPT"},
         }
 
-    def refine(self, model, lora, recording, steps, seed, batch, rate, unique_id="", prompt=None):
+    def refine(self, model, lora, recording, steps, seed, batch, rate, own, unique_id="", prompt=None):
         name = host.file_behind(prompt or {}, unique_id, "model") or "the MODEL of the graph"
         parts = parts_of(lora, "Connect the LoRA of ProLoRA Transfer.")
         bare = host.without_loras(model)
@@ -101,7 +113,7 @@ class RefineTransferredLora:
         if LORA_DIGEST in metadata:
             recording.check_lora(metadata[LORA_DIGEST], metadata.get("prolora_lora", "the LoRA"))
         target = host.model_from_graph(bare, None, name)
-        settings = RefineSettings(steps=steps, batch=batch, rate=rate, seed=seed)
+        settings = RefineSettings(steps, batch, rate, own, seed)
         adapters = [part for part in parts if not isinstance(part, VectorPatch)]
         with host.trainable(bare, (1, *recording.latents.shape[1:])):
             refined = refine(

@@ -26,7 +26,7 @@ from demo.training.flow import euler, noise_levels
 from demo.training.model import build_model, load_model, save_model
 from demo.training.train import Recipe, Task, fit
 
-EVIDENCE = Path(__file__).resolve().parent.parent / "output" / "evidence"
+EVIDENCE = Path(__file__).resolve().parent.parent / "evidence"
 KIND_CHECKPOINTS = {
     "kinds": EVIDENCE / "kinds.safetensors",
     "kinds_distilled": EVIDENCE / "kinds_distilled.safetensors",

@@ -39,7 +39,7 @@ class PromptBuilder:
         return self.node("ProLoRARecord", **given)
 
     def refine(self, model: list, lora: list, recording: list, **inputs: Any) -> list:
-        given = {"steps": 3, "seed": 0, "batch": 4, "rate": 0.02} | inputs
+        given = {"steps": 3, "seed": 0, "batch": 4, "rate": 0.02, "own": 0.3} | inputs
         return self.node("ProLoRARefine", model=model, lora=lora, recording=recording, **given)
 
     def apply(self, model: list, lora: list, strength: float = 1.0, **inputs: Any) -> list:
