@@ -7,6 +7,7 @@ import copy
 import importlib
 import json
 import sys
+from types import SimpleNamespace
 
 import comfy.sample
 import comfy.sampler_helpers
@@ -155,6 +156,7 @@ class ProbeGradient(Probe):
             kept = kept_values(value)
             value.backward()
             fired = len(calls)
+            forgetful, blocks = self.computed_again(network, linear, loss, (up, down))
             slope = float(up.grad.square().sum() + down.grad.square().sum())
             step = 1e-3 / slope**0.5
             with torch.no_grad():
@@ -175,6 +177,8 @@ class ProbeGradient(Probe):
             "slope": slope**0.5,
             "measured": (ends[0] - ends[1]) / 2e-3,
             "fired": fired,
+            "forgetful": forgetful,
+            "blocks": blocks,
             "restored": mode == (torch.is_inference_mode_enabled(), torch.is_grad_enabled())
             and model.model.training == training,
             "with gradients": len(asked),
@@ -182,6 +186,21 @@ class ProbeGradient(Probe):
             "casts": sum(getattr(m, "comfy_cast_weights", False) for m in model.model.modules()),
             "left over": sum("forward" in vars(m) for m in model.model.modules()),
         }
+
+    @staticmethod
+    def computed_again(network, linear, loss, factors):
+        """How far the gradients are off where blocks are computed again, and how many blocks are."""
+        student, module = pack("prolora.recording.student"), SimpleNamespace(layer=linear)
+        blocks = student.blocks_of(network.root, [module])
+        before = [factor.grad for factor in factors]
+        for factor in factors:
+            factor.grad = None
+        with pack("prolora.recording.forgetful").forgetful(blocks, network.again):
+            loss().backward()
+        off = [relative(factor.grad, grad) for factor, grad in zip(factors, before, strict=True)]
+        for factor, grad in zip(factors, before, strict=True):
+            factor.grad = grad
+        return max(off), len(blocks)
 
     @staticmethod
     def shape(model):

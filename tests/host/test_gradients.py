@@ -30,6 +30,8 @@ def check(figures: dict) -> None:
     assert figures["finite"]
     assert min(figures["norms"].values()) > 0
     assert figures["fired"] == 1
+    assert figures["blocks"] == 1
+    assert figures["forgetful"] < 1e-4
     assert figures["restored"]
     assert figures["with gradients"] == figures["left over"] == 0
 
