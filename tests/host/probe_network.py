@@ -259,6 +259,29 @@ class ProbeCast(Probe):
         return (patcher,)
 
 
+class ProbeNoMemory(Probe):
+    """A copy of the MODEL that finds no memory when it runs."""
+
+    RETURN_TYPES = ("MODEL",)
+    FUNCTION = "convert"
+    OUTPUT_NODE = False
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {"model": ("MODEL",)}}
+
+    def convert(self, model):
+        config = model.model.model_config
+        patcher = model.clone()
+        patcher.model = copy.deepcopy(model.model, {id(config): config})
+
+        def fail(*_):
+            raise RuntimeError("CUDA out of memory. Tried to allocate 7.00 GiB")
+
+        patcher.model.diffusion_model.register_forward_pre_hook(fail)
+        return (patcher,)
+
+
 class ProbeLoadable(Probe):
     """A MODEL with the LoRA of a source, as a recording has it applied."""
 

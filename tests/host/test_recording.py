@@ -301,6 +301,23 @@ def test_a_prediction_that_is_no_number(client, comfy):
     fails(client, graph, recording, "NaN or infinite values at sigma")
 
 
+@pytest.mark.parametrize("place", ["record", "transfer", "refine"])
+def test_no_memory(client, saved, place):
+    graph = PromptBuilder()
+    a, b = graph.checkpoint(A), graph.checkpoint(B)
+    if place == "record":
+        node = graph.record(graph.source(), graph.node("ProbeNoMemory", model=a))
+        save_recording(graph, node, "refused")
+    else:
+        recording, full = load_recording(graph, "style"), graph.node("ProbeNoMemory", model=b)
+        given = {"mode": "auto", "recording": recording} if place == "transfer" else {}
+        node = graph.transfer(graph.source(), full if place == "transfer" else b, **given)
+        if place == "refine":
+            node = graph.refine(full, node, recording)
+        graph.save(node, "loras/refused")
+    fails(client, graph, node, "memory does not suffice", "7.00 GiB", "smaller width")
+
+
 @pytest.fixture(scope="module")
 def another_lora(comfy):
     """The style LoRA, a little stronger in one module."""
