@@ -104,7 +104,9 @@ class RefineTransferredLora:
             "hidden": {"unique_id": "UNIQUE_ID", "prompt": "PROMPT"},
         }
 
-    def refine(self, model, lora, recording, steps, seed, batch, rate, own, unique_id="", prompt=None):
+    def refine(
+        self, model, lora, recording, steps, seed, batch, rate, own, unique_id="", prompt=None
+    ):
         name = host.file_behind(prompt or {}, unique_id, "model") or "the MODEL of the graph"
         parts = parts_of(lora, "Connect the LoRA of ProLoRA Transfer.")
         bare = host.without_loras(model)

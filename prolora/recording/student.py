@@ -10,6 +10,7 @@ from torch import nn
 
 from ..adapters import Adapter, LoraAdapter
 from ..models.model import Model
+from ..models.module_names import is_text_encoder
 from ..models.references import WeightRef
 from .layers import is_convolution, why_not_heard
 
@@ -82,7 +83,9 @@ def free(
     why: dict[str, str] = {}
     for adapter in adapters:
         ref = target.resolve(adapter.name)
-        if ref is None:
+        if is_text_encoder(adapter.name):
+            why[adapter.name] = "it is of the text encoder, whose answers were not recorded"
+        elif ref is None:
             why[adapter.name] = f"not in the target {target.name}"
         elif not isinstance(adapter, LoraAdapter):
             why[adapter.name] = f"a {adapter.family} is not refined"
@@ -90,7 +93,7 @@ def free(
             why[adapter.name] = "its weight is padded"
         else:
             why[adapter.name] = why_not_heard(ref, layers)
-        if ref is not None and not why[adapter.name] and isinstance(adapter, LoraAdapter):
+        if ref is not None and not why.get(adapter.name) and isinstance(adapter, LoraAdapter):
             found.append(_free(adapter, ref, layers[ref.key]))
     return found, {name: reason for name, reason in why.items() if reason}
 

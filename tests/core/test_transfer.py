@@ -145,11 +145,13 @@ def test_what_rank_0_means(families, rank):
 
 
 def test_metadata():
-    metadata = mixed_result().metadata()
+    result = mixed_result()
+    metadata = result.metadata()
     assert all(isinstance(value, str) for value in metadata.values())
     assert metadata == {
         "prolora_version": __version__,
         "prolora_lora": "style.safetensors",
+        "prolora_lora_digest": result.file.digest,
         "prolora_source": "A (SDXL)",
         "prolora_target": "B (SDXL)",
         "prolora_mode": "full",

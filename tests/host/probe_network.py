@@ -189,7 +189,7 @@ class ProbeGradient(Probe):
 
     @staticmethod
     def computed_again(network, linear, loss, factors):
-        """How far the gradients are off where blocks are computed again, and how many blocks are."""
+        """How far gradients are off where blocks are computed again; how many blocks are."""
         student, module = pack("prolora.recording.student"), SimpleNamespace(layer=linear)
         blocks = student.blocks_of(network.root, [module])
         before = [factor.grad for factor in factors]
