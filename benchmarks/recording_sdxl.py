@@ -55,6 +55,7 @@ def recording(samples: int, settings: RecordingSettings) -> Recording:
         sigmas=torch.rand(count),
         prompts=tuple(prompts),
         prompt_of=torch.arange(count) % PROMPTS,
+        sample_of=torch.arange(count) // settings.levels,
         derivatives=latents.clone(),
         derivatives_without=latents.clone(),
         next_sigmas=None,

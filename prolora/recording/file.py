@@ -16,7 +16,10 @@ from .recording import ReadOut, Recording
 SUFFIX = ".recording.safetensors"
 VERSION = "1"
 _VERSION, _HEAD = "prolora_recording", "prolora_recording_head"
-_TENSORS = ("latents", "sigmas", "prompt_of", "derivatives", "derivatives_without")
+_TENSORS = (
+    *("latents", "sigmas", "prompt_of", "sample_of"),
+    *("derivatives", "derivatives_without"),
+)
 _PARTS = ("examples", "positions", "values", "down")
 
 
@@ -116,7 +119,7 @@ def _problems(found: Recording) -> Iterator[str]:
     """What contradicts itself in a recording whose parts are all there."""
     count = len(found.latents)
     numbers = (found.latents, found.sigmas, found.derivatives, found.derivatives_without)
-    of_each = [*numbers, found.prompt_of]
+    of_each = [*numbers, found.prompt_of, found.sample_of]
     if found.next_sigmas is not None:
         of_each.append(found.next_sigmas)
     if not count or any(len(tensor) != count for tensor in of_each):

@@ -132,6 +132,7 @@ def record(
         sigmas=levels,
         prompts=clean.prompts,
         prompt_of=prompt_of,
+        sample_of=sample_of,
         derivatives=answered[1].to(KEPT_DTYPE),
         derivatives_without=answered[0].to(KEPT_DTYPE),
         next_sigmas=following,

@@ -39,6 +39,7 @@ class Recording:
         sigmas: N.
         prompts: what they were sampled for.
         prompt_of: N, which prompt each latent has.
+        sample_of: N, which clean sample each latent was.
         derivatives: N x ..., (latents - denoised) / sigmas with the LoRA: where an Euler step
             goes; the velocity of a flow model, the noise of an eps model. float16. Where the
             recording is for a schedule, the mean over small steps to the next level.
@@ -57,6 +58,7 @@ class Recording:
     sigmas: torch.Tensor
     prompts: tuple[Prompt, ...]
     prompt_of: torch.Tensor
+    sample_of: torch.Tensor
     derivatives: torch.Tensor
     derivatives_without: torch.Tensor
     next_sigmas: torch.Tensor | None

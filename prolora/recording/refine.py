@@ -21,7 +21,7 @@ from .recording import Recording
 from .student import Free, attached, blocks_of, free
 from .teacher import along, answers, at_once, derivative
 
-HELD_OUT = 5  # one latent of as many is kept apart
+HELD_OUT = 5  # one sample of as many is kept apart
 _CHECKS = 5  # how often on the way the latents kept apart are asked
 _SCALE = 2.0**10  # of the loss: a half precision gradient would underflow without
 
@@ -104,7 +104,7 @@ def refine(
             f"Nothing of this LoRA can be refined: {first[0]}: {first[1]}. Apply it as it is."
         )
     lesson = _Lesson.of(network, recording, settings.own, progress)
-    taught, kept_apart = _split(len(recording), settings)
+    taught, kept_apart = _split(recording.sample_of, settings)
     optimizer = _optimizer(modules, settings)
     losses: list[float] = []
     blocks = blocks_of(network.root, modules)
@@ -202,16 +202,18 @@ class _Best:
         self.seen.append((step, loss))
 
 
-def _split(count: int, settings: RefineSettings) -> tuple[torch.Tensor, torch.Tensor]:
-    """The latents to learn from, and those kept apart."""
-    if count < 2:
+def _split(sample_of: torch.Tensor, settings: RefineSettings) -> tuple[torch.Tensor, torch.Tensor]:
+    """The latents to learn from, and those kept apart: all of some samples."""
+    samples = torch.tensor(sorted(set(sample_of.tolist())))
+    if len(samples) < 2:
         raise ProLoRAError(
-            f"The recording has {count} noised latents, of which none is left to keep apart. "
-            "Record more samples."
+            f"The recording has {len(samples)} sample, so none can be kept apart. Record more "
+            "samples."
         )
-    order = torch.randperm(count, generator=torch.Generator().manual_seed(settings.seed))
-    apart = max(count // HELD_OUT, 1)
-    return order[apart:], order[:apart].sort().values
+    generator = torch.Generator().manual_seed(settings.seed)
+    order = torch.randperm(len(samples), generator=generator)
+    apart = torch.isin(sample_of, samples[order[: max(len(samples) // HELD_OUT, 1)]])
+    return (~apart).nonzero().flatten(), apart.nonzero().flatten()
 
 
 def _batches(taught: torch.Tensor, settings: RefineSettings) -> Iterator[torch.Tensor]:

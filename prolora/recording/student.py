@@ -35,14 +35,16 @@ class Free:
     def answer(self, inputs: torch.Tensor, output: torch.Tensor) -> torch.Tensor:
         """The layer's output with the module's part added."""
         part, inputs = self.ref.part, inputs.float()
+        # A layer may run elsewhere than where its weight is kept.
+        up, down = self.up.to(inputs.device), self.down.to(inputs.device)
         if is_convolution(self.layer):
-            read = self._convolved(inputs)
-            added = torch.einsum("mr,br...->bm...", self.up, read)
+            read = self._convolved(inputs, down)
+            added = torch.einsum("mr,br...->bm...", up, read)
             channels = 1
         else:
             if part is not None and part.dim == 1:
                 inputs = inputs.narrow(-1, part.start, part.length)
-            added = inputs @ self.down.T @ self.up.T
+            added = inputs @ down.T @ up.T
             channels = output.ndim - 1
         added = added.to(output.dtype)
         if part is None or part.dim == 1:
@@ -51,8 +53,8 @@ class Free:
         before, own, after = torch.split(output, rows, dim=channels)
         return torch.cat([before, own + added, after], dim=channels)
 
-    def _convolved(self, inputs: torch.Tensor) -> torch.Tensor:
-        layer, down = self.layer, self.down
+    def _convolved(self, inputs: torch.Tensor, down: torch.Tensor) -> torch.Tensor:
+        layer = self.layer
         convolve = (nn.functional.conv1d, nn.functional.conv2d, nn.functional.conv3d)[down.ndim - 3]
         if layer.padding_mode != "zeros":
             sides = layer._reversed_padding_repeated_twice
