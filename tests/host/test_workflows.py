@@ -11,7 +11,7 @@ from comfy_harness.hosts import PACK_ROOT
 pytestmark = pytest.mark.host
 
 WORKFLOWS = sorted((PACK_ROOT / "workflows").glob("*.json"))
-DEMOS = {"workflow": 5, "children": 7}  # columns of their pictures, of 6 rows
+DEMOS = {"workflow": 5, "children": 11}  # columns of their pictures, of 6 rows
 
 
 def demo(name: str) -> Path:
