@@ -34,6 +34,8 @@ class Place:
         part = self.ref.part
         if part is not None and part.dim == 1:
             return part.length
+        if is_linear(self.layer):
+            return int(self.layer.in_features)  # a packed weight may have another shape
         return math.prod(self.layer.weight.shape[1:])
 
     def count(self, inputs: torch.Tensor) -> int:
@@ -58,6 +60,12 @@ def is_convolution(layer: object) -> bool:
     return isinstance(layer, (nn.Conv1d, nn.Conv2d, nn.Conv3d))
 
 
+def is_linear(layer: Any) -> bool:
+    """Whether a layer is linear: a host's quantised one need not be an nn.Linear."""
+    sides = (getattr(layer, name, None) for name in ("in_features", "out_features"))
+    return all(isinstance(side, int) for side in sides) and len(layer.weight.shape) == 2
+
+
 def why_not_heard(ref: WeightRef, layers: Mapping[str, nn.Module]) -> str:
     """Why a module's layer cannot be listened to; "" if it can."""
     layer: Any = layers.get(ref.key)
@@ -68,7 +76,7 @@ def why_not_heard(ref: WeightRef, layers: Mapping[str, nn.Module]) -> str:
             return "it is a convolution in groups"
         is_of_inputs = ref.part is not None and ref.part.dim == 1
         return "it is of some inputs of a convolution" if is_of_inputs else ""
-    if not isinstance(layer, nn.Linear):
+    if not is_linear(layer):
         return f"its layer is a {type(layer).__name__}, neither linear nor a convolution"
     return ""
 

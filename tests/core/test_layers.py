@@ -44,11 +44,30 @@ def test_a_part_of_the_inputs():
     assert place.width == 3
 
 
+class Quantised(nn.Module):
+    """A linear layer as ComfyUI 0.33.0 has it: no nn.Linear, and its weight may be packed."""
+
+    def __init__(self, in_features: int, out_features: int, *shape: int) -> None:
+        super().__init__()
+        self.in_features, self.out_features = in_features, out_features
+        self.weight = nn.Parameter(torch.zeros(shape, dtype=torch.uint8), requires_grad=False)
+
+
+def test_a_linear_layer_that_is_no_linear_of_torch():
+    layer = Quantised(6, 5, 5, 3)
+    assert why_not_heard(WeightRef("layer.weight"), {"layer.weight": layer}) == ""
+    place, inputs = Place(WeightRef("layer.weight"), layer), torch.randn(4, 6)
+    assert place.width == 6
+    assert torch.equal(place.rows(inputs, torch.tensor([2])), inputs[2:3])
+
+
 def test_what_cannot_be_heard_is_said():
     layers = {"norm.weight": nn.LayerNorm(4), "groups.weight": nn.Conv2d(4, 4, 3, groups=2)}
     layers["conv.weight"] = nn.Conv2d(4, 4, 3)
+    layers["experts.weight"] = Quantised(6, 5, 2, 5, 6)
     assert "no layer of its own" in why_not_heard(WeightRef("lone.weight"), layers)
     assert "LayerNorm" in why_not_heard(WeightRef("norm.weight"), layers)
+    assert "Quantised, neither linear" in why_not_heard(WeightRef("experts.weight"), layers)
     assert "groups" in why_not_heard(WeightRef("groups.weight"), layers)
     assert "inputs of a convolution" in why_not_heard(
         WeightRef("conv.weight", Slice(1, 0, 2)), layers
