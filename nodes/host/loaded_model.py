@@ -1,7 +1,7 @@
 """A MODEL and CLIP of the graph as the core's Model: base weights, names, and the file's name."""
 
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,19 @@ def model_from_graph(model: Any, clip: Any | None, name: str) -> Model:
         names = comfy.lora.model_lora_keys_clip(clip.cond_stage_model, names)
         patchers.append(clip.patcher)
     return host_model(name, model.model.model_config, PatchedModelWeights(patchers), names)
+
+
+def kept_as(model: Any) -> Callable[[str], torch.dtype | None]:
+    """The key of a MODEL's weight -> the floating-point type it is kept in; None: quantised."""
+    weights = PatchedModelWeights([model])
+
+    def of(key: str) -> torch.dtype | None:
+        weight, dequantise = weights.base(key)
+        scaled = dequantise is not None and weight.dtype.itemsize == 1  # fp8 of 0.3.64
+        plain = type(weight) in (torch.Tensor, torch.nn.Parameter) and weight.is_floating_point()
+        return weight.dtype if plain and not scaled else None
+
+    return of
 
 
 def without_loras(model: Any) -> Any:
@@ -73,10 +86,14 @@ class PatchedModelWeights:
         return key in self._patchers
 
     def shape(self, key: str) -> tuple[int, ...]:
-        return tuple(_base_weight(self._patchers[key], key)[0].shape)
+        return tuple(self.base(key)[0].shape)
+
+    def base(self, key: str) -> tuple[torch.Tensor, Any]:
+        """See _base_weight."""
+        return _base_weight(self._patchers[key], key)
 
     def read(self, key: str) -> torch.Tensor:
-        weight, dequantise = _base_weight(self._patchers[key], key)
+        weight, dequantise = self.base(key)
         if is_ggml(weight):  # what ComfyUI-GGUF loads: it dequantises in its layers, not here
             return from_ggml(weight, key)
         if dequantise is None:

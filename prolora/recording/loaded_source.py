@@ -1,6 +1,7 @@
 """The source where it is loaded: whether it is the one, and the LoRA as its loader takes it."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import torch
 
@@ -15,11 +16,35 @@ from ..pairing.module_pairs import ResolvedAdapter
 from ..transfer.resolve import ResolvedLora
 
 _COMPARED = 6  # weights
-_OFF = 0.05  # how far a weight of the same model may be off, relative: fp8 rounds by 0.03
+# How far a weight of the same model may be off, relative. A plain one is compared with the file's,
+# rounded to its type; in fp8 if one of them is, which a host may have loaded as fp16. fp8 is often
+# made of bf16, and two roundings are off by up to 0.023; a drift of 0.03 is off by 0.044 or more
+# in fp8. A quantised weight is compared as it is: 8 bits lose 0.03 and 4 bits 0.1.
+_OFF, _OFF_FP8, _OFF_QUANTISED = 0.01, 0.03, 0.13
+_FP8 = (torch.float8_e4m3fn, torch.float8_e5m2)
+
+# The key of a loaded weight -> the floating-point type that it is kept in; None: it is quantised.
+KeptAs = Callable[[str], torch.dtype | None]
 
 
-def check_source(lora: ResolvedLora, loaded: Model) -> None:
+@dataclass(frozen=True)
+class _Difference:
+    """Of a loaded weight.
+
+    Attributes:
+        off: ||loaded - source|| / ||source||; infinite where there is no such weight.
+        limit: what it may be for the same weight.
+    """
+
+    off: float
+    limit: float
+
+
+def check_source(lora: ResolvedLora, loaded: Model, kept_as: KeptAs) -> None:
     """Refuses a loaded model that is not the checkpoint that the LoRA was trained on.
+
+    Args:
+        kept_as: how the loaded model keeps its weights.
 
     Raises:
         ProLoRAError: it is another, or the source is itself a recording.
@@ -30,12 +55,13 @@ def check_source(lora: ResolvedLora, loaded: Model) -> None:
             "recorded from. Choose the checkpoint that the LoRA was trained on in Load Source LoRA."
         )
     for module in _some(lora):
-        off = _off(module, lora.source, loaded)
-        if off > _OFF:
+        found = _difference(module, lora.source, loaded, kept_as)
+        if not found.off <= found.limit:
             raise ProLoRAError(
                 f"The MODEL {loaded.name} is not the source {lora.source.name}: its weight of "
-                f"{module.adapter.name} {_told(off)}. Connect the MODEL of the checkpoint that the "
-                "LoRA was trained on, in fp8 or more, and choose the same in Load Source LoRA."
+                f"{module.adapter.name} {_told(found.off)}. Connect the MODEL of the checkpoint "
+                "that the LoRA was trained on, in 4 bits or more, and choose the same in Load "
+                "Source LoRA."
             )
 
 
@@ -59,16 +85,33 @@ def _some(lora: ResolvedLora) -> Iterator[ResolvedAdapter]:
     yield from (found[index * len(found) // count] for index in range(count))
 
 
-def _off(module: ResolvedAdapter, source: Model, loaded: Model) -> float:
-    """||loaded - source|| / ||source||; infinite where there is no such weight."""
+def _difference(
+    module: ResolvedAdapter, source: Model, loaded: Model, kept_as: KeptAs
+) -> _Difference:
     ref = loaded.resolve(module.adapter.name)
     if ref is None or loaded.shape(ref) != source.shape(module.ref):
-        return torch.inf
+        return _Difference(torch.inf, 0.0)
+    kept = kept_as(ref.key)
     cpu = torch.device("cpu")
     wanted = source.weight(module.ref, cpu, torch.float32)
     found = loaded.weight(ref, cpu, torch.float32)
     size = float(torch.linalg.vector_norm(wanted))
-    return float(torch.linalg.vector_norm(found - wanted)) / (size or 1.0)
+    if kept is not None:
+        kept = _fp8_of(found) or _fp8_of(wanted) or kept
+        wanted, found = (weight.to(kept).float() for weight in (wanted, found))
+    off = float(torch.linalg.vector_norm(found - wanted)) / (size or 1.0)
+    return _Difference(off, _limit(kept))
+
+
+def _fp8_of(weight: torch.Tensor) -> torch.dtype | None:
+    """The fp8 type that holds all of its values as they are."""
+    return next((fp8 for fp8 in _FP8 if torch.equal(weight.to(fp8).float(), weight)), None)
+
+
+def _limit(kept: torch.dtype | None) -> float:
+    if kept is None:
+        return _OFF_QUANTISED
+    return _OFF_FP8 if kept.itemsize == 1 else _OFF
 
 
 def _told(off: float) -> str:
