@@ -1,5 +1,6 @@
 """What was recorded and what a refinement brought, in a few lines for people."""
 
+import unicodedata
 from collections.abc import Iterator, Mapping
 
 from ..errors import truncated_list
@@ -7,6 +8,8 @@ from .recording import Recording
 from .refine import Refined
 
 _LISTED = 2  # how many modules of a reason are named before the rest is counted
+_REASONS, _SETTINGS = 5, 20  # how many are listed at most
+_LENGTH = 200  # of a text that comes from a file's header
 
 
 def describe(recording: Recording) -> str:
@@ -19,21 +22,28 @@ def describe_refined(refined: Refined) -> str:
     return "\n".join(_refined_lines(refined))
 
 
+def one_line(text: str) -> str:
+    """A text of a file's header for page and log: cut, and without control characters."""
+    fine = "".join(" " if unicodedata.category(c)[0] in "CZ" else c for c in text[: 2 * _LENGTH])
+    return fine if len(fine) <= _LENGTH else f"{fine[: _LENGTH - 3]}..."
+
+
 def _lines(recording: Recording) -> Iterator[str]:
-    said = dict(recording.settings)
-    source = recording.source
-    yield f"recording of {said.pop('lora', 'a LoRA')}, from {source.name} ({source.architecture})"
+    said = {one_line(name): one_line(value) for name, value in recording.settings.items()}
+    source = one_line(f"{recording.source.name} ({recording.source.architecture})")
+    yield f"recording of {said.pop('lora', 'a LoRA')}, from {source}"
     samples, levels = said.pop("samples", "?"), said.pop("levels", "?")
     sides = " x ".join(map(str, recording.latents.shape[2:]))
     yield (
         f"  {samples} samples of {len(recording.prompts)} prompts, {levels} noise levels each: "
-        f"{len(recording)} noised latents of {sides} ({recording.latent_format})"
+        f"{len(recording)} noised latents of {sides} ({one_line(recording.latent_format)})"
     )
     heard, text = len(recording.readouts), len(recording.text_readouts)
     of_text = f", {text} of them in the text encoder" if text else ""
     yield f"  {heard + text} of {heard + text + len(recording.left_out)} modules heard{of_text}"
     yield from _reasons("not heard", recording.left_out)
-    yield "  " + ", ".join(f"{name} {value}" for name, value in said.items())
+    made = [f"{name} {value}" for name, value in said.items()]
+    yield "  " + ", ".join(truncated_list(made, _SETTINGS))
     yield f"  {recording.size / 2**20:.1f} MB"
 
 
@@ -52,6 +62,9 @@ def _refined_lines(refined: Refined) -> Iterator[str]:
 def _reasons(what: str, modules: Mapping[str, str]) -> Iterator[str]:
     by_reason: dict[str, list[str]] = {}
     for name, why in modules.items():
-        by_reason.setdefault(why, []).append(name)
-    for why, names in by_reason.items():
-        yield f"  {len(names)} {what}, {why}: {', '.join(truncated_list(names, _LISTED))}"
+        by_reason.setdefault(one_line(why), []).append(one_line(name))
+    lines = [
+        f"{len(names)} {what}, {why}: {', '.join(truncated_list(names, _LISTED))}"
+        for why, names in by_reason.items()
+    ]
+    yield from (f"  {line}" for line in truncated_list(lines, _REASONS))
