@@ -1,5 +1,6 @@
 """What goes wrong inside the host's models, in words for an artist."""
 
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -9,8 +10,7 @@ import torch
 
 from ...prolora.errors import ProLoRAError
 
-# What a model raises for a conditioning that it was not made for. The host's exception for Cancel
-# is none of them.
+# What a model raises where it cannot compute. The host's exception for Cancel is none of them.
 _MISFITS = (
     RuntimeError,
     ValueError,
@@ -19,6 +19,15 @@ _MISFITS = (
     IndexError,
     AttributeError,
     AssertionError,
+)
+
+# What torch and the host say where shapes do not fit each other.
+_OF_SHAPES = re.compile(
+    r"mat1 and mat2|mat1 dim|size mismatch|shape mismatch|mismatched shape|sizes? of tensor"
+    r"|expanded size|cannot be multiplied|must match|not broadcastable|can't be broadcast"
+    r"|shape '.*' is invalid|normalized_shape|expected .*\b(channels|size|sizes|dimensions?|shape)"
+    r"|channels? .*expected|to have \d+|split_with_sizes|reduction pattern|not divisible",
+    re.IGNORECASE,
 )
 
 
@@ -45,7 +54,11 @@ def memory_explained() -> Iterator[None]:
 
 @contextmanager
 def misfits_explained(model: Any, shapes: Callable[[], str]) -> Iterator[None]:
-    """Says which model cannot take which conditioning; `shapes` describes what it was given."""
+    """Says which model cannot take which conditioning, or stops otherwise.
+
+    Args:
+        shapes: describes what it was given.
+    """
     try:
         yield
     except ProLoRAError:
@@ -60,10 +73,22 @@ def misfits_explained(model: Any, shapes: Callable[[], str]) -> Iterator[None]:
                 f"without gradients ({reason}). Load its weights as fp16, bf16 or fp32, without "
                 "--fast, or do without refinement."
             ) from error
+        if _is_of_shapes(error):
+            raise ProLoRAError(
+                f"The model {model_name(model)} cannot take this conditioning ({shapes()}): "
+                f"{reason}. Record with the text encoders and the size of latents that belong to "
+                "this model."
+            ) from error
         raise ProLoRAError(
-            f"The model {model_name(model)} cannot take this conditioning ({shapes()}): {reason}. "
-            "Record with the text encoders and the size of latents that belong to this model."
+            f"The model {model_name(model)} stops while it runs ({reason}). See whether a KSampler "
+            "draws with the same MODEL; if it does not, load it in another precision or without "
+            "the nodes that change it."
         ) from error
+
+
+def _is_of_shapes(error: Exception) -> bool:
+    numbers = RuntimeError | ValueError | IndexError | AssertionError
+    return isinstance(error, numbers) and _OF_SHAPES.search(_first_line(error)) is not None
 
 
 def _is_out_of_memory(error: BaseException) -> bool:
