@@ -5,7 +5,7 @@ from ..prolora.naming.output_names import rename
 from ..prolora.pairing.block_pairs import parse_pairs
 from ..prolora.recording.calibrated import transfer_recorded
 from ..prolora.transfer.job import transfer_resolved
-from ..prolora.transfer.modes import AUTO, CALIBRATED, MODES, describe_modes, mode_named
+from ..prolora.transfer.modes import CALIBRATED, MODES, describe_modes, mode_named
 from ..prolora.transfer.report_text import summary_of, warning_of
 from ..prolora.transfer.settings import DEFAULTS, TransferSettings
 from . import host
@@ -141,9 +141,7 @@ class ProLoraTransfer:
             result = self.calibrated(job, recording, model, clip)
         named = rename(result.contents, target.key_map, target.architecture)
         lora = TransferredLora.of(named.adapters, named.style, result.metadata(), target)
-        unused = recording is not None and mode not in (AUTO, CALIBRATED)
-        notes = [f"mode {mode}: the recording was not used"] if unused else []
-        summary = "\n  ".join((summary_of(result.report), *named.notes, *notes))
+        summary = "\n  ".join((summary_of(result.report), *named.notes))
         host.show(summary, unique_id, warning_of(result.report))
         return {"ui": {"text": [summary]}, "result": (lora, summary)}
 
