@@ -1,4 +1,4 @@
-"""Load Recording: a file of Save Recording, from the output folder or from beside the LoRAs."""
+"""Load Recording: a file of Save Recording, from output/recordings or from beside the LoRAs."""
 
 from ..prolora.errors import ProLoRAError
 from ..prolora.recording.file import read_recording
@@ -24,8 +24,8 @@ class LoadRecording:
                 "recording_name": (
                     host.recording_names(),
                     {
-                        "tooltip": "A recording of the output folder, or one that was put beside "
-                        "its LoRA into the loras folder."
+                        "tooltip": "A recording in output/recordings or its subfolders, or one "
+                        "that was put beside its LoRA into the loras folder."
                     },
                 ),
             },

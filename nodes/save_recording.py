@@ -6,7 +6,10 @@ from . import host
 
 class SaveRecording:
     CATEGORY = "loaders/ProLoRA"
-    DESCRIPTION = "Saves a recording into the output folder. Keep it beside the LoRA."
+    DESCRIPTION = (
+        "Saves a recording into the output folder. Load Recording lists output/recordings and the "
+        "loras folder."
+    )
     RETURN_TYPES = ()
     OUTPUT_NODE = True
     FUNCTION = "save"
@@ -20,8 +23,9 @@ class SaveRecording:
                     "STRING",
                     {
                         "default": "recordings/ProLoRA",
-                        "tooltip": "Name of the file in the output folder; it may begin with a "
-                        "subfolder. A number is added, so nothing is overwritten.",
+                        "tooltip": "Name of the file in the output folder. Keep recordings/ in "
+                        "front, where Load Recording finds it, or move the file beside its LoRA. A "
+                        "number is added, so nothing is overwritten.",
                     },
                 ),
             },

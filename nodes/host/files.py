@@ -12,6 +12,8 @@ from ...prolora.recording.file import SUFFIX
 
 # A host from June 2024 keeps diffusion models in "unet"; later ones renamed the folder.
 _MODEL_FOLDERS = ("checkpoints", "diffusion_models", "unet")
+# The subfolder of the output folder that Save Recording writes to.
+RECORDINGS = "recordings"
 # What a recording's name in the list begins with.
 _OUTPUT, _LORAS = "output/", "loras/"
 
@@ -22,9 +24,14 @@ def lora_names() -> list[str]:
 
 
 def recording_names() -> list[str]:
-    """The recordings in the host's loras folder and in its output folder, which comes first."""
+    """The recordings in the output folder's subfolder for them, then those in the loras folder.
+
+    The host asks for this list whenever the page loads, so the rest of the output folder, which may
+    be large, is not searched.
+    """
     output = Path(folder_paths.get_output_directory())
-    saved = (path.relative_to(output).as_posix() for path in output.rglob(f"*{SUFFIX}"))
+    found = (output / RECORDINGS).rglob(f"*{SUFFIX}")
+    saved = (path.relative_to(output).as_posix() for path in found)
     listed = (name for name in folder_paths.get_filename_list("loras") if name.endswith(SUFFIX))
     return [*(f"{_OUTPUT}{name}" for name in sorted(saved)), *(f"{_LORAS}{n}" for n in listed)]
 
@@ -41,8 +48,8 @@ def recording_path(name: str) -> Path:
     path = (output / name.removeprefix(_OUTPUT)).resolve()
     if not path.is_relative_to(output) or not path.is_file():
         raise ProLoRAError(
-            f"The recording {name} is not in ComfyUI's output or loras folder. Was it moved or "
-            "renamed? Choose a file from the list (press R to refresh it)."
+            f"The recording {name} is not in ComfyUI's {_OUTPUT}{RECORDINGS} or loras folder. Was "
+            "it moved or renamed? Choose a file from the list (press R to refresh it)."
         )
     return path
 
