@@ -3,9 +3,12 @@
 import numpy as np
 import torch
 
-from ..prolora.adapters import VectorPatch
+from ..prolora.adapters import VectorPatch, lora_state_dict
+from ..prolora.models.module_names import is_text_encoder
+from ..prolora.naming.output_names import rename
 from ..prolora.recording.plot import draw_losses
 from ..prolora.recording.refine import RefineSettings, refine
+from ..prolora.recording.student import left_out
 from ..prolora.recording.text import describe_refined
 from ..prolora.transfer.assemble import LORA_DIGEST
 from . import host
@@ -111,21 +114,63 @@ class RefineTransferredLora:
         parts = parts_of(lora, "Connect the LoRA of ProLoRA Transfer.")
         bare = host.without_loras(model)
         recording.check_latents(*host.latent_format(bare), name)
-        metadata = getattr(lora, "metadata", {})
-        if LORA_DIGEST in metadata:
-            recording.check_lora(metadata[LORA_DIGEST], metadata.get("prolora_lora", "the LoRA"))
+        note = self.check_lora(lora, recording)
         target = host.model_from_graph(bare, None, name)
         settings = RefineSettings(steps, batch, rate, own, seed)
         adapters = [part for part in parts if not isinstance(part, VectorPatch)]
-        with host.trainable(bare, (1, *recording.latents.shape[1:])):
+        patched = self.with_rest(bare, target, parts)
+        shape = (1, *recording.latents.shape[1:])
+        with host.trainable(bare, shape), host.trainable(patched, shape):
             refined = refine(
-                adapters, target, host.network_of(bare), recording, settings, host.Progress()
+                adapters,
+                target,
+                host.network_of(patched),
+                recording,
+                settings,
+                host.Progress(),
+                bare=None if patched is bare else host.network_of(bare),
             )
-        info = describe_refined(refined)
+        info = "\n".join((describe_refined(refined), *note))
         host.show(info, unique_id)
         made = self.written(refined, parts, lora, target) if refined.best else lora
         pixels = np.asarray(draw_losses(refined), dtype=np.float32) / 255
         return {"ui": {"text": [info]}, "result": (made, info, torch.from_numpy(pixels)[None])}
+
+    @staticmethod
+    def check_lora(lora, recording):
+        """What to say of a LoRA whose file does not tell what it was transferred from.
+
+        Raises:
+            ProLoRAError: it does, and the recording is of another.
+        """
+        metadata = getattr(lora, "metadata", {})
+        if LORA_DIGEST not in metadata:
+            return [
+                "  this LORA_MODEL does not come from ProLoRA Transfer, so it could not be checked "
+                "whether the recording is of this LoRA"
+            ]
+        recording.check_lora(metadata[LORA_DIGEST], metadata.get("prolora_lora", "the LoRA"))
+        return []
+
+    @staticmethod
+    def with_rest(bare, target, parts):
+        """The MODEL with what of the LoRA is not refined; the MODEL itself if all of it is.
+
+        Without it, what is refined would learn to replace it.
+        """
+        adapters = [part for part in parts if not isinstance(part, VectorPatch)]
+        apart = left_out(tuple(adapters), target, host.network_of(bare).layers)
+        rest = [
+            part
+            for part in parts
+            if (isinstance(part, VectorPatch) or part.name in apart)
+            and not is_text_encoder(part.name)
+            and target.resolve(part.name) is not None
+        ]
+        if not rest:
+            return bare
+        named = rename(rest, target.key_map, target.architecture, "comfyui").adapters
+        return host.apply_lora(bare, None, lora_state_dict(named), 1.0, 0.0)[0]
 
     @staticmethod
     def written(refined, parts, lora, target):
