@@ -5,6 +5,7 @@ import torch
 from ..prolora.errors import ProLoRAError
 from ..prolora.recording.loaded_source import check_source, loadable
 from ..prolora.recording.record import Clean, RecordingSettings, record
+from ..prolora.recording.size import expected_size, refuse_too_large
 from ..prolora.recording.text import describe
 from . import host
 
@@ -74,8 +75,8 @@ class RecordSourceLora:
                         "max": 100.0,
                         "step": 0.1,
                         "round": 0.01,
-                        "tooltip": "How closely the pictures follow the prompts. Above 1 it needs "
-                        "a negative prompt.",
+                        "tooltip": "How closely the pictures follow the prompts. Other than 1 it "
+                        "needs a negative prompt.",
                     },
                 ),
                 "sampler_name": (host.samplers(), {"tooltip": "As in a KSampler."}),
@@ -98,7 +99,8 @@ class RecordSourceLora:
                         "min": 1,
                         "max": 65536,
                         "advanced": True,
-                        "tooltip": "At how many places of the pictures each module is heard.",
+                        "tooltip": "At how many places of the pictures each module is heard: at "
+                        "least one for each noised latent (samples times levels).",
                     },
                 ),
                 "sample_with_lora": (
@@ -112,7 +114,10 @@ class RecordSourceLora:
                 ),
             },
             "optional": {
-                "negative": ("CONDITIONING", {"tooltip": "One negative prompt, for cfg above 1."}),
+                "negative": (
+                    "CONDITIONING",
+                    {"tooltip": "One negative prompt, for a cfg other than 1."},
+                ),
                 "clip": (
                     "CLIP",
                     {
@@ -156,18 +161,20 @@ class RecordSourceLora:
         name = host.file_behind(prompt or {}, unique_id, "model") or "the MODEL of the graph"
         bare = host.without_loras(model)
         loaded = host.model_from_graph(bare, None, name)
-        check_source(source_lora, loaded)
+        check_source(source_lora, loaded, host.kept_as(bare))
         patched, _ = host.apply_lora(bare, None, loadable(source_lora, loaded), 1.0, 0.0)
         prompts, unwanted = host.prompts_of(positive), self.negative_of(negative, cfg)
         latent = host.one_latent(latent_image)
+        seeds = self.seeds_of(seed)
         settings = RecordingSettings(
             levels=levels,
             positions=positions,
-            seed=seed,
+            seed=seeds["noise"],
             schedule=None if sigmas is None else tuple(sigmas.tolist()),
             cfg=cfg,
             said={
                 "model": name,
+                "seed": str(seed),
                 "steps": str(steps),
                 "cfg": f"{cfg:g}",
                 "sampler": sampler_name,
@@ -176,6 +183,9 @@ class RecordSourceLora:
                 "sampled": "with the LoRA" if sample_with_lora else "without the LoRA",
             },
         )
+        size = expected_size(source_lora, host.latent_shape(bare, latent), samples, settings)
+        refuse_too_large(size)
+        host.show(f"The recording will take about {size / 2**20:.1f} MB.", unique_id)
         progress = host.Progress()
         prompt_of = torch.arange(samples) % len(prompts)
         with host.memory_explained():
@@ -184,7 +194,7 @@ class RecordSourceLora:
                 host.conditioning_of(prompts[index] for index in prompt_of.tolist()),
                 host.conditioning_of([unwanted or prompts[0]]),
                 latent,
-                seed,
+                seeds["sampling"],
                 steps,
                 cfg,
                 sampler_name,
@@ -196,7 +206,7 @@ class RecordSourceLora:
                 host.network_of(bare),
                 host.network_of(patched),
                 Clean(latents, tuple(prompts), prompt_of, unwanted),
-                self.levels_of(bare, samples * levels, seed),
+                self.levels_of(bare, samples * levels, seeds["levels"]),
                 host.latent_format(bare)[0],
                 settings,
                 progress,
@@ -205,6 +215,15 @@ class RecordSourceLora:
         info = describe(recording)
         host.show(info, unique_id)
         return {"ui": {"text": [info]}, "result": (recording, info)}
+
+    @staticmethod
+    def seeds_of(seed):
+        """A seed for each use: of one they would draw the same numbers.
+
+        The noise that is added to the pictures would be the noise that they were sampled from.
+        """
+        uses = ("sampling", "levels", "noise")
+        return {use: (seed + later) % 2**63 for later, use in enumerate(uses)}
 
     @staticmethod
     def negative_of(negative, cfg):

@@ -16,9 +16,17 @@ from .files import (
     recording_names,
     recording_path,
 )
-from .loaded_model import clip_without_loras, file_behind, model_from_graph, without_loras
+from .loaded_model import clip_without_loras, file_behind, kept_as, model_from_graph, without_loras
 from .network import network_of
-from .sampling import latent_format, levels, one_latent, sample, samplers, schedulers
+from .sampling import (
+    latent_format,
+    latent_shape,
+    levels,
+    one_latent,
+    sample,
+    samplers,
+    schedulers,
+)
 from .source_file import model_from_file
 from .text_encoder import encode, text_network_of
 from .training import trainable
@@ -32,7 +40,9 @@ __all__ = [
     "device",
     "encode",
     "file_behind",
+    "kept_as",
     "latent_format",
+    "latent_shape",
     "levels",
     "lora_names",
     "lora_path",

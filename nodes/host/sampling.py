@@ -42,6 +42,15 @@ def one_latent(latent: dict[str, Any]) -> dict[str, Any]:
     return {**latent, "samples": samples[:1]} if is_plain else latent
 
 
+def latent_shape(model: Any, latent: dict[str, Any]) -> tuple[int, ...]:
+    """The shape of one latent, without its batch, as the MODEL samples it.
+
+    Raises:
+        ProLoRAError: it cannot be recorded.
+    """
+    return tuple(_latents(model, latent).shape[1:])
+
+
 def levels(model: Any, count: int, generator: torch.Generator) -> torch.Tensor:
     """Sigmas spread over the model's schedule, from noise to picture: random, one in each part.
 
