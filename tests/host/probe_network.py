@@ -3,6 +3,7 @@
 Each returns figures as JSON; what is wrong in a figure is the test's to say.
 """
 
+import builtins
 import copy
 import importlib
 import json
@@ -259,8 +260,39 @@ class ProbeCast(Probe):
         return (patcher,)
 
 
-class ProbeNoMemory(Probe):
-    """A copy of the MODEL that finds no memory when it runs."""
+class ProbeExpectedSize(Probe):
+    """How large a recording of 12 samples was expected to be, and how large it is."""
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {
+            "required": {"source_lora": ("PROLORA_SOURCE",), "recording": ("PROLORA_RECORDING",)}
+        }
+
+    def probe(self, host, source_lora, recording):
+        settings = pack("prolora.recording.record").RecordingSettings(levels=3, positions=64)
+        expected_size = pack("prolora.recording.size").expected_size
+        return [expected_size(source_lora, (16, 8, 8), 12, settings), recording.size]
+
+
+class ProbeSeeds(Probe):
+    """The seeds that Record Source LoRA makes of one, and whether torch and the host take them."""
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {"seed": ("STRING", {})}}
+
+    def probe(self, host, seed):
+        seeds = pack("nodes.record_lora").RecordSourceLora.seeds_of(int(seed))
+        drawn = [
+            comfy.sample.prepare_noise(torch.zeros(1, 4), number).tolist()
+            for number in seeds.values()
+        ]
+        return {"seeds": list(map(str, seeds.values())), "drawn": drawn}
+
+
+class ProbeFailing(Probe):
+    """A copy of the MODEL that raises an error when it runs."""
 
     RETURN_TYPES = ("MODEL",)
     FUNCTION = "convert"
@@ -268,15 +300,16 @@ class ProbeNoMemory(Probe):
 
     @classmethod
     def INPUT_TYPES(cls):
-        return {"required": {"model": ("MODEL",)}}
+        required = {"model": ("MODEL",), "error": ("STRING", {}), "text": ("STRING", {})}
+        return {"required": required}
 
-    def convert(self, model):
+    def convert(self, model, error, text):
         config = model.model.model_config
         patcher = model.clone()
         patcher.model = copy.deepcopy(model.model, {id(config): config})
 
         def fail(*_):
-            raise RuntimeError("CUDA out of memory. Tried to allocate 7.00 GiB")
+            raise getattr(builtins, error)(text)
 
         patcher.model.diffusion_model.register_forward_pre_hook(fail)
         return (patcher,)

@@ -128,7 +128,8 @@ def test_a_mode_that_does_not_listen(client, saved):
     moved = graph.transfer(graph.source(), graph.checkpoint(B), recording=recording)
     graph.save(moved, "loras/by_weights")
     (summary,) = texts(client, graph, moved)
-    assert "mode full: the recording was not used" in summary
+    assert summary.count("recording was not used") == 1
+    assert "The recording was not used: mode full was chosen." in summary
     assert "read-outs" not in summary
 
 
@@ -304,18 +305,46 @@ def test_a_prediction_that_is_no_number(client, comfy):
 @pytest.mark.parametrize("place", ["record", "transfer", "refine"])
 def test_no_memory(client, saved, place):
     graph = PromptBuilder()
-    a, b = graph.checkpoint(A), graph.checkpoint(B)
-    if place == "record":
-        node = graph.record(graph.source(), graph.node("ProbeNoMemory", model=a))
-        save_recording(graph, node, "refused")
-    else:
-        recording, full = load_recording(graph, "style"), graph.node("ProbeNoMemory", model=b)
-        given = {"mode": "auto", "recording": recording} if place == "transfer" else {}
-        node = graph.transfer(graph.source(), full if place == "transfer" else b, **given)
-        if place == "refine":
-            node = graph.refine(full, node, recording)
-        graph.save(node, "loras/refused")
+    full = "CUDA out of memory. Tried to allocate 7.00 GiB"
+    node = failing(graph, place, "RuntimeError", full)
     fails(client, graph, node, "memory does not suffice", "7.00 GiB", "smaller width")
+
+
+@pytest.mark.parametrize("place", ["record", "transfer", "refine"])
+@pytest.mark.parametrize(
+    ("error", "text", "is_of_shapes"),
+    [
+        ("RuntimeError", "Given groups=1, expected input[1, 4, 8, 8] to have 16 channels", True),
+        ("RuntimeError", "The size of tensor a (4) must match the size of tensor b (5)", True),
+        ("RuntimeError", "CUDA error: device-side assert triggered", False),
+        ("RuntimeError", "expected m1 and m2 to have the same dtype: float != Half", False),
+        ("TypeError", "forward() got an unexpected keyword argument 'guidance'", False),
+        ("AttributeError", "'NoneType' object has no attribute 'shape'", False),
+    ],
+)
+def test_what_stops_a_model_is_said(client, saved, place, error, text, is_of_shapes):
+    graph = PromptBuilder()
+    node = failing(graph, place, error, text)
+    told = "cannot take this conditioning" if is_of_shapes else "stops while it runs"
+    fails(client, graph, node, f"SD3 {told}", f"{error}: {text}")
+
+
+def failing(graph: PromptBuilder, place: str, error: str, text: str) -> list:
+    """The node that runs a model which raises an error."""
+    name = A if place == "record" else B
+    model = graph.checkpoint(name)
+    broken = graph.node("ProbeFailing", model=model, error=error, text=text)
+    if place == "record":
+        node = graph.record(graph.source(), broken)
+        save_recording(graph, node, "refused")
+        return node
+    recording = load_recording(graph, "style")
+    given = {"mode": "auto", "recording": recording} if place == "transfer" else {}
+    node = graph.transfer(graph.source(), broken if place == "transfer" else model, **given)
+    if place == "refine":
+        node = graph.refine(broken, node, recording)
+    graph.save(node, "loras/refused")
+    return node
 
 
 @pytest.fixture(scope="module")
@@ -439,8 +468,77 @@ def test_a_recording_is_read_again_when_it_changed(client, comfy, saved):
     assert "2 samples" in info()
 
 
+def of_a_long_header(tensors, metadata) -> None:
+    head = json.loads(metadata["prolora_recording_head"])
+    lost = {f"module{i}\nforged line": f"reason {i} \x1b[31m{'x' * 5000}" for i in range(12)}
+    head |= {"left_out": lost, "settings": head["settings"] | {"model": "a\nb\x1b[0m" * 900}}
+    metadata["prolora_recording_head"] = json.dumps(head)
+
+
+def test_what_a_header_says_is_cut(client, comfy, saved):
+    name = damaged(comfy, "long_header", of_a_long_header)
+    graph = PromptBuilder()
+    recording = graph.node("ProLoRALoadRecording", recording_name=name)
+    graph.node("ProbeText", text=out(recording, 1))
+    (info,) = texts(client, graph, recording)
+    lines = info.split("\n")
+    assert sum("1 not heard, reason" in line for line in lines) == 5
+    assert "and 7 more" in info
+    assert not [line for line in lines if line.startswith("forged line")]
+    assert all(c.isprintable() for line in lines for c in line)
+    assert max(map(len, lines)) < 700
+
+
+def test_a_lora_that_does_not_tell_its_source(client, saved):
+    """Another pack's node hands a state dict on and no header."""
+    graph = PromptBuilder()
+    recording, model = load_recording(graph, "style"), graph.checkpoint(B)
+    moved = graph.transfer(graph.source(), model, mode="auto", recording=recording)
+    bare = graph.node("ProbeLoraModel", lora=moved)
+    infos = [graph.refine(model, lora, recording, steps=1) for lora in (moved, bare)]
+    for refined in infos:
+        graph.node("ProbeText", text=out(refined, 1))
+    known, unknown = texts(client, graph, *infos)
+    assert "could not be checked" not in known
+    assert "it could not be checked whether the recording is of this LoRA" in unknown
+
+
+@pytest.mark.parametrize("seed", [0, 2**63 - 1, 2**64 - 1])
+def test_each_use_of_the_seed_has_its_own(client, graph, seed):
+    probe = graph.node("ProbeSeeds", seed=str(seed))
+    figures = json.loads(client.queue(graph.prompt).of(probe[0])["text"][0])
+    assert figures["seeds"] == [str((seed + later) % 2**63) for later in range(3)]
+    assert len({str(drawn) for drawn in figures["drawn"]}) == 3
+
+
+def test_the_seed_that_was_chosen_is_noted(saved):
+    assert "seed 3" in saved
+
+
+def test_a_recording_that_would_be_too_large(client):
+    graph = PromptBuilder()
+    empty = graph.node("EmptySD3LatentImage", width=1024, height=1024, batch_size=1)
+    recording = recorded(graph, samples=4096, levels=64, latent_image=empty)
+    save_recording(graph, recording, "refused")
+    fails(client, graph, recording, "would take about 384", "2 GB are the most", "Lower samples")
+
+
+def test_the_size_is_told_before(client, comfy, saved):
+    """About what the file has then."""
+    graph = PromptBuilder()
+    recording = recorded(graph, samples=12)
+    probe = graph.node("ProbeExpectedSize", source_lora=graph.source(), recording=recording)
+    expected, size = json.loads(client.queue(graph.prompt).of(probe[0])["text"][0])
+    assert expected == pytest.approx(size, rel=0.1)
+
+
 def test_loras_and_recordings_are_listed_apart(client, comfy, saved):
     damaged(comfy, "beside", lambda *_: None)
+    graph = PromptBuilder()
+    loaded = load_recording(graph, "style")
+    for prefix in ("recordings/deep/er/found", "elsewhere/unlisted"):
+        graph.node("ProLoRASaveRecording", recording=loaded, filename_prefix=prefix)
+    client.queue(graph.prompt)
     info = client.object_info()
     names = info["ProLoRALoadSource"]["input"]["required"]["lora_name"][0]
     assert LORA in names
@@ -448,6 +546,8 @@ def test_loras_and_recordings_are_listed_apart(client, comfy, saved):
     names = info["ProLoRALoadRecording"]["input"]["required"]["recording_name"][0]
     assert "loras/beside.recording.safetensors" in names
     assert "output/recordings/style_00001_.recording.safetensors" in names
+    assert "output/recordings/deep/er/found_00001_.recording.safetensors" in names
+    assert not [name for name in names if "unlisted" in name]
     assert all(name.endswith(".recording.safetensors") for name in names)
 
 
