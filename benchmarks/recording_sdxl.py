@@ -36,7 +36,7 @@ def recording(samples: int, settings: RecordingSettings) -> Recording:
     prompts = [Prompt({k: torch.randn(s) for k, s in prompt.items()}) for _ in range(PROMPTS)]
     modules = [module.name for module in sdxl_lora_modules() if module.name.startswith("lora_unet")]
     positions = torch.zeros(settings.positions, dtype=torch.int32)
-    readout = ReadOut(positions, positions, torch.randn(settings.positions, RANK))
+    readout = ReadOut(positions, positions, positions, torch.randn(settings.positions, RANK))
     shapes = {
         key.removeprefix("model."): shape
         for key, shape in sdxl_checkpoint().items()
@@ -56,6 +56,7 @@ def recording(samples: int, settings: RecordingSettings) -> Recording:
         prompts=tuple(prompts),
         prompt_of=torch.arange(count) % PROMPTS,
         sample_of=torch.arange(count) // settings.levels,
+        noising=torch.zeros(count, 2),
         derivatives=latents.clone(),
         derivatives_without=latents.clone(),
         next_sigmas=None,
@@ -76,7 +77,7 @@ def main() -> None:
         write_recording(made, path)
         size = path.stat().st_size
     count = len(made)
-    heard = sum(r.values.numel() * 4 + r.examples.numel() * 8 for r in made.readouts.values())
+    heard = sum(r.values.numel() * 4 + r.examples.numel() * 12 for r in made.readouts.values())
     inputs = 4 * settings.positions * sum(m.n for m in sdxl_lora_modules() if "unet" in m.name)
     apart = max(count // HELD_OUT, 1)
     asked = 6 * apart

@@ -7,6 +7,7 @@ factors (down_0 = down, up_t = up): from those of mode full it comes out worse (
 weights still tell how similar two modules are.
 """
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -16,12 +17,11 @@ from torch import nn
 from ..adapters.dora import DoraAdapter
 from ..algebra.maps import copied_map
 from ..algebra.quadrants import Quadrants
-from ..algebra.ridge import fit_towards
+from ..algebra.ridge import Fit, fit_towards
 from ..algebra.updates import DenseUpdate, LowRankUpdate, Update
-from ..errors import ProLoRAError
 from ..models.model import Model
 from ..models.outline import is_outline
-from ..pairing.module_pairs import ModulePair
+from ..pairing.module_pairs import ModulePair, ResolvedAdapter
 from ..transfer.assemble import TransferResult
 from ..transfer.backends import Progress
 from ..transfer.job import transfer_resolved
@@ -30,10 +30,12 @@ from ..transfer.modes import CALIBRATED
 from ..transfer.report import Measures
 from ..transfer.resolve import ResolvedLora
 from ..transfer.settings import TransferSettings
+from ..transfer.tasks import refuse_unknown
 from .layers import Place, why_not_heard
 from .listening import Examples
 from .network import Network, TextNetwork
 from .readouts import collect_inputs
+from .record import heard_factors
 from .recording import ReadOut, Recording
 
 PENALTY = 3.0  # how much what it starts from is trusted; see fit_towards
@@ -67,12 +69,28 @@ def transfer_recorded(
         moved = transfer_resolved(lora, target, settings, progress)
         return moved.noted(f"The recording was not used: mode {settings.mode} was chosen.")
     recording.check_lora(lora.file.digest, lora.file.name)
+    recording.check_noise(network.noised, target.name)
     base: Maps = SubspaceMaps((copied_map,), settings.subspace_energy)
     if is_outline(lora.source):
         _refuse_without_weights(lora)
         base = CopiedMaps()
-    maps = CalibratedMaps(recording, network, text, base, progress, room)
+    maps = CalibratedMaps(lora, recording, network, text, base, progress, room)
     return transfer_resolved(lora, target, settings, progress, maps)
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What was found for a module at a place of the target.
+
+    Attributes:
+        down: r x n, what the LoRA's module has, of the factors that it was heard through.
+        fit: to the target's inputs.
+        off_copied: how far the read-outs of `down` are off there.
+    """
+
+    down: torch.Tensor
+    fit: Fit
+    off_copied: float
 
 
 @dataclass
@@ -80,9 +98,11 @@ class CalibratedMaps:
     """A provider of maps (see transfer.maps.Maps) that listens to the target.
 
     Attributes:
-        base: the provider of what the weights tell.
+        base: the provider of what the weights tell, which copies every update.
+        room: bytes of inputs that are held at a time; with less, the target runs more often.
     """
 
+    lora: ResolvedLora
     recording: Recording
     network: Network
     text: TextNetwork | None
@@ -90,11 +110,11 @@ class CalibratedMaps:
     progress: Progress
     room: int = ROOM
     penalty: float = PENALTY
-    _inputs: dict[_Place, torch.Tensor] = field(default_factory=dict)
+    _found: dict[_Place, Calibration] = field(default_factory=dict)
     _unheard: dict[_Place, str] = field(default_factory=dict)
 
     def prepare(self, pairs: Sequence[ModulePair]) -> None:
-        """Runs the target on the recording's latents and keeps its inputs."""
+        """Runs the target on the recording's latents and fits every module to its inputs."""
         self.base.prepare(pairs)
         recording = self.recording
 
@@ -113,11 +133,9 @@ class CalibratedMaps:
     def of(self, pair: ModulePair, source: torch.Tensor, target: torch.Tensor) -> PairMaps:
         return CalibratedPairMaps(self.base.of(pair, source, target), pair, self)
 
-    def heard(self, name: str, pair: ModulePair) -> "tuple[ReadOut, torch.Tensor] | None":
-        """What a module reads in the source, and the target's inputs at the same positions."""
-        inputs = self._inputs.get((name, str(pair.target)))
-        readouts = self.recording.readouts.get(name) or self.recording.text_readouts.get(name)
-        return None if inputs is None or readouts is None else (readouts, inputs)
+    def found(self, name: str, pair: ModulePair) -> Calibration | None:
+        """What was found for a module; None where it was not heard."""
+        return self._found.get((name, str(pair.target)))
 
     def why_not(self, name: str, pair: ModulePair) -> str:
         """Why it was not heard."""
@@ -135,20 +153,34 @@ class CalibratedMaps:
         places: dict[_Place, Place] = {}
         for pair in pairs:
             at = (pair.adapter.name, str(pair.target))
-            if at[0] not in readouts:
-                continue
-            self._unheard[at] = why_not_heard(pair.target, layers)
-            if not self._unheard[at]:
-                places[at] = Place(pair.target, layers[pair.target.key])
-        names = {at: "\n".join(at) for at in places}
+            if at[0] in readouts:
+                self._unheard[at] = why_not_heard(pair.target, layers)
+                if not self._unheard[at]:
+                    places[at] = Place(pair.target, layers[pair.target.key])
+        modules = {module.adapter.name: module for module in self.lora.adapters}
         for group in _groups(places, readouts, self.room):
-            found = collect_inputs(
-                {names[at]: places[at] for at in group},
-                {names[at]: readouts[at[0]] for at in group},
+            of = {"\n".join(at): at for at in group}
+            inputs, misfits = collect_inputs(
+                {name: places[at] for name, at in of.items()},
+                {name: readouts[at[0]] for name, at in of.items()},
                 examples,
                 self.progress,
             )
-            self._inputs |= {at: found[names[at]] for at in group}
+            self._unheard |= {of[name]: why for name, why in misfits.items()}
+            for name, rows in inputs.items():
+                at = of[name]
+                self._fit(at, modules[at[0]], readouts[at[0]], rows)
+
+    def _fit(self, at: _Place, module: ResolvedAdapter, readout: ReadOut, X: torch.Tensor) -> None:
+        down = readout.down
+        if down is None:
+            down = heard_factors(module, self.lora.source)[0].down.float()
+        z = readout.values
+        if down.shape != (z.shape[1], X.shape[1]):
+            self._unheard[at] = "the recording is of another rank or width there"
+            return
+        off = float((z - X @ down.T).norm()) / (float(z.norm()) or 1.0)
+        self._found[at] = Calibration(down, fit_towards(X, z, down, self.penalty), off)
 
 
 @dataclass(frozen=True)
@@ -168,24 +200,19 @@ class CalibratedPairMaps:
         return self.base.note
 
     def moved(self, update: Update, module: str) -> Moved:
-        heard = self.maps.heard(module, self.pair)
-        if heard is None:
-            by_weights = self.base.moved(update, module)
-            return Moved(
-                by_weights.update, f"by its weights: {self.maps.why_not(module, self.pair)}"
-            )
-        readout, inputs = heard
-        factors = _factors(update, readout)
-        start = self.base.moved(factors, module).update
-        assert isinstance(start, LowRankUpdate)
-        X, z = inputs.to(start.down), readout.values.to(start.down)
-        fit = fit_towards(X, z, start.down, self.maps.penalty)
-        calibrated = LowRankUpdate(start.up, fit.factor)
-        off = _off(z, X, factors.down), fit.off_after
+        found = self.maps.found(module, self.pair)
+        if found is None:
+            by_weights = self.base.moved(update, module).update
+            return Moved(by_weights, f"by its weights: {self.maps.why_not(module, self.pair)}")
+        off = found.off_copied, found.fit.off_after
         if isinstance(update, LowRankUpdate):
-            return Moved(calibrated, readouts_off=off)
-        rest = self.base.moved(DenseUpdate(update.delta - factors.delta), module).update
-        return Moved(DenseUpdate(rest.delta + calibrated.delta), readouts_off=off)
+            factor = found.fit.factor.to(update.down)
+            return Moved(LowRankUpdate(update.up, factor), readouts_off=off)
+        # What the module was not heard through stays as it is.
+        down = found.down.to(update.delta)
+        up = torch.linalg.lstsq(down.T.double(), update.delta.T.double()).solution.T.to(down)
+        change = found.fit.factor.to(down) - down
+        return Moved(DenseUpdate(update.delta + up @ change), readouts_off=off)
 
     def quadrants(self, update: Update) -> Quadrants | None:
         return self.base.quadrants(update)
@@ -208,30 +235,9 @@ def _groups(
         yield group
 
 
-def _factors(update: Update, readout: ReadOut) -> LowRankUpdate:
-    """The factors that were heard: the update's own, or the nearest ones with the `down` kept."""
-    if isinstance(update, LowRankUpdate):
-        return update
-    assert readout.down is not None
-    down = readout.down.to(update.delta)
-    up = torch.linalg.lstsq(down.T.double(), update.delta.T.double()).solution.T
-    return LowRankUpdate(up.to(down), down)
-
-
-def _off(z: torch.Tensor, X: torch.Tensor, down: torch.Tensor) -> float:
-    """How far the copied factor's read-outs are off: ||z - X down^T|| / ||z||."""
-    size = float(torch.linalg.vector_norm(z))
-    return float(torch.linalg.vector_norm(z - X @ down.T)) / size if size else 0.0
-
-
 def _refuse_without_weights(lora: ResolvedLora) -> None:
-    """Raises for a family that is made from the source's weights."""
+    """Raises for a family that is made from the source's weights, which are not known."""
     for module in lora.adapters:
-        unknown = torch.full((), torch.nan).expand(module.shape)
-        is_dora = isinstance(module.adapter, DoraAdapter)
-        if is_dora or not torch.isfinite(torch.tensor(module.adapter.update(unknown).energy())):
-            raise ProLoRAError(
-                f"The {module.adapter.family} of the module {module.adapter.name} is made from the "
-                "source's weight, which a recording does not hold. Choose the checkpoint that the "
-                "LoRA was trained on as the source."
-            )
+        update = module.adapter.update(torch.full((), torch.nan).expand(module.shape))
+        if isinstance(module.adapter, DoraAdapter) or not math.isfinite(update.energy()):
+            refuse_unknown(module.adapter)

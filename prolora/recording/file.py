@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -10,17 +11,21 @@ import torch
 from ..errors import ProLoRAError
 from ..files.safetensors import read_safetensors, write_safetensors
 from ..models import outline
-from .network import Prompt
+from .checks import problems
+from .network import Prompt, Value
 from .recording import ReadOut, Recording
 
 SUFFIX = ".recording.safetensors"
 VERSION = "1"
 _VERSION, _HEAD = "prolora_recording", "prolora_recording_head"
 _TENSORS = (
-    *("latents", "sigmas", "prompt_of", "sample_of"),
+    *("latents", "sigmas", "prompt_of", "sample_of", "noising"),
     *("derivatives", "derivatives_without"),
 )
-_PARTS = ("examples", "positions", "values", "down")
+_PARTS = ("examples", "positions", "counts", "values", "down")
+# What a head raises that is no recording's.
+_NO_HEAD = (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError)
+_LONGEST = 200  # letters of what a header says, where it is shown
 
 
 def write_recording(recording: Recording, path: Path) -> None:
@@ -68,30 +73,47 @@ def read_recording(path: Path) -> Recording:
         )
     try:
         found = _parsed(tensors, json.loads(metadata[_HEAD]))
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        _refuse(path, f"{type(error).__name__}: {error}")
-    for problem in _problems(found):
-        _refuse(path, problem)
+    except _NO_HEAD as error:
+        _refuse(path, _plain(f"{type(error).__name__}: {error}"))
+    for problem in problems(found):
+        _refuse(path, _plain(problem))
     return found
 
 
 def _parsed(tensors: Mapping[str, torch.Tensor], head: Mapping[str, Any]) -> Recording:
     prompts = tuple(
-        Prompt(dict(_beginning(tensors, f"prompts.{index}.")), prompt["values"], prompt["text"])
+        Prompt(
+            dict(_beginning(tensors, f"prompts.{index}.")),
+            {str(name): _value(value) for name, value in prompt["values"].items()},
+            str(prompt["text"]),
+        )
         for index, prompt in enumerate(head["prompts"])
     )
+    source = outline.from_json(head["source"])
     return Recording(
         lora=str(head["lora"]),
-        source=outline.from_json(head["source"]),
-        latent_format=str(head["latent_format"]),
+        source=replace(source, name=_plain(source.name), architecture=_plain(source.architecture)),
+        latent_format=_plain(head["latent_format"]),
         prompts=prompts,
         next_sigmas=tensors.get("next_sigmas"),
         readouts=_readouts(tensors, "readouts"),
         text_readouts=_readouts(tensors, "text_readouts"),
-        left_out={str(name): str(why) for name, why in head["left_out"].items()},
-        settings={str(name): str(value) for name, value in head["settings"].items()},
+        left_out={_plain(name): _plain(why) for name, why in head["left_out"].items()},
+        settings={_plain(name): _plain(value) for name, value in head["settings"].items()},
         **{name: tensors[name] for name in _TENSORS},
     )
+
+
+def _value(found: Any) -> Value:
+    if found is None or isinstance(found, (str, int, float, bool)):
+        return found
+    raise TypeError("a prompt has a value that is neither text nor a number")
+
+
+def _plain(text: object) -> str:
+    """A stranger's text, to be shown: of one line, without control characters, and not long."""
+    line = "".join(letter if letter.isprintable() else " " for letter in str(text)[: 2 * _LONGEST])
+    return line if len(line) <= _LONGEST else line[:_LONGEST] + " ..."
 
 
 def _readouts(tensors: Mapping[str, torch.Tensor], group: str) -> dict[str, ReadOut]:
@@ -100,6 +122,7 @@ def _readouts(tensors: Mapping[str, torch.Tensor], group: str) -> dict[str, Read
         module: ReadOut(
             parts["examples"][module],
             parts["positions"][module],
+            parts["counts"][module],
             values,
             parts["down"].get(module),
         )
@@ -113,40 +136,6 @@ def _beginning(
     for key, tensor in tensors.items():
         if key.startswith(start):
             yield key.removeprefix(start), tensor
-
-
-def _problems(found: Recording) -> Iterator[str]:
-    """What contradicts itself in a recording whose parts are all there."""
-    count = len(found.latents)
-    numbers = (found.latents, found.sigmas, found.derivatives, found.derivatives_without)
-    of_each = [*numbers, found.prompt_of, found.sample_of]
-    if found.next_sigmas is not None:
-        of_each.append(found.next_sigmas)
-    if not count or any(len(tensor) != count for tensor in of_each):
-        yield "its latents and their answers are not of one number"
-    elif not all(torch.isfinite(tensor.float()).all() for tensor in numbers):
-        yield "it holds NaN or infinity"
-    elif not (found.sigmas > 0).all():
-        yield "it holds latents without noise"
-    elif not found.prompts or not _within(found.prompt_of, len(found.prompts)):
-        yield "its latents have prompts that are not there"
-    for group, examples in ((found.readouts, count), (found.text_readouts, len(found.prompts))):
-        for module, readout in group.items():
-            yield from _problems_of(module, readout, examples)
-
-
-def _problems_of(module: str, readout: ReadOut, examples: int) -> Iterator[str]:
-    sizes = {len(readout.examples), len(readout.positions), len(readout.values)}
-    if len(sizes) > 1 or readout.values.ndim != 2 or not _within(readout.examples, examples):
-        yield f"the read-outs of {module} contradict each other"
-    elif not torch.isfinite(readout.values).all():
-        yield f"the read-outs of {module} hold NaN or infinity"
-    elif readout.down is not None and len(readout.down) != readout.values.shape[1]:
-        yield f"the read-outs of {module} contradict each other"
-
-
-def _within(numbers: torch.Tensor, end: int) -> bool:
-    return bool((numbers >= 0).all() and (numbers < end).all())
 
 
 def _refuse(path: Path, problem: str) -> NoReturn:

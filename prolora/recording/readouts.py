@@ -7,13 +7,10 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
-from ..errors import ProLoRAError
 from ..models.references import WeightRef
 from .layers import Place, why_not_heard
 from .listening import Examples, Progress, listen
 from .recording import ReadOut
-
-_INSTEAD = "Use the mode full, which needs the weights alone."
 
 
 @dataclass(frozen=True)
@@ -57,16 +54,19 @@ def record_readouts(
     generator = torch.Generator().manual_seed(seed)
 
     def take(name: str, example: int, place: Place, inputs: torch.Tensor) -> None:
-        drawn = torch.randperm(place.count(inputs), generator=generator)[:each].int()
+        count = place.count(inputs)
+        drawn = torch.randperm(count, generator=generator)[:each].int()
         rows = place.rows(inputs, drawn.long())
         values = (rows @ heard[name].down.to(rows.device).T).cpu()
-        found[name].append(ReadOut(torch.full_like(drawn, example), drawn, values))
+        of, counts = (torch.full_like(drawn, number) for number in (example, count))
+        found[name].append(ReadOut(of, drawn, counts, values))
 
     listen(places, examples, take, progress)
     readouts = {
         name: ReadOut(
             examples=torch.cat([part.examples for part in parts]),
             positions=torch.cat([part.positions for part in parts]),
+            counts=torch.cat([part.counts for part in parts]),
             values=torch.cat([part.values for part in parts]),
             down=heard[name].down.cpu() if heard[name].keeps_down else None,
         )
@@ -81,35 +81,38 @@ def collect_inputs(
     readouts: Mapping[str, ReadOut],
     examples: Examples,
     progress: Progress,
-) -> dict[str, torch.Tensor]:
+) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
     """Runs the target and keeps its inputs, p x n on the CPU, where the source was heard.
 
     Args:
         places: of the target's layers, by any names.
         readouts: by the same names.
 
-    Raises:
-        ProLoRAError: a layer runs on fewer positions than the source's, or not at all.
+    Returns:
+        The inputs, and why a place has none: its layer does not run, or runs on other positions
+        than the source's, which then are of other tokens.
     """
     found: dict[str, dict[int, torch.Tensor]] = defaultdict(dict)
+    misfits: dict[str, str] = {}
 
     def take(name: str, example: int, place: Place, inputs: torch.Tensor) -> None:
         readout, count = readouts[name], place.count(inputs)
-        wanted = readout.positions[readout.examples == example].long()
-        if len(wanted) and int(wanted.max()) >= count:
-            raise ProLoRAError(
-                f"The layer of {place.ref} has {count} positions in the target and more in the "
-                f"source: the two models cut their latents in other ways. {_INSTEAD}"
-            )
-        found[name][example] = place.rows(inputs, wanted).cpu()
+        here = readout.examples == example
+        if not here.any() or name in misfits:
+            return
+        before = int(readout.counts[here][0])
+        if count != before:
+            misfits[name] = f"its layer has {count} positions here and {before} in the source"
+            found.pop(name, None)
+            return
+        found[name][example] = place.rows(inputs, readout.positions[here].long()).cpu()
 
     listen(places, examples, take, progress)
-    silent = [name for name in places if len(found[name]) < examples.count]
-    if silent:
-        raise ProLoRAError(
-            f"The layer of {places[silent[0]].ref} did not run in the target, though it did in the "
-            f"source. {_INSTEAD}"
-        )
-    return {
-        name: torch.cat([rows[example] for example in sorted(rows)]) for name, rows in found.items()
-    }
+    inputs = {}
+    for name in places:
+        wanted = dict.fromkeys(readouts[name].examples.tolist())
+        if name not in misfits and wanted.keys() <= found[name].keys():
+            inputs[name] = torch.cat([found[name][example] for example in wanted])
+        elif name not in misfits:
+            misfits[name] = "its layer did not run"
+    return inputs, misfits

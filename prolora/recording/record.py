@@ -1,5 +1,7 @@
 """Makes a recording: of a LoRA, a source that runs, and clean latents that were sampled from it."""
 
+import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -7,16 +9,20 @@ import torch
 
 from ..algebra.updates import LowRankUpdate
 from ..errors import ProLoRAError
+from ..models.model import Model
 from ..models.module_names import is_text_encoder
-from ..models.outline import is_outline, outline_of
+from ..models.outline import outline_of
+from ..pairing.module_pairs import ResolvedAdapter
 from ..transfer.resolve import ResolvedLora
 from .listening import Examples, Progress
 from .network import Network, Prompt, TextNetwork
 from .readouts import Heard, record_readouts
-from .recording import ReadOut, Recording
+from .recording import ReadOut, Recording, noising_of
 from .teacher import answers, steps
 
 KEPT_DTYPE = torch.float16  # of latents and derivatives
+LARGE_SIGMA = 20.0  # beyond it float16 is too coarse for derivatives: sigma times their rounding
+HEARD_RANK = 64  # at most, of a family without a low rank
 
 
 @dataclass(frozen=True)
@@ -65,7 +71,7 @@ class RecordingSettings:
 
 @dataclass(frozen=True)
 class Clean:
-    """What was sampled from the source, without the LoRA.
+    """What was sampled from the source, with the LoRA or without.
 
     Attributes:
         latents: S x ..., in the model's space.
@@ -112,7 +118,7 @@ def record(
         one = slice(index, index + 1)
         return source.denoise(latents[one].float(), levels[one], prompts[one])
 
-    heard, heard_text = modules_of(lora)
+    heard, heard_text, unheard = modules_of(lora)
     examples = Examples(len(latents), run, "the source")
     readouts, left_out = record_readouts(
         heard, source.layers, examples, settings.positions, settings.seed, progress
@@ -124,6 +130,7 @@ def record(
         )
         for network, of in ((source, "the source"), (with_lora, "the source with its LoRA"))
     ]
+    kept = KEPT_DTYPE if float(levels.max()) <= LARGE_SIGMA else torch.float32
     return Recording(
         lora=lora.file.digest,
         source=outline_of(lora.source, lora.weights),
@@ -133,36 +140,52 @@ def record(
         prompts=clean.prompts,
         prompt_of=prompt_of,
         sample_of=sample_of,
-        derivatives=answered[1].to(KEPT_DTYPE),
-        derivatives_without=answered[0].to(KEPT_DTYPE),
+        noising=noising_of(source.noised, levels),
+        derivatives=answered[1].to(kept),
+        derivatives_without=answered[0].to(kept),
         next_sigmas=following,
         readouts=readouts,
         text_readouts=text_readouts,
-        left_out=left_out | text_left_out,
+        left_out=unheard | left_out | text_left_out,
         settings={"lora": lora.file.name, **_described(settings, clean)},
     )
 
 
-def modules_of(lora: ResolvedLora) -> tuple[list[Heard], list[Heard]]:
-    """What of a LoRA can be heard, in the diffusion model and in the text encoder."""
+def modules_of(lora: ResolvedLora) -> tuple[list[Heard], list[Heard], dict[str, str]]:
+    """What of a LoRA can be heard, in the diffusion model and in the text encoder, and why not."""
     unet: list[Heard] = []
     text: list[Heard] = []
+    why: dict[str, str] = dict(lora.shadowed)
     for module in lora.adapters:
         name = module.adapter.name
-        if name in lora.shadowed or module.adapter.reshape or len(module.shape) < 2:
+        if name in why:
             continue
-        outline = is_outline(lora.source)
-        weight = (
-            torch.full((), torch.nan).expand(module.shape)
-            if outline
-            else lora.source.weight(module.ref, torch.device("cpu"), torch.float32)
+        if len(module.shape) < 2:
+            why[name] = "its weight is a vector"
+        elif module.adapter.reshape:
+            why[name] = "its weight is padded"
+        else:
+            factors, is_low = heard_factors(module, lora.source)
+            heard = Heard(name, module.ref, factors.down.float(), keeps_down=not is_low)
+            (text if is_text_encoder(name) else unet).append(heard)
+    return unet, text, why
+
+
+def heard_factors(module: ResolvedAdapter, source: Model) -> tuple[LowRankUpdate, bool]:
+    """The factors that a module is heard through, and whether they are all of its update.
+
+    The source's weight is read only for a family that is made of it.
+    """
+    unknown = torch.full((), torch.nan).expand(module.shape)
+    update = module.adapter.update(unknown)
+    if not math.isfinite(update.energy()):
+        update = module.adapter.update(
+            source.weight(module.ref, torch.device("cpu"), torch.float32)
         )
-        update = module.adapter.update(weight)
-        low = isinstance(update, LowRankUpdate)
-        factors = update if isinstance(update, LowRankUpdate) else update.truncate(0).factors
-        heard = Heard(name, module.ref, factors.down.float(), keeps_down=not low)
-        (text if is_text_encoder(name) else unet).append(heard)
-    return unet, text
+    if isinstance(update, LowRankUpdate):
+        return update, True
+    factors = update.truncate(0).factors
+    return (update.truncate(HEARD_RANK).factors if factors.rank > HEARD_RANK else factors), False
 
 
 def _noised(
@@ -175,7 +198,7 @@ def _noised(
     following = None
     if settings.schedule is not None:
         schedule = torch.tensor(settings.schedule)
-        step = torch.arange(count) % (len(schedule) - 1)
+        step = _steps_of(clean.prompt_of, settings.levels, len(schedule) - 1)
         levels, following = schedule[step], schedule[step + 1]
     elif len(sigmas) != count:
         raise ProLoRAError(f"{count} noised latents need as many sigmas, not {len(sigmas)}.")
@@ -186,6 +209,16 @@ def _noised(
     noise = torch.randn(chosen.shape, generator=generator)
     latents = source.noised(chosen, noise, levels).to(KEPT_DTYPE)
     return latents, levels, following, sample_of
+
+
+def _steps_of(prompt_of: torch.Tensor, levels: int, steps: int) -> torch.Tensor:
+    """Which step of a schedule each noised latent is for: every prompt meets all steps in turn."""
+    found: list[int] = []
+    times: Counter[int] = Counter()
+    for prompt in prompt_of.tolist():
+        found += [(prompt + times[prompt] + level) % steps for level in range(levels)]
+        times[prompt] += 1
+    return torch.tensor(found)
 
 
 def _of_text(

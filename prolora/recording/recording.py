@@ -1,6 +1,6 @@
 """A recording: what a source says of its LoRA, small enough to lie beside it."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -9,13 +9,25 @@ from ..errors import ProLoRAError
 from ..models.model import Model
 from .network import Prompt
 
+# (clean latents, noise, sigmas) -> noised latents; see Network.
+Noised = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+
+
+def noising_of(noised: Noised, sigmas: torch.Tensor) -> torch.Tensor:
+    """How a model mixes latents and noise at some levels, N x 2; see Recording."""
+    one, none = torch.ones(len(sigmas), 1, 1, 1), torch.zeros(len(sigmas), 1, 1, 1)
+    both = noised(one, none, sigmas), noised(none, one, sigmas)
+    return torch.stack([part.flatten().float().cpu() for part in both], dim=1)
+
 
 @dataclass(frozen=True)
 class ReadOut:
     """What a module of a LoRA reads: z = x down^T at some positions of some examples.
 
     Attributes:
-        examples, positions: p each: which latent (or text), and where in the layer's input.
+        examples, positions: p each: which latent (or text), in order, and where in the layer's
+            input.
+        counts: p, how many positions that input had.
         values: z, p x r, float32.
         down: r x n; None where the LoRA's file tells it. A family without a low rank is heard
             through its truncated factors, whose signs and order the file does not tell.
@@ -23,6 +35,7 @@ class ReadOut:
 
     examples: torch.Tensor
     positions: torch.Tensor
+    counts: torch.Tensor
     values: torch.Tensor
     down: torch.Tensor | None = None
 
@@ -40,9 +53,11 @@ class Recording:
         prompts: what they were sampled for.
         prompt_of: N, which prompt each latent has.
         sample_of: N, which clean sample each latent was.
+        noising: N x 2, what the source noises 1 with noise of 0 to, and 0 with noise of 1.
         derivatives: N x ..., (latents - denoised) / sigmas with the LoRA: where an Euler step
-            goes; the velocity of a flow model, the noise of an eps model. float16. Where the
-            recording is for a schedule, the mean over small steps to the next level.
+            goes; the velocity of a flow model, the noise of an eps model. float16, or float32
+            where a sigma is large. Where the recording is for a schedule, the mean over small steps
+            to the next level.
         derivatives_without: the same without the LoRA.
         next_sigmas: N, the level that each derivative leads to; None for the whole schedule.
         readouts: module of the LoRA -> what it reads of the latents.
@@ -59,6 +74,7 @@ class Recording:
     prompts: tuple[Prompt, ...]
     prompt_of: torch.Tensor
     sample_of: torch.Tensor
+    noising: torch.Tensor
     derivatives: torch.Tensor
     derivatives_without: torch.Tensor
     next_sigmas: torch.Tensor | None
@@ -85,6 +101,7 @@ class Recording:
             *(readout.down for readout in heard if readout.down is not None),
             *(readout.examples for readout in heard),
             *(readout.positions for readout in heard),
+            *(readout.counts for readout in heard),
         ]
         return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
@@ -99,6 +116,22 @@ class Recording:
                 f"The recording is of another LoRA ({self.settings.get('lora', 'unknown')}) than "
                 f"{name}, or of another version of it. Choose the LoRA that was recorded, or "
                 "record this one."
+            )
+
+    def check_noise(self, noised: Noised, target: str) -> None:
+        """Refuses a target that adds noise in another way: an eps model beside one of flows.
+
+        Args:
+            noised: the target's, see Network.
+
+        Raises:
+            ProLoRAError: it is one.
+        """
+        if not torch.allclose(noising_of(noised, self.sigmas), self.noising, rtol=1e-2, atol=1e-3):
+            raise ProLoRAError(
+                f"The target {target} adds noise to latents in another way than the recorded "
+                f"source {self.source.name} (one predicts flows and the other noise, or their "
+                "levels differ), so it cannot listen to this recording. Use mode full."
             )
 
     def check_latents(self, latent_format: str, channels: int, target: str) -> None:

@@ -6,7 +6,7 @@ there: with none of it the target would learn to draw what the source draws, not
 is the mean squared error of what the network itself puts out: noise, velocity or whatever it is.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -15,13 +15,14 @@ from ..adapters import Adapter, LoraAdapter
 from ..errors import ProLoRAError
 from ..models.model import Model
 from .forgetful import forgetful
+from .lesson import Lesson
 from .listening import Progress
 from .network import Network
 from .recording import Recording
-from .student import Free, attached, blocks_of, free
-from .teacher import along, answers, at_once, derivative
+from .student import Free, attached, blocks_of, free, left_out
 
 HELD_OUT = 5  # one sample of as many is kept apart
+_SILENT = "its layer did not run"
 _CHECKS = 5  # how often on the way the latents kept apart are asked
 _SCALE = 2.0**10  # of the loss: a half precision gradient would underflow without
 
@@ -69,6 +70,8 @@ class Refined:
         held_out: (steps done, loss on the latents kept apart); the first is what came in.
         best: the steps after which the result was taken.
         left_out: module -> why it stays as it was.
+        skipped: how many of the steps came to nothing, because half precision could not hold their
+            gradients.
     """
 
     adapters: tuple[Adapter, ...]
@@ -76,6 +79,7 @@ class Refined:
     held_out: tuple[tuple[int, float], ...]
     best: int
     left_out: dict[str, str] = field(default_factory=dict)
+    skipped: int = 0
 
 
 def refine(
@@ -85,6 +89,7 @@ def refine(
     recording: Recording,
     settings: RefineSettings,
     progress: Progress = lambda done, total, name: None,
+    bare: Network | None = None,
 ) -> Refined:
     """Refines a moved LoRA; the result is never worse than it on the latents kept apart.
 
@@ -92,101 +97,51 @@ def refine(
 
     Args:
         adapters: by the target's names.
+        network: the target, with whatever of the LoRA is not refined (see student.left_out): else
+            the rest would learn to take its place.
+        bare: the target without any of the LoRA; the network where nothing is left out.
 
     Raises:
-        ProLoRAError: no module of it can be refined, the recording is too small, or the target
-            answers what is no number.
+        ProLoRAError: no module of it can be refined, the recording is too small or of a model that
+            adds noise in another way, or the target answers what is no number.
     """
-    modules, left_out = free(tuple(adapters), target, network.layers)
-    if not modules:
-        first = next(iter(left_out.items()), ("", "it is empty"))
-        raise ProLoRAError(
-            f"Nothing of this LoRA can be refined: {first[0]}: {first[1]}. Apply it as it is."
-        )
-    lesson = _Lesson.of(network, recording, settings.own, progress)
+    recording.check_noise(network.noised, target.name)
+    why = left_out(adapters, target, network.layers)
+    modules = free(adapters, target, network.layers)
+    lesson = Lesson.of(network, bare or network, recording, settings.own, progress)
     taught, kept_apart = _split(recording.sample_of, settings)
-    optimizer = _optimizer(modules, settings)
-    losses: list[float] = []
-    blocks = blocks_of(network.root, modules)
-    due = _due(settings.steps)
-    with attached(modules), torch.enable_grad():
-        best = _Best(modules, lesson.asked(kept_apart))
-        with forgetful(blocks, network.again):
+    total = settings.steps
+    with attached(modules) as ran, torch.enable_grad():
+        before = lesson.asked(kept_apart, 0, total)
+        why |= {m.adapter.name: _SILENT for m in modules if m.adapter.name not in ran}
+        modules = [module for module in modules if module.adapter.name in ran]
+        _refuse_nothing(modules, why)
+        best = _Best(modules, before)
+        optimizer, due = _Optimizer(modules, settings), _due(total)
+        losses: list[float] = []
+        with forgetful(blocks_of(network.root, modules), network.again):
             for step, batch in enumerate(_batches(taught, settings), 1):
-                progress(step - 1, settings.steps, "refining")
-                losses.append(_step(optimizer, lesson, batch))
+                losses.append(optimizer.step(lesson.losses(batch, step - 1, total)))
                 if step in due:
-                    best.see(step, modules, lesson.asked(kept_apart))
-    progress(settings.steps, settings.steps, "")
-    made = {
-        module.adapter.name: adapter for module, adapter in zip(modules, best.made, strict=True)
-    }
+                    best.see(step, modules, lesson.asked(kept_apart, step, total))
+    progress(total, total, "")
+    made = {m.adapter.name: found for m, found in zip(modules, best.made, strict=True)}
     return Refined(
         adapters=tuple(made.get(adapter.name, adapter) for adapter in adapters),
         losses=tuple(losses),
         held_out=tuple(best.seen),
         best=best.step,
-        left_out=left_out,
+        left_out=why,
+        skipped=optimizer.skipped,
     )
 
 
-@dataclass(frozen=True)
-class _Lesson:
-    """The recorded latents and what a network should answer.
-
-    Attributes:
-        wanted: N x ..., the derivatives of the teacher.
-    """
-
-    network: Network
-    recording: Recording
-    wanted: torch.Tensor
-
-    @classmethod
-    def of(
-        cls, network: Network, recording: Recording, own: float, progress: Progress
-    ) -> "_Lesson":
-        """The lesson; see RefineSettings for `own`."""
-        wanted = recording.derivatives.float()
-        if own:
-            everyone = torch.arange(len(recording))
-            latents, prompts = recording.latents, recording.prompts_at(everyone)
-            target = answers(network, latents, recording.sigmas, prompts, progress, "the target")
-            wanted = wanted + own * (target - recording.derivatives_without.float())
-        return cls(network, recording, wanted)
-
-    def loss(self, examples: torch.Tensor) -> torch.Tensor:
-        """The mean squared error of what the network puts out on some latents."""
-        recording = self.recording
-        latents, sigmas = recording.latents[examples].float(), recording.sigmas[examples]
-        denoised = self.network.denoise(latents, sigmas, recording.prompts_at(examples)).cpu()
-        missing = derivative(latents, denoised, sigmas) - self.wanted[examples]
-        # x0 = x - sigma d, and x0 moves by output_scale with what the network puts out.
-        weight = sigmas / self.network.output_scale(sigmas).cpu()
-        loss = (missing * along(weight, missing)).square().mean()
-        if not torch.isfinite(loss):
-            broken = [
-                f"{float(s):.4g}"
-                for s, m in zip(sigmas, missing, strict=True)
-                if not m.isfinite().all()
-            ]
-            raise ProLoRAError(
-                f"The target's prediction at sigma {', '.join(broken)} holds NaN or infinity. Load "
-                "the model in another precision (fp32 or bf16), and see whether its pictures are "
-                "whole."
-            )
-        return loss
-
-    @torch.no_grad()
-    def asked(self, examples: torch.Tensor) -> float:
-        """The loss, without gradients."""
-        return sum(self.loss(some).item() * len(some) for some in self.portions(examples)) / len(
-            examples
+def _refuse_nothing(modules: Sequence[Free], why: Mapping[str, str]) -> None:
+    if not modules:
+        name, reason = next(iter(why.items()), ("", "it is empty"))
+        raise ProLoRAError(
+            f"Nothing of this LoRA can be refined: {name}: {reason}. Apply it as it is."
         )
-
-    def portions(self, examples: torch.Tensor) -> Sequence[torch.Tensor]:
-        """The examples in portions that run at once."""
-        return torch.split(examples, at_once(self.recording.latents))
 
 
 class _Best:
@@ -232,34 +187,40 @@ def _due(steps: int) -> set[int]:
     return {round(steps * part / _CHECKS) for part in range(1, _CHECKS + 1)} - {0}
 
 
-def _optimizer(modules: Sequence[Free], settings: RefineSettings) -> torch.optim.Optimizer:
+class _Optimizer:
     """Adam, whose first steps have the size of its rate: a share of the factor's own size.
 
-    Of a module that changes nothing yet, `up` is zero and takes the size of `down`.
+    Attributes:
+        skipped: steps that came to nothing, see Refined.
     """
-    groups = []
-    for module in modules:
-        down, up = (float(f.detach().square().mean().sqrt()) for f in (module.down, module.up))
-        groups += [
-            {"params": [module.up], "lr": settings.rate * (up or down)},
-            {"params": [module.down], "lr": settings.rate * (down or up)},
-        ]
-    return torch.optim.Adam(groups, betas=(0.9, 0.99), eps=1e-12)
 
+    def __init__(self, modules: Sequence[Free], settings: RefineSettings) -> None:
+        groups = []
+        for module in modules:
+            down, up = (float(f.detach().square().mean().sqrt()) for f in (module.down, module.up))
+            # Of a module that changes nothing yet, `up` is zero and takes the size of `down`.
+            groups += [
+                {"params": [module.up], "lr": settings.rate * (up or down)},
+                {"params": [module.down], "lr": settings.rate * (down or up)},
+            ]
+        self._adam = torch.optim.Adam(groups, betas=(0.9, 0.99), eps=1e-12)
+        self._factors = [factor for module in modules for factor in (module.up, module.down)]
+        self._scale = _SCALE
+        self.skipped = 0
 
-def _step(optimizer: torch.optim.Optimizer, lesson: _Lesson, batch: torch.Tensor) -> float:
-    optimizer.zero_grad()
-    total = 0.0
-    for some in lesson.portions(batch):
-        loss = lesson.loss(some) * len(some) / len(batch)
-        torch.autograd.backward(loss * _SCALE)
-        total += loss.item()
-    factors = [factor for group in optimizer.param_groups for factor in group["params"]]
-    for factor in factors:
-        if factor.grad is None or not factor.grad.isfinite().all():
-            return total  # a layer that did not run, or a gradient beyond half precision
-    for factor in factors:
-        assert factor.grad is not None
-        factor.grad /= _SCALE
-    optimizer.step()
-    return total
+    def step(self, losses: Iterable[torch.Tensor]) -> float:
+        """A step by the sum of the losses, each of which is forgotten before the next; the sum."""
+        self._adam.zero_grad()
+        total = 0.0
+        for loss in losses:
+            torch.autograd.backward(loss * self._scale)
+            total += loss.item()
+        gradients = [factor.grad for factor in self._factors if factor.grad is not None]
+        if not all(gradient.isfinite().all() for gradient in gradients):
+            self._scale /= 8
+            self.skipped += 1
+            return total
+        for gradient in gradients:
+            gradient /= self._scale
+        self._adam.step()
+        return total

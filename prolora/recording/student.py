@@ -72,32 +72,39 @@ class Free:
         return LoraAdapter(name, rows.reshape(shape).clone(), down.clone(), rank, reshape)
 
 
-def free(
-    adapters: tuple[Adapter, ...], target: Model, layers: Mapping[str, nn.Module]
-) -> tuple[list[Free], dict[str, str]]:
-    """The modules whose factors can be trained, and why the others stay as they are.
+def left_out(
+    adapters: Sequence[Adapter], target: Model, layers: Mapping[str, nn.Module]
+) -> dict[str, str]:
+    """The modules whose factors cannot be trained, and why.
 
     Args:
         target: by whose names the modules are called.
         layers: see Network.
     """
-    found: list[Free] = []
-    why: dict[str, str] = {}
+    why = {adapter.name: _why_not(adapter, target, layers) for adapter in adapters}
+    return {name: reason for name, reason in why.items() if reason}
+
+
+def _why_not(adapter: Adapter, target: Model, layers: Mapping[str, nn.Module]) -> str:
+    ref = target.resolve(adapter.name)
+    if is_text_encoder(adapter.name):
+        return "it is of the text encoder, whose answers were not recorded"
+    if ref is None:
+        return f"not in the target {target.name}"
+    if not isinstance(adapter, LoraAdapter):
+        return f"a {adapter.family} is not refined"
+    return "its weight is padded" if adapter.reshape else why_not_heard(ref, layers)
+
+
+def free(adapters: Sequence[Adapter], target: Model, layers: Mapping[str, nn.Module]) -> list[Free]:
+    """The modules whose factors can be trained; see left_out."""
+    why = left_out(adapters, target, layers)
+    found = []
     for adapter in adapters:
         ref = target.resolve(adapter.name)
-        if is_text_encoder(adapter.name):
-            why[adapter.name] = "it is of the text encoder, whose answers were not recorded"
-        elif ref is None:
-            why[adapter.name] = f"not in the target {target.name}"
-        elif not isinstance(adapter, LoraAdapter):
-            why[adapter.name] = f"a {adapter.family} is not refined"
-        elif adapter.reshape:
-            why[adapter.name] = "its weight is padded"
-        else:
-            why[adapter.name] = why_not_heard(ref, layers)
-        if ref is not None and not why.get(adapter.name) and isinstance(adapter, LoraAdapter):
+        if adapter.name not in why and ref is not None and isinstance(adapter, LoraAdapter):
             found.append(_free(adapter, ref, layers[ref.key]))
-    return found, {name: reason for name, reason in why.items() if reason}
+    return found
 
 
 def _free(adapter: LoraAdapter, ref: WeightRef, layer: Any) -> Free:
@@ -117,19 +124,28 @@ def _free(adapter: LoraAdapter, ref: WeightRef, layer: Any) -> Free:
 
 
 @contextmanager
-def attached(modules: list[Free]) -> Iterator[None]:
-    """Lets the model compute with the modules; the hooks are gone at the end."""
-    handles = []
+def attached(modules: Sequence[Free]) -> Iterator[set[str]]:
+    """Lets the model compute with the modules; the hooks are gone at the end.
+
+    Yields:
+        The names of the modules whose layers ran, growing.
+    """
+    ran: set[str] = set()
 
     def hook(
         module: Free,
     ) -> Callable[[nn.Module, tuple[torch.Tensor, ...], torch.Tensor], torch.Tensor]:
-        return lambda _, inputs, output: module.answer(inputs[0], output)
+        def answer(
+            _: nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor
+        ) -> torch.Tensor:
+            ran.add(module.adapter.name)
+            return module.answer(inputs[0], output)
 
+        return answer
+
+    handles = [module.layer.register_forward_hook(hook(module)) for module in modules]
     try:
-        for module in modules:
-            handles.append(module.layer.register_forward_hook(hook(module)))
-        yield
+        yield ran
     finally:
         for handle in handles:
             handle.remove()

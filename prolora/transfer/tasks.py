@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import NoReturn
 
 import torch
 
@@ -164,6 +165,8 @@ def _update_of(pair: ModulePair, rows: Slice | None, task: Task) -> Update | Non
     adapter = pair.adapter
     update = adapter.update(task.source_weight)
     if not update.energy() < torch.finfo(torch.float32).max:
+        if is_outline(task.source):
+            refuse_unknown(adapter)
         raise ProLoRAError(
             f"The {adapter.family} of the module {adapter.name} makes an update beyond all bounds "
             "(infinite, or not a number). Its training broke down: use an earlier epoch of it."
@@ -174,6 +177,15 @@ def _update_of(pair: ModulePair, rows: Slice | None, task: Task) -> Update | Non
     if rows is not None and not update.energy() and not isinstance(adapter, DoraAdapter):
         return None
     return update
+
+
+def refuse_unknown(adapter: Adapter) -> NoReturn:
+    """Raises the error for a module that is made of weights which an outline does not have."""
+    raise ProLoRAError(
+        f"The {adapter.family} of the module {adapter.name} is made from the source's weight, "
+        "which a recording does not hold. Choose the checkpoint that the LoRA was trained on as "
+        "the source."
+    )
 
 
 def _copied_part(
@@ -221,6 +233,8 @@ def _moved_part(
     found = maps.moved(update, adapter.name)
     measures = replace(measures, readouts_off=found.readouts_off)
     moved = adapter.retarget(found.update, rank, source, target)
+    if moved.dropped:  # they are of the whole rank
+        measures = replace(measures, readouts_off=None)
     before = update.energy()
     row = _row(
         pair,

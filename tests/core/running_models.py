@@ -135,7 +135,7 @@ def lora_file(*names: str, rank: int = 2, scale: float = 0.1) -> AdapterFile:
 
 def with_lora(module: Small, adapters: Sequence[Adapter]) -> Network:
     """The network with a LoRA on it."""
-    modules, _ = free(tuple(adapters), model_of(module), network_of(module).layers)
+    modules = free(adapters, model_of(module), network_of(module).layers)
     return network_of(module, lambda: attached(modules))
 
 
@@ -150,14 +150,18 @@ def clean(samples: int = 6, prompts: int = 3) -> Clean:
 
 
 def recorded(
-    file: AdapterFile, settings: RecordingSettings | None = None, styled: bool = True
+    file: AdapterFile,
+    settings: RecordingSettings | None = None,
+    styled: bool = True,
+    module: Small | None = None,
 ) -> Recording:
     """A recording of a LoRA of the source.
 
     Args:
         styled: whether its answers are with the LoRA, which must be one then.
+        module: the source; the one of `source` if none is given.
     """
-    module = source()
+    module = module or source()
     settings = settings or RecordingSettings(levels=3, positions=90)
     given = clean()
     count = len(given.latents) * settings.levels

@@ -255,17 +255,49 @@ def test_modules_that_were_not_heard_move_by_their_weights():
     assert relative_error(deltas(found.adapters)["proj"], deltas(FILE.adapters)["proj"]) < 1e-5
 
 
-def test_a_target_that_cuts_its_latents_in_another_way():
+def test_a_layer_that_runs_on_other_positions_moves_by_its_weights():
     network = network_of(TARGET)
 
     def coarse(latents, sigmas, prompts):
         return network.denoise(latents[..., ::2, ::2], sigmas, prompts)
 
-    with pytest.raises(ProLoRAError, match=r"has \d+ positions in the target and more in the"):
+    found = transfer_recorded(
+        resolve(FILE, model_of(source())),
+        model_of(TARGET, "B"),
+        RECORDING,
+        replace(network, denoise=coarse),
+        EVERY,
+    )
+    reasons = {row.name: row.reason for row in found.report.rows}
+    assert reasons["proj"] == "by its weights: its layer has 4 positions here and 16 in the source"
+    assert not reasons["text"]  # the prompts are the same
+
+
+def test_a_layer_that_does_not_run_moves_by_its_weights():
+    network = network_of(TARGET)
+    network = replace(
+        network, layers={**network.layers, "blocks.0.proj.weight": torch.nn.Linear(16, 16)}
+    )
+    found = transfer_recorded(
+        resolve(FILE, model_of(source())), model_of(TARGET, "B"), RECORDING, network, EVERY
+    )
+    reasons = {row.name: row.reason for row in found.report.rows}
+    assert reasons.pop("proj") == "by its weights: its layer did not run"
+    assert set(reasons.values()) == {""}
+
+
+def test_a_target_that_adds_noise_in_another_way():
+    eps = replace(
+        network_of(TARGET),
+        noised=lambda clean, noise, sigmas: clean + sigmas[:, None, None, None] * noise,
+    )
+    with pytest.raises(ProLoRAError, match="adds noise to latents in another way"):
         transfer_recorded(
-            resolve(FILE, model_of(source())),
-            model_of(TARGET, "B"),
-            RECORDING,
-            replace(network, denoise=coarse),
-            EVERY,
+            resolve(FILE, model_of(source())), model_of(TARGET, "B"), RECORDING, eps, EVERY
         )
+
+
+def test_figures_of_read_outs_are_of_the_whole_rank():
+    found = calibrated(settings=replace(EVERY, rank=1))
+    for row in found.report.rows:
+        assert (row.measures.readouts_off is None) == (row.energy_dropped > 0)

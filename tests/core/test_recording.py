@@ -7,17 +7,19 @@ import pytest
 import torch
 from torch import nn
 
+from prolora.adapters import FullDifference
 from prolora.errors import ProLoRAError
 from prolora.files.safetensors import read_safetensors, write_safetensors
 from prolora.models.references import WeightRef
 from prolora.models.weights import StateDictWeights
 from prolora.recording.file import read_recording, write_recording
 from prolora.recording.network import TextNetwork
-from prolora.recording.record import Clean, RecordingSettings, record
+from prolora.recording.record import HEARD_RANK, Clean, RecordingSettings, modules_of, record
 from prolora.transfer.resolve import resolve
 
 from .running_models import clean, lora_file, model_of, network_of, recorded, source, with_lora
-from .small_models import file_of, random_lora
+from .small_models import file_of, random_lora, random_weight
+from .small_models import model_of as plain_model
 
 FILE = lora_file()
 RECORDING = recorded(FILE)
@@ -87,10 +89,13 @@ def test_noised_latents_are_of_every_sample_and_level():
 def test_a_recording_for_a_schedule_tells_where_small_steps_lead():
     settings = RecordingSettings(levels=2, positions=90, schedule=(1.0, 0.6, 0.0), small_steps=3)
     found = recorded(FILE, settings)
-    assert found.sigmas.tolist() == [1.0, pytest.approx(0.6)] * 6
+    assert sorted(found.sigmas.tolist()) == [pytest.approx(0.6)] * 6 + [1.0] * 6
     assert found.next_sigmas is not None
-    assert found.next_sigmas.tolist() == [pytest.approx(0.6), 0.0] * 6
-    for example in (0, 1):
+    first = found.sigmas == 1
+    assert found.next_sigmas[first].tolist() == [pytest.approx(0.6)] * 6
+    assert found.next_sigmas[~first].tolist() == [0.0] * 6
+    assert len(set(zip(found.prompt_of.tolist(), found.sigmas.tolist(), strict=True))) == 6
+    for example in (0, 1, 2, 3):
         prompts = found.prompts_at(torch.tensor([example]))
         start = at = found.latents[example][None].float()
         levels = torch.linspace(found.sigmas[example], found.next_sigmas[example], 4)
@@ -204,6 +209,33 @@ def test_text_encoder_modules_are_heard_on_the_prompts_texts():
     assert without.left_out == {key: "no text encoder was connected"}
 
 
+def test_large_sigmas_are_kept_whole():
+    """Of a v model, rounding of a derivative counts sigma times."""
+    network = network_of(source())
+    arguments = (resolve(FILE, model_of(source())), network, network, clean())
+    for largest, dtype in ((14.6, torch.float16), (80.0, torch.float32)):
+        found = record(*arguments, [largest] * 18, "Small", RecordingSettings(levels=3))
+        assert found.derivatives.dtype == found.derivatives_without.dtype == dtype
+
+
+def test_a_family_without_a_rank_is_heard_through_few_factors():
+    weight = random_weight((96, 80))
+    file = file_of(FullDifference("wide", weight))
+    lora = resolve(file, plain_model("A", {"wide": weight}))
+    (heard,), _, _ = modules_of(lora)
+    assert heard.down.shape == (HEARD_RANK, 80)
+    assert heard.keeps_down
+
+
+def test_what_has_no_inputs_of_its_own_is_named():
+    lora = resolve(FILE, model_of(source()))
+    vector = replace(lora.adapters[0], shape=(16,))
+    shadowed = replace(lora, adapters=(vector, *lora.adapters[1:]), shadowed={"proj": "shadowed"})
+    heard, _, why = modules_of(shadowed)
+    assert why == {"proj": "shadowed", vector.adapter.name: "its weight is a vector"}
+    assert len(heard) == len(FILE.adapters) - 2
+
+
 # --- as a file ----------------------------------------------------------------------------------
 
 
@@ -212,7 +244,7 @@ def test_a_file_gives_the_same_recording(tmp_path):
     for found in (RECORDING, recorded(FILE, RecordingSettings(2, 90, schedule=(1.0, 0.5, 0.0)))):
         write_recording(found, path)
         again = read_recording(path)
-        for name in ("latents", "sigmas", "prompt_of", "derivatives", "derivatives_without"):
+        for name in ("latents", "sigmas", "prompt_of", "sample_of", "noising", "derivatives"):
             assert torch.equal(getattr(found, name), getattr(again, name))
         assert (found.next_sigmas is None) == (again.next_sigmas is None)
         assert again.readouts.keys() == found.readouts.keys()
@@ -257,6 +289,19 @@ DAMAGES = {
     "without latents": (drop("latents"), "not a whole recording"),
     "without positions": (drop("readouts.positions.proj"), "not a whole recording"),
     "fewer answers": (put("derivatives", lambda t: t[1:]), "not of one number"),
+    "answers of another size": (put("derivatives", lambda t: t[..., 1:]), "number and shape"),
+    "answers for all": (put("derivatives", lambda t: t[:, :1]), "number and shape"),
+    "levels of another kind": (put("sigmas", lambda t: t[:, None]), "their levels"),
+    "latents without sides": (put("latents", lambda t: t.flatten()), "its latents are none"),
+    "a negative position": (put("readouts.positions.proj", lambda t: t - 99), "contradict"),
+    "positions that are no numbers of places": (
+        put("readouts.positions.proj", lambda t: t.float()),
+        "contradict",
+    ),
+    "examples in another order": (put("readouts.examples.proj", lambda t: t.flip(0)), "contradict"),
+    "prompts by halves": (put("prompt_of", lambda t: t.float()), "prompts that are not there"),
+    "a prompt of two": (put("prompts.0.cross_attn", lambda t: t.repeat(2, 1, 1)), "of one prompt"),
+    "noise of another kind": (put("noising", lambda t: t[:, :1]), "their levels"),
     "an answer that is no number": (put("derivatives", nan), "NaN"),
     "a read-out that is no number": (put("readouts.values.proj", nan), "NaN"),
     "an example that is not there": (put("readouts.examples.proj", lambda t: t + 99), "contradict"),
@@ -271,6 +316,10 @@ DAMAGES = {
         lambda t, metadata: metadata.update(prolora_recording_head="[]"),
         "not a whole",
     ),
+    "a head without end": (
+        lambda t, metadata: metadata.update(prolora_recording_head="[" * 100_000),
+        "not a whole",
+    ),
     "a later version": (lambda t, metadata: metadata.update(prolora_recording="2"), "version 2"),
     "no recording": (lambda t, metadata: metadata.clear(), "is no recording"),
 }
@@ -281,6 +330,24 @@ def test_a_damaged_file_is_refused(tmp_path, damage):
     change, match = DAMAGES[damage]
     with pytest.raises(ProLoRAError, match=match):
         damaged(tmp_path, change)
+
+
+def test_a_strangers_texts_are_cut(tmp_path):
+    path = tmp_path / "lora.recording.safetensors"
+    loud = "\x1b[31mX\n" * 1000
+    found = replace(
+        RECORDING,
+        latent_format=loud,
+        settings={"lora": loud},
+        left_out={loud: loud},
+        source=replace(RECORDING.source, name=loud),
+    )
+    write_recording(found, path)
+    again = read_recording(path)
+    texts = [again.latent_format, again.source.name, *again.settings.values(), *again.left_out]
+    for text in (*texts, *again.left_out.values()):
+        assert len(text) < 250
+        assert text.isprintable()
 
 
 def test_a_file_that_was_cut_is_refused(tmp_path):

@@ -32,7 +32,7 @@ def loss(adapters, own: float = 0.0, target=TARGET, recording=RECORDING) -> floa
     everyone = torch.arange(len(recording))
     tokens = torch.cat([p.tensors["cross_attn"] for p in recording.prompts_at(everyone)])
     bare = target(latents, sigmas, tokens)
-    modules, _ = free(tuple(adapters), model_of(target), network_of(target).layers)
+    modules = free(adapters, model_of(target), network_of(target).layers)
     with attached(modules), torch.no_grad():
         velocity = target(latents, sigmas, tokens)
     wanted = recording.derivatives.float()
@@ -120,8 +120,8 @@ def test_a_free_module_answers_as_the_merged_weight_does(name):
     (adapter,) = lora_file(name, rank=3).adapters
     module, sigma = drifted(0.0), torch.tensor([0.5])
     latents, tokens = random_weight((1, 4, 8, 8)), random_weight((1, 3, 6))
-    modules, why = free((adapter,), model_of(module), network_of(module).layers)
-    assert not why
+    modules = free((adapter,), model_of(module), network_of(module).layers)
+    assert len(modules) == 1
     before = module(latents, sigma, tokens)
     with attached(modules):
         got = module(latents, sigma, tokens)
@@ -159,6 +159,65 @@ def test_a_lora_of_nothing_learns_too():
     empty = [replace(a, up=torch.zeros_like(a.up), parts={}) for a in FILE.adapters]
     found = refined(empty)
     assert loss(found.adapters) < 0.95 * loss(empty)
+
+
+def test_what_is_left_out_must_be_in_the_network():
+    """Else the others learn to take its place, and then both are applied."""
+    whole = FullDifference("proj", 0.3 * random_weight((16, 16)))
+    rest = tuple(a for a in FILE.adapters if a.name != "proj")
+    exact = drifted(0.0)
+    with_whole = drifted(0.0)
+    with_whole.blocks[0].proj.weight += whole.diff
+    mixed = recorded(file_of(*rest), module=with_whole)
+    mixed = replace(mixed, derivatives_without=answers_of(exact, mixed))
+    many = replace(STEPS, steps=30, rate=0.05)
+    arguments = ((whole, *rest), model_of(exact, "B"))
+    wrong = refine(*arguments, network_of(exact), mixed, many)
+    right = refine(*arguments, network_of(with_whole), mixed, many, bare=network_of(exact))
+    assert wrong.best > 0  # it seems to gain
+    assert loss(wrong.adapters[1:], target=with_whole, recording=mixed) > 0.1
+    assert loss(right.adapters[1:], target=with_whole, recording=mixed) < 1e-5
+    assert right.adapters[0] is whole
+
+
+def answers_of(module, recording) -> torch.Tensor:
+    everyone = torch.arange(len(recording))
+    tokens = torch.cat([p.tensors["cross_attn"] for p in recording.prompts_at(everyone)])
+    return module(recording.latents.float(), recording.sigmas, tokens)
+
+
+def test_a_layer_that_does_not_run_holds_up_nothing():
+    target = drifted(0.2)
+    idle = torch.nn.Linear(6, 16)
+    network = network_of(target)
+    network = replace(network, layers={**network.layers, "blocks.0.text.weight": idle})
+    found = refine(FILE.adapters, model_of(target, "B"), network, RECORDING, STEPS)
+    assert found.left_out == {"text": "its layer did not run"}
+    assert found.held_out[-1][1] < 0.95 * found.held_out[0][1]
+
+
+def test_gradients_beyond_half_precision_make_the_scale_smaller():
+    """As fp16 layers do: what is above their range comes back as infinity."""
+
+    class Half(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, x):
+            return x.clone()
+
+        @staticmethod
+        def backward(ctx, gradient):
+            return torch.where(gradient.abs() > 0.02, torch.inf, gradient)
+
+    network = network_of(TARGET)
+
+    def half(latents, sigmas, prompts):
+        found = network.denoise(latents, sigmas, prompts)
+        return Half.apply(found) if torch.is_grad_enabled() else found
+
+    worse = replace(network, denoise=half)
+    found = refine(FILE.adapters, model_of(TARGET, "B"), worse, RECORDING, STEPS)
+    assert 0 < found.skipped < 8
+    assert found.held_out[-1][1] < found.held_out[0][1]
 
 
 # --- what stops it ------------------------------------------------------------------------------
