@@ -7,12 +7,13 @@ import torch
 
 from ..errors import ProLoRAError
 from ..models.module_names import is_text_encoder
+from ..pairing.module_pairs import ResolvedAdapter
 from ..transfer.resolve import ResolvedLora
-from .record import KEPT_DTYPE, RecordingSettings
+from .record import HEARD_RANK, KEPT_DTYPE, RecordingSettings
 
 MOST = 2 << 30  # bytes
 _KEPT = 3  # tensors of latents: noised, and the answers without the LoRA and with it
-_NUMBER, _PLACE = 4, 8  # bytes of a number that is read, and of where that was
+_NUMBER, _PLACE = 4, 12  # bytes of a number that is read, and of where that was
 
 
 def expected_size(
@@ -26,8 +27,15 @@ def expected_size(
     count = samples * settings.levels
     latents = count * math.prod(latent) * torch.empty(0, dtype=KEPT_DTYPE).element_size() * _KEPT
     positions = -(-settings.positions // count) * count
-    ranks = [m.adapter.rank for m in lora.adapters if not is_text_encoder(m.adapter.name)]
-    return latents + positions * sum(_NUMBER * rank + _PLACE for rank in ranks)
+    heard = [m for m in lora.adapters if not is_text_encoder(m.adapter.name) and len(m.shape) > 1]
+    return latents + sum(_size_of(module, positions) for module in heard)
+
+
+def _size_of(module: ResolvedAdapter, positions: int) -> int:
+    rows, columns = module.shape[0], math.prod(module.shape[1:])
+    rank = module.adapter.rank or min(HEARD_RANK, rows, columns)
+    down = 0 if module.adapter.rank else rank * columns * _NUMBER
+    return positions * (rank * _NUMBER + _PLACE) + down
 
 
 def refuse_too_large(size: int) -> None:

@@ -54,6 +54,8 @@ def _refined_lines(refined: Refined) -> Iterator[str]:
     yield f"{taught} of {len(refined.adapters)} modules refined, {len(refined.losses)} steps"
     yield "  loss on the latents kept apart:"
     yield f"    before {before:.4g}, after {after:.4g}, best after step {refined.best}"
+    if refined.skipped:
+        yield f"  {refined.skipped} steps came to nothing: too large for half precision"
     if not refined.best:
         yield "  nothing was gained, so the LoRA is as it came"
     yield from _reasons("not refined", refined.left_out)
