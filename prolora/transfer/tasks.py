@@ -233,7 +233,7 @@ def _moved_part(
     found = maps.moved(update, adapter.name)
     measures = replace(measures, readouts_off=found.readouts_off)
     moved = adapter.retarget(found.update, rank, source, target)
-    if moved.dropped:  # they are of the whole rank
+    if settings.rank and moved.dropped:  # they are of the whole rank
         measures = replace(measures, readouts_off=None)
     before = update.energy()
     row = _row(
