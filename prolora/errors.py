@@ -2,6 +2,8 @@
 
 from collections.abc import Iterator, Sequence
 
+_LONGEST = 200  # letters of a stranger's text
+
 
 class ProLoRAError(ValueError):
     """Something the user can act on.
@@ -16,3 +18,9 @@ def truncated_list(items: Sequence[str], limit: int) -> Iterator[str]:
     yield from items[:limit]
     if len(items) > limit:
         yield f"and {len(items) - limit} more"
+
+
+def one_line(text: object) -> str:
+    """A stranger's text for page and log: cut, and without control characters."""
+    fine = "".join(c if c.isprintable() else " " for c in str(text)[: 2 * _LONGEST])
+    return fine if len(fine) <= _LONGEST else f"{fine[: _LONGEST - 3]}..."

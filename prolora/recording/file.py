@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 
 import torch
 
-from ..errors import ProLoRAError
+from ..errors import ProLoRAError, one_line
 from ..files.safetensors import read_safetensors, write_safetensors
 from ..models import outline
 from .checks import problems
@@ -25,7 +25,6 @@ _TENSORS = (
 _PARTS = ("examples", "positions", "counts", "values", "down")
 # What a head raises that is no recording's.
 _NO_HEAD = (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError)
-_LONGEST = 200  # letters of what a header says, where it is shown
 
 
 def write_recording(recording: Recording, path: Path) -> None:
@@ -74,9 +73,9 @@ def read_recording(path: Path) -> Recording:
     try:
         found = _parsed(tensors, json.loads(metadata[_HEAD]))
     except _NO_HEAD as error:
-        _refuse(path, _plain(f"{type(error).__name__}: {error}"))
+        _refuse(path, one_line(f"{type(error).__name__}: {error}"))
     for problem in problems(found):
-        _refuse(path, _plain(problem))
+        _refuse(path, one_line(problem))
     return found
 
 
@@ -92,14 +91,16 @@ def _parsed(tensors: Mapping[str, torch.Tensor], head: Mapping[str, Any]) -> Rec
     source = outline.from_json(head["source"])
     return Recording(
         lora=str(head["lora"]),
-        source=replace(source, name=_plain(source.name), architecture=_plain(source.architecture)),
-        latent_format=_plain(head["latent_format"]),
+        source=replace(
+            source, name=one_line(source.name), architecture=one_line(source.architecture)
+        ),
+        latent_format=one_line(head["latent_format"]),
         prompts=prompts,
         next_sigmas=tensors.get("next_sigmas"),
         readouts=_readouts(tensors, "readouts"),
         text_readouts=_readouts(tensors, "text_readouts"),
-        left_out={_plain(name): _plain(why) for name, why in head["left_out"].items()},
-        settings={_plain(name): _plain(value) for name, value in head["settings"].items()},
+        left_out={one_line(name): one_line(why) for name, why in head["left_out"].items()},
+        settings={one_line(name): one_line(value) for name, value in head["settings"].items()},
         **{name: tensors[name] for name in _TENSORS},
     )
 
@@ -108,12 +109,6 @@ def _value(found: Any) -> Value:
     if found is None or isinstance(found, (str, int, float, bool)):
         return found
     raise TypeError("a prompt has a value that is neither text nor a number")
-
-
-def _plain(text: object) -> str:
-    """A stranger's text, to be shown: of one line, without control characters, and not long."""
-    line = "".join(letter if letter.isprintable() else " " for letter in str(text)[: 2 * _LONGEST])
-    return line if len(line) <= _LONGEST else line[:_LONGEST] + " ..."
 
 
 def _readouts(tensors: Mapping[str, torch.Tensor], group: str) -> dict[str, ReadOut]:

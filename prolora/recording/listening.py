@@ -11,11 +11,8 @@ from typing import Protocol
 import torch
 from torch import nn
 
+from ..transfer.backends import Progress
 from .layers import Place
-
-# Called before each example with (examples done, in all, what runs). Whatever it raises stops the
-# job: that is how a user cancels.
-Progress = Callable[[int, int, str], None]
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,10 @@ from torch import nn
 Value = str | int | float | bool | None
 
 
+# (clean latents, noise, sigmas) -> noised latents, B x ...
+Noised = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+
+
 @dataclass(frozen=True)
 class Prompt:
     """One prompt, as the text encoder left it.
@@ -50,7 +54,7 @@ class Network:
     layers: Mapping[str, nn.Module]
     denoise: Callable[[torch.Tensor, torch.Tensor, Sequence[Prompt]], torch.Tensor]
     output_scale: Callable[[torch.Tensor], torch.Tensor]
-    noised: Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+    noised: Noised
     again: Callable[[], AbstractContextManager[object]] = nullcontext
 
 

@@ -13,8 +13,9 @@ from ..models.model import Model
 from ..models.module_names import is_text_encoder
 from ..models.outline import outline_of
 from ..pairing.module_pairs import ResolvedAdapter
+from ..transfer.backends import Progress
 from ..transfer.resolve import ResolvedLora
-from .listening import Examples, Progress
+from .listening import Examples
 from .network import Network, Prompt, TextNetwork
 from .readouts import Heard, record_readouts
 from .recording import ReadOut, Recording, noising_of

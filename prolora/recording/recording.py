@@ -1,16 +1,13 @@
 """A recording: what a source says of its LoRA, small enough to lie beside it."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
 
 from ..errors import ProLoRAError
 from ..models.model import Model
-from .network import Prompt
-
-# (clean latents, noise, sigmas) -> noised latents; see Network.
-Noised = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+from .network import Noised, Prompt
 
 
 def noising_of(noised: Noised, sigmas: torch.Tensor) -> torch.Tensor:

@@ -14,9 +14,9 @@ import torch
 from ..adapters import Adapter, LoraAdapter
 from ..errors import ProLoRAError
 from ..models.model import Model
+from ..transfer.backends import Progress
 from .forgetful import forgetful
 from .lesson import Lesson
-from .listening import Progress
 from .network import Network
 from .recording import Recording
 from .student import Free, attached, blocks_of, free, left_out

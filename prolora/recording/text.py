@@ -1,15 +1,13 @@
 """What was recorded and what a refinement brought, in a few lines for people."""
 
-import unicodedata
 from collections.abc import Iterator, Mapping
 
-from ..errors import truncated_list
+from ..errors import one_line, truncated_list
 from .recording import Recording
 from .refine import Refined
 
 _LISTED = 2  # how many modules of a reason are named before the rest is counted
 _REASONS, _SETTINGS = 5, 20  # how many are listed at most
-_LENGTH = 200  # of a text that comes from a file's header
 
 
 def describe(recording: Recording) -> str:
@@ -20,12 +18,6 @@ def describe(recording: Recording) -> str:
 def describe_refined(refined: Refined) -> str:
     """The losses, and what was not refined."""
     return "\n".join(_refined_lines(refined))
-
-
-def one_line(text: str) -> str:
-    """A text of a file's header for page and log: cut, and without control characters."""
-    fine = "".join(" " if unicodedata.category(c)[0] in "CZ" else c for c in text[: 2 * _LENGTH])
-    return fine if len(fine) <= _LENGTH else f"{fine[: _LENGTH - 3]}..."
 
 
 def _lines(recording: Recording) -> Iterator[str]:
