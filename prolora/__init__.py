@@ -4,20 +4,26 @@ The core of the ComfyUI node pack, and a library of its own: it imports torch, s
 and scipy, never the host.
 """
 
-from ._version import __version__
-from .adapters import lora_state_dict, parse_adapter_file, read_adapter_file
-from .errors import ProLoRAError
-from .models.key_map import load_checkpoint
-from .transfer.job import transfer_lora
-from .transfer.settings import TransferSettings
+from importlib import import_module
+from typing import Any
 
-__all__ = [
-    "ProLoRAError",
-    "TransferSettings",
-    "__version__",
-    "load_checkpoint",
-    "lora_state_dict",
-    "parse_adapter_file",
-    "read_adapter_file",
-    "transfer_lora",
-]
+from ._version import __version__
+
+# What the library gives, and the module that has it.
+_HOMES = {
+    "ProLoRAError": "errors",
+    "TransferSettings": "transfer.settings",
+    "load_checkpoint": "models.key_map",
+    "lora_state_dict": "adapters",
+    "parse_adapter_file": "adapters",
+    "read_adapter_file": "adapters",
+    "transfer_lora": "transfer.job",
+}
+__all__ = ["__version__", *_HOMES]
+
+
+def __getattr__(name: str) -> Any:
+    """Imports what is asked for, then: torch takes seconds, and may be missing (command_line/)."""
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f".{_HOMES[name]}", __name__), name)

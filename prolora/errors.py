@@ -22,5 +22,10 @@ def truncated_list(items: Sequence[str], limit: int) -> Iterator[str]:
 
 def one_line(text: object) -> str:
     """A stranger's text for page and log: cut, and without control characters."""
-    fine = "".join(c if c.isprintable() else " " for c in str(text)[: 2 * _LONGEST])
+    fine = printable(str(text)[: 2 * _LONGEST]).replace("\n", " ")
     return fine if len(fine) <= _LONGEST else f"{fine[: _LONGEST - 3]}..."
+
+
+def printable(text: str) -> str:
+    """A text of lines, a stranger's words in it, without what would steer a terminal."""
+    return "".join(c if c.isprintable() or c == "\n" else " " for c in text)

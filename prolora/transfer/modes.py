@@ -124,6 +124,10 @@ def mode_named(name: str) -> Mode:
     return found
 
 
-def describe_modes() -> str:
-    """What each mode does, in one line for people."""
-    return " ".join(f"{mode.name}: {mode.says}." for mode in _ROWS)
+def describe_modes(between: str = " ") -> str:
+    """What each mode does, a sentence each, for people.
+
+    Args:
+        between: two sentences.
+    """
+    return between.join(f"{mode.name}: {mode.says}." for mode in _ROWS)

@@ -21,7 +21,7 @@ FLOORS = (
     ("recording",),
     ("comparison",),
     ("inspection", "__init__"),
-    ("cli",),
+    ("command_line",),
     ("__main__",),
 )
 HEIGHT = {name: height for height, names in enumerate(FLOORS) for name in names}

@@ -1,6 +1,7 @@
 """Folders of diffusers for the command line, beside checkpoints of the same model."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,7 @@ from safetensors.torch import save_file
 from fixtures.stable_diffusion import SDXL as FULL_SDXL
 from fixtures.stable_diffusion import sdxl_checkpoint
 from prolora.adapters import lora_state_dict
-from prolora.cli import main
+from prolora.command_line import main
 from prolora.errors import ProLoRAError
 from prolora.files.safetensors import read_safetensors, write_safetensors
 from prolora.models.key_map import load_checkpoint, model_of
@@ -98,7 +99,7 @@ def test_a_lora_moves_between_the_layouts_both_ways(tmp_path, monkeypatch):
     def moved(source: str, target: str) -> dict[str, torch.Tensor]:
         out = tmp_path / f"from_{Path(source).stem}_to_{Path(target).stem}.safetensors"
         files = ["--source", str(tmp_path / source), "--target", str(tmp_path / target)]
-        choices = ["-o", str(out), "--threshold", "0", "--dtype", "fp32"]
+        choices = ["-o", str(out), "--threshold", "0", "--dtype", "fp32", "--force"]
         assert main(["transfer", str(tmp_path / "style.safetensors"), *files, *choices]) == 0
         return read_safetensors(out)[0]
 
@@ -266,7 +267,8 @@ def test_names_that_only_comfyui_knows(tmp_path):
     folder.mkdir()
     tensors = {"transformer_blocks.0.attn.to_q.weight": torch.randn(8, 8)}
     save_file(tensors, folder / "diffusion_pytorch_model.safetensors")
-    arguments = ["--source", str(folder), "--target", str(folder), "-o", str(tmp_path / "out")]
+    target = str(shutil.copytree(folder, tmp_path / "other"))
+    arguments = ["--source", str(folder), "--target", target, "-o", str(tmp_path / "out")]
     for name, code in (("transformer.transformer_blocks.0.attn.to_q", 0), ("lora_unet_other", 1)):
         file = tmp_path / f"{code}.safetensors"
         write_safetensors(lora_state_dict([random_lora(name, (8, 8))]), file, {})
@@ -277,8 +279,9 @@ def test_the_message_for_names_that_do_not_match(tmp_path, capsys):
     save_file({"blocks.0.weight": torch.randn(8, 8)}, tmp_path / "a.safetensors")
     file = tmp_path / "style.safetensors"
     write_safetensors(lora_state_dict([random_lora("lora_unet_other", (8, 8))]), file, {})
-    arguments = ["--source", str(tmp_path / "a.safetensors")] * 2
-    arguments[2:] = ["--target", str(tmp_path / "a.safetensors"), "-o", str(tmp_path / "out")]
+    target = shutil.copy(tmp_path / "a.safetensors", tmp_path / "b.safetensors")
+    arguments = ["--source", str(tmp_path / "a.safetensors"), "--target", str(target)]
+    arguments += ["-o", str(tmp_path / "out")]
     assert main(["transfer", str(file), *arguments]) == 1
     assert capsys.readouterr().err.endswith(
         "Choose the checkpoint it was trained on. Without ComfyUI, the modules of a.safetensors "
@@ -295,7 +298,8 @@ def test_a_folder_is_inspected_and_never_written_into(tmp_path, capsys):
     write_safetensors(lora_state_dict([lora]), tmp_path / "style.safetensors", {})
     weights = folder / "unet" / "diffusion_pytorch_model.safetensors"
     before = weights.read_bytes()
-    choices = ["--source", str(folder), "--target", str(folder), "-o"]
+    target = str(shutil.copytree(folder, tmp_path / "other"))
+    choices = ["--source", str(folder), "--target", target, "-o"]
     assert main(["transfer", str(tmp_path / "style.safetensors"), *choices, str(weights)]) == 1
     assert f"{weights} is part of {folder}; what is there would be lost" in capsys.readouterr().err
     assert weights.read_bytes() == before

@@ -12,7 +12,7 @@ from gguf.quants import dequantize, quantize
 from safetensors.torch import save_file
 
 from prolora.adapters import lora_state_dict
-from prolora.cli import main
+from prolora.command_line import main
 from prolora.errors import ProLoRAError
 from prolora.files.safetensors import write_safetensors
 from prolora.models.ggml import from_ggml, is_ggml
@@ -191,7 +191,7 @@ def test_the_command_line(tmp_path, capsys):
     files = [str(tmp_path / name) for name in ("style.safetensors", "a.safetensors", "b.gguf")]
     out = str(tmp_path / "out.safetensors")
     for source, target in ((files[1], files[2]), (files[2], files[1])):
-        choices = ["--source", source, "--target", target, "-o", out]
+        choices = ["--source", source, "--target", target, "-o", out, "--force"]
         assert main(["transfer", files[0], *choices]) == 0
         assert "1 of 1 modules transferred" in capsys.readouterr().out
     assert main(["inspect", files[2]]) == 0

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 
 from prolora.adapters import LoraAdapter, VectorPatch, lora_state_dict, parse_adapter_file
 from prolora.adapters.dora import DoraAdapter
-from prolora.cli import main
+from prolora.command_line import main
 from prolora.files.safetensors import read_safetensors
 from prolora.models.key_map import model_of
 from prolora.models.references import WeightRef

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from prolora.adapters import lora_state_dict, parse_adapter_file, read_adapter_file
 from prolora.adapters.accelerators import ACCELERATORS, accelerator_of
 from prolora.adapters.tools import ADAPTERS, kind_of, tool_of
-from prolora.cli import main
+from prolora.command_line import main
 from prolora.errors import ProLoRAError
 from prolora.inspection import describe_adapter
 from prolora.transfer.job import transfer_lora

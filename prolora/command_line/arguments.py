@@ -1,0 +1,111 @@
+"""Arguments that several commands have, and how their values are read.
+
+What a value has to be is said by TransferSettings, for nodes and command line alike.
+"""
+
+import argparse
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..algebra.subspace import can_decompose
+from ..errors import ProLoRAError
+from ..pairing.block_pairs import read_pairs
+from ..transfer.settings import DEFAULTS
+
+_NUMBERS = {float: "number", int: "whole number"}
+
+
+def add_energy(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--energy",
+        type=setting("subspace_energy", float),
+        default=DEFAULTS.subspace_energy,
+        metavar="SHARE",
+        help="share of a weight's energy that its subspace holds (%(default)s)",
+    )
+
+
+def add_device(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--device",
+        type=device_named,
+        default="auto",
+        help="auto, cpu, cuda, cuda:1 ...; auto takes cuda where there is one that is able, else "
+        "cpu (%(default)s)",
+    )
+
+
+def add_pairs(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--pairs",
+        type=Path,
+        metavar="JSON",
+        help="which block of the target takes which of the source, where you know better; "
+        "`similarity --write-pairs` writes all",
+    )
+
+
+def add_force(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--force", action="store_true", help="overwrite files that exist")
+
+
+def pairs_of(options: argparse.Namespace) -> dict[str, str | None]:
+    """The pairs of --pairs, or none."""
+    return {} if options.pairs is None else read_pairs(options.pairs)
+
+
+def given(*paths: Path | None) -> list[Path]:
+    """The paths that were given."""
+    return [path for path in paths if path is not None]
+
+
+def output(text: str) -> Path:
+    """The path of a file to write."""
+    if text.endswith(tuple(filter(None, (os.sep, os.altsep)))):
+        raise argparse.ArgumentTypeError(f"{text} is a folder. Name a file in it")
+    return Path(text)
+
+
+def setting(name: str, kind: type[float] | type[int]) -> Callable[[str], Any]:
+    """What reads a number of TransferSettings.
+
+    Args:
+        name: of the field.
+    """
+
+    def read(text: str) -> Any:
+        value: Any
+        try:
+            value = kind(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"{text!r} is no {_NUMBERS[kind]}") from None
+        try:
+            replace(DEFAULTS, **{name: value})
+        except ProLoRAError as error:
+            raise argparse.ArgumentTypeError(str(error)) from None
+        return value
+
+    return read
+
+
+def device_named(name: str) -> torch.device:
+    """The device of a name; `auto` is the GPU that can decompose a weight, else the CPU."""
+    if name == "auto":
+        return torch.device("cuda" if can_decompose(torch.device("cuda")) else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise argparse.ArgumentTypeError(
+            f"{name!r} is no device. Choose auto, cpu, cuda, or cuda:1 for the second GPU"
+        ) from None
+    if not can_decompose(device):
+        raise argparse.ArgumentTypeError(
+            f"the device {name} is not there, or cannot compute in float64 as subspaces need it. "
+            "Choose auto or cpu"
+        )
+    return device

@@ -1,0 +1,108 @@
+"""The files that a command reads and writes: refused before the long job, written after it."""
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..adapters.suffixes import split_key
+from ..errors import ProLoRAError
+from ..files.atomic_write import atomic_write
+from ..files.safetensors import open_safetensors
+from ..models.key_map import load_checkpoint
+from ..models.model import Model
+
+
+def load_pair(source: Path, target: Path) -> tuple[Model, Model]:
+    """The two checkpoints of a job; only their headers are read.
+
+    Raises:
+        ProLoRAError: one is a LoRA or cannot be read, or both are the same.
+    """
+    models = checkpoint(source), checkpoint(target)
+    if source.samefile(target):
+        raise ProLoRAError(
+            f"{source} is the source and the target as well. Name the checkpoint that the LoRA was "
+            "trained on as one, and the one to use it on as the other."
+        )
+    return models
+
+
+def checkpoint(path: Path) -> Model:
+    """A checkpoint, of which only the header is read.
+
+    Raises:
+        ProLoRAError: it is a LoRA, or cannot be read.
+    """
+    if is_lora(header(path)[0]):
+        raise ProLoRAError(f"{path.name} is a LoRA, not a checkpoint. Choose a checkpoint.")
+    return load_checkpoint(path)
+
+
+def is_lora(keys: Sequence[str]) -> bool:
+    return bool(keys) and 2 * sum(split_key(key) is not None for key in keys) >= len(keys)
+
+
+def header(path: Path) -> tuple[list[str], dict[str, str]]:
+    """Keys and metadata of a safetensors file; none of a folder or a GGUF file."""
+    if path.is_dir() or path.suffix.lower() == ".gguf":
+        return [], {}
+    with open_safetensors(path) as handle:
+        return list(handle.keys()), handle.metadata() or {}
+
+
+def lora_path(path: Path) -> Path:
+    """The path of a LoRA to write: .safetensors is added where it is missing."""
+    named = path.suffix.lower() == ".safetensors" or path.is_dir()  # which is refused
+    return path if named else path.with_name(f"{path.name}.safetensors")
+
+
+def check_outputs(outputs: Sequence[Path], inputs: Sequence[Path], force: bool) -> None:
+    """Refuses names under which nothing could be written, or something would be lost.
+
+    Args:
+        inputs: files and folders that the command reads, which are never written to.
+        force: whether other files may be overwritten.
+
+    Raises:
+        ProLoRAError: it must be refused.
+    """
+    taken = list(inputs)
+    for path in outputs:
+        if path.is_dir():
+            raise ProLoRAError(f"{path} is a folder. Name a file in it.")
+        for other in taken:
+            _refuse_second_name(path, other)
+        if path.exists() and not path.is_file():
+            raise ProLoRAError(f"{path} is no ordinary file. Choose another name.")
+        if path.exists() and not force:
+            raise ProLoRAError(f"{path} exists. Choose another name, or overwrite it with --force.")
+        _try_folder(path)
+        taken.append(path)
+
+
+def _refuse_second_name(path: Path, other: Path) -> None:
+    same = path.exists() and other.exists() and path.samefile(other)
+    inside = path.exists() and other.resolve() in (path.parent.resolve() / path.name).parents
+    if same or inside or path.resolve() == other.resolve():
+        raise ProLoRAError(
+            f"{path} is {'part of ' + str(other) if inside else 'named twice'}; what is there "
+            "would be lost. Choose another name."
+        )
+
+
+def _try_folder(path: Path) -> None:
+    """Refuses a folder that cannot be written to, or made."""
+    folder = next(parent for parent in path.absolute().parents if parent.exists())
+    try:
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise ProLoRAError(
+            f"{path.name} could not be saved in {path.parent}: {error}. Choose another folder."
+        ) from error
+
+
+def write_text(path: Path, text: str, said: list[str]) -> None:
+    """Writes a text, and adds to what is said that it was written."""
+    with atomic_write(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    said.append(f"wrote {path}")

@@ -1,0 +1,30 @@
+"""The program: its commands, and what is said when memory does not suffice."""
+
+from collections.abc import Sequence
+
+import torch
+
+from ..errors import ProLoRAError
+from . import inspect, similarity, transfer
+from .command import parser_of
+from .terminal import print_anything
+
+COMMANDS = (transfer.COMMAND, similarity.COMMAND, inspect.COMMAND)
+
+
+def run(arguments: Sequence[str] | None) -> None:
+    """Runs the command that the arguments name.
+
+    Raises:
+        ProLoRAError: the user can act on it.
+        SystemExit: for --help, --version and wrong usage.
+    """
+    print_anything()
+    options = parser_of(COMMANDS).parse_args(arguments)
+    try:
+        options.run(options)
+    except torch.cuda.OutOfMemoryError as error:
+        raise ProLoRAError(
+            f"The memory of {options.device} does not suffice. Close what else uses it, or choose "
+            "--device cpu, which is slower."
+        ) from error
