@@ -128,18 +128,11 @@ def _assembled(
 
 
 def _taken(place: Place, base: Model, tuned: Model, settings: ExtractionSettings) -> _Taken:
-    row = ModuleReport(
-        name=_row_name(place),
-        status="skipped",
-        reason=place.reason,
-        source_key=str(place.ref) if place.ref.key in tuned.weights else "",
-        target_key=str(place.ref) if place.ref.key in base.weights else "",
-        source_shape=tuned.shape(place.ref) if place.ref.key in tuned.weights else (),
-        target_shape=base.shape(place.ref) if place.ref.key in base.weights else (),
-    )
-    unread = place.reason and not (row.source_shape == row.target_shape != ())
-    if unread or _holds_no_numbers(place, base):
-        return _Taken(row if place.reason else replace(row, reason="it holds whole numbers"))
+    row = _row(place, base, tuned)
+    if not place.is_in_both:
+        return _Taken(row)
+    if _holds_no_numbers(place, base):
+        return _Taken(replace(row, reason="it holds whole numbers"))
     weight, other = (
         model.weight(place.ref, settings.device, settings.dtype) for model in (base, tuned)
     )
@@ -147,11 +140,9 @@ def _taken(place: Place, base: Model, tuned: Model, settings: ExtractionSettings
         return _Taken(replace(row, reason=IDENTICAL))
     if _is_rounding(weight, other):
         return _Taken(replace(row, reason=ROUNDING))
-    difference = other - weight
-    size = float(torch.linalg.vector_norm(weight, dtype=torch.float64))
-    norm = float(torch.linalg.vector_norm(difference, dtype=torch.float64))
-    drift = norm / size if size else math.inf
-    row = replace(row, measures=Measures(drift=drift if math.isfinite(drift) else None))
+    size, difference = _norm(weight), other - weight
+    drift = _norm(difference) / size if size else math.inf
+    row = replace(row, measures=Measures(drift=drift if size else None))
     if place.reason:
         return _Taken(row)
     if drift < settings.least:
@@ -159,6 +150,12 @@ def _taken(place: Place, base: Model, tuned: Model, settings: ExtractionSettings
     if place.role != "lora":
         patch = VectorPatch(place.name, place.role, difference.cpu())
         return _Taken(replace(row, status="copied", reason="whole", family=patch.kind), patch)
+    return _cut(place, row, difference, settings)
+
+
+def _cut(
+    place: Place, row: ModuleReport, difference: torch.Tensor, settings: ExtractionSettings
+) -> _Taken:
     truncated = DenseUpdate(difference.flatten(1)).truncate(settings.rank, settings.energy)
     adapter = made_lora(place.name, truncated.factors, tuple(difference.shape[1:]))
     row = replace(
@@ -169,12 +166,27 @@ def _taken(place: Place, base: Model, tuned: Model, settings: ExtractionSettings
         energy_kept=1 - truncated.dropped,
         energy_dropped=truncated.dropped,
     )
-    return _Taken(row, adapter, norm**2)
+    return _Taken(row, adapter, _norm(difference) ** 2)
 
 
-def _row_name(place: Place) -> str:
+def _norm(tensor: torch.Tensor) -> float:
+    return float(torch.linalg.vector_norm(tensor, dtype=torch.float64))
+
+
+def _row(place: Place, base: Model, tuned: Model) -> ModuleReport:
+    """Of what is left out, as far as nothing was read."""
+    key = place.ref.key
     name = place.name or str(place.ref)
-    return name if place.role == "lora" or not place.name else f"{name}.{place.role}"
+    shapes = [model.shape(place.ref) if key in model.weights else () for model in (tuned, base)]
+    return ModuleReport(
+        name=name if place.role == "lora" or not place.name else f"{name}.{place.role}",
+        status="skipped",
+        reason=place.reason,
+        source_key=str(place.ref) if key in tuned.weights else "",
+        target_key=str(place.ref) if key in base.weights else "",
+        source_shape=shapes[0],
+        target_shape=shapes[1],
+    )
 
 
 def _holds_no_numbers(place: Place, base: Model) -> bool:

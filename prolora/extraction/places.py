@@ -2,13 +2,14 @@
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..errors import ProLoRAError
 from ..models.model import Model
 from ..models.module_names import is_text_encoder
 from ..models.quantised import is_beside_a_weight
 from ..models.references import WeightRef
+from ..pairing.module_pairs import by
 from ..pairing.module_tree import Node, module_tree, other_widths
 
 _ENOUGH = 0.5  # of the base's matrices; a tuned model that has fewer of them is another one
@@ -22,13 +23,15 @@ class Place:
         ref: where it lies in the base, and in the tuned model too.
         name: the module's name; "" where a LoRA file has none for it.
         role: what holds its difference: "lora", "diff" or "diff_b"; see adapters/difference.py.
-        reason: why it is left out before it is read; "" if it is compared.
+        reason: why it is left out, if it differs; "" if it is not.
+        is_in_both: whether both models have it, in one shape.
     """
 
     ref: WeightRef
     name: str
     role: str
     reason: str = ""
+    is_in_both: bool = True
 
 
 def places_of(base: Model, tuned: Model) -> list[Place]:
@@ -50,7 +53,7 @@ def places_of(base: Model, tuned: Model) -> list[Place]:
     known = set(base.weights)
     missing = [key for key in _keys(tuned) if key not in known]
     found += [
-        Place(WeightRef(key), "", "diff", f"not in the base {base.name}")
+        Place(WeightRef(key), "", "diff", f"not in the base {base.name}", is_in_both=False)
         for key in missing
         if not (lone and _root(key) in {_root(text) for text in texts})
     ]
@@ -91,6 +94,7 @@ def _places(key: str, base: Model) -> Iterator[Place]:
     name, parts = _whole(key, base), _parts(key, base)
     if name or not parts:
         reason = "" if name else "no name in a LoRA file means it"
+        reason = reason if shape else "a single number, which no LoRA file holds"
         yield Place(WeightRef(key), name, role, reason)
         return
     yield from (Place(ref, part, role) for ref, part in parts.items())
@@ -113,18 +117,17 @@ def _parts(key: str, model: Model) -> dict[WeightRef, str]:
     for part, ref, name in sorted(named, key=lambda one: (one[0].start, -one[0].length)):
         if part.start == end:
             found[ref], end = name, end + part.length
-    return found if end == model.weights.shape(key)[0] else {}
+    return found if named and end == model.weights.shape(key)[0] else {}
 
 
 def _checked(place: Place, base: Model, tuned: Model) -> Place:
     key = place.ref.key
     if key not in tuned.weights:
-        return Place(place.ref, place.name, place.role, f"not in {tuned.name}")
+        return replace(place, reason=f"not in {tuned.name}", is_in_both=False)
     ours, theirs = base.weights.shape(key), tuned.weights.shape(key)
     if ours != theirs:
-        shapes = [" x ".join(map(str, shape)) for shape in (ours, theirs)]
-        reason = f"{shapes[0]} in {base.name}, {shapes[1]} in {tuned.name}"
-        return Place(place.ref, place.name, place.role, reason)
+        reason = f"{by(ours)} in {base.name}, {by(theirs)} in {tuned.name}"
+        return replace(place, reason=reason, is_in_both=False)
     return place
 
 

@@ -45,6 +45,7 @@ def full_model(name: str, **changed: torch.Tensor) -> Model:
         "diffusion_model.norm.weight": (16,),
         "diffusion_model.norm.bias": (16,),
         "diffusion_model.modulation": (1, 6, 16),
+        "diffusion_model.scale": (),
         "diffusion_model.qkv.weight": (72, 16),
         "text.layer.weight": (16, 8),
         "vae.conv.weight": (4, 4),
@@ -55,9 +56,8 @@ def full_model(name: str, **changed: torch.Tensor) -> Model:
         f"lora_unet_{module}": WeightRef(f"diffusion_model.{module}.weight")
         for module in ("linear", "conv", "norm", "qkv")
     }
-    named |= {
-        key: WeightRef(key) for key in ("diffusion_model.modulation", "diffusion_model.positions")
-    }
+    lone = [f"diffusion_model.{name}" for name in ("modulation", "scale", "positions")]
+    named |= {key: WeightRef(key) for key in lone}
     parts = {f"qkv.{n}": Slice(0, 24 * i, 24) for i, n in enumerate("qkv")}
     named |= {n: WeightRef("diffusion_model.qkv.weight", part) for n, part in parts.items()}
     named |= {"lora_te_layer": WeightRef("text.layer.weight")}
@@ -69,8 +69,9 @@ def tuned_model(drift: float = 0.3) -> Model:
     changed = {
         key: drifted(base.read(key), drift, seed)
         for seed, key in enumerate(base)
-        if base.read(key).is_floating_point()
+        if base.read(key).is_floating_point() and base.shape(key)
     }
+    changed["diffusion_model.scale"] = 1.5 * base.read("diffusion_model.scale")
     return full_model("B", **changed)
 
 
@@ -123,13 +124,14 @@ def test_a_whole_model(naming):
         if "positions" in key:
             continue
         assert relative_error(ours, wanted) > 0.1
-        if key.startswith("vae"):
+        if key.startswith("vae") or not wanted.shape:
             assert np.array_equal(matrix_of(got[key]), ours)
         else:
             assert relative_error(matrix_of(got[key]), wanted) < 1e-5, key
     said = {row.name: (row.status, row.reason) for row in result.report.rows}
     assert said["diffusion_model.positions.diff"] == ("skipped", "it holds whole numbers")
     assert not [name for name in said if "vae" in name]
+    assert said["diffusion_model.scale.diff"][1].startswith("a single number")
     assert said["lora_unet_norm.diff"][0] == said["lora_unet_linear.diff_b"][0] == "copied"
 
 
@@ -147,7 +149,7 @@ def test_a_file_of_fewer_digits_is_as_exact_as_they_are(dtype, error):
     read = parse_adapter_file(tensors, "difference.safetensors")
     assert (read.left_out, read.unknown) == ({}, ())
     got = added(base, read.contents)
-    for key in (ref.key for ref in base.key_map.values() if "positions" not in ref.key):
+    for key in (ref.key for ref in base.key_map.values() if base.shape(ref) not in ((), (9,))):
         ours, wanted = (matrix_of(m.weights.read(key)) for m in (base, tuned))
         change = np.linalg.norm(wanted - ours)
         assert change > 0.1 * np.linalg.norm(ours)
@@ -501,7 +503,7 @@ def test_strangers_are_refused():
 
 
 def test_a_model_and_itself_are_refused():
-    with pytest.raises(ProLoRAError, match=r"Nothing of A differs .* 8 are identical.*save"):
+    with pytest.raises(ProLoRAError, match=r"Nothing of A differs .* 9 are identical.*save"):
         extract_difference(full_model("A"), full_model("A"))
 
 
