@@ -2,6 +2,7 @@
 
 from .apply_lora import ApplyTransferredLora
 from .encode_prompts import EncodePrompts
+from .extract_difference import ExtractDifference
 from .load_recording import LoadRecording
 from .load_source_lora import LoadSourceLora
 from .record_lora import RecordSourceLora
@@ -22,6 +23,7 @@ NODE_CLASS_MAPPINGS = {
     "ProLoRASaveRecording": SaveRecording,
     "ProLoRALoadRecording": LoadRecording,
     "ProLoRARefine": RefineTransferredLora,
+    "ProLoRAExtract": ExtractDifference,
 }
 
 NODE_DISPLAY_NAME_MAPPINGS = {
@@ -35,4 +37,5 @@ NODE_DISPLAY_NAME_MAPPINGS = {
     "ProLoRASaveRecording": "Save Recording",
     "ProLoRALoadRecording": "Load Recording",
     "ProLoRARefine": "Refine Transferred LoRA",
+    "ProLoRAExtract": "Extract Difference as LoRA",
 }

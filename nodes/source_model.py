@@ -1,15 +1,25 @@
-"""The source model: a file that is read but never loaded, or a MODEL of the graph."""
+"""A model that weights are read of: a file that is never loaded, or a MODEL of the graph."""
 
 from ..prolora.errors import ProLoRAError
 from ..prolora.models.model import Model
 from . import host
 
-FROM_INPUT = "(the connected source_model)"
+
+def from_input(side="source"):
+    """The entry of the list of files that stands for the connected MODEL."""
+    return f"(the connected {side}_model)"
 
 
-def checkpoint_input(tooltip):
-    """An input that chooses a checkpoint or diffusion model, or the connected source_model."""
-    return ([*host.model_names(), FROM_INPUT], {"tooltip": tooltip})
+FROM_INPUT = from_input()
+
+
+def checkpoint_input(tooltip, side="source"):
+    """An input that chooses a checkpoint or diffusion model, or the connected MODEL.
+
+    Args:
+        side: what the input's name begins with: source, base or tuned.
+    """
+    return ([*host.model_names(), from_input(side)], {"tooltip": tooltip})
 
 
 SOURCE_INPUTS = {
@@ -22,26 +32,29 @@ SOURCE_INPUTS = {
 
 
 def chosen_source(
-    source_checkpoint, source_model, source_clip, unique_id, prompt, recording=None
+    checkpoint, model, clip, unique_id, prompt, recording=None, side="source"
 ) -> Model:
-    """The connected source_model, else the chosen file, else the source of the recording.
+    """The connected MODEL, else the chosen file, else the source of the recording.
+
+    Args:
+        side: see checkpoint_input.
 
     Raises:
-        ProLoRAError: there is neither, or a source_clip without a source_model, or the file is not
-            a model (see host.model_from_file).
+        ProLoRAError: there is neither, or a CLIP without a MODEL, or the file is not a model (see
+            host.model_from_file).
     """
-    if source_clip is not None and source_model is None:
+    if clip is not None and model is None:
         raise ProLoRAError(
-            "source_clip is connected without a source_model. Connect both, or neither: a "
-            "source_checkpoint brings its own text encoder."
+            f"{side}_clip is connected without a {side}_model. Connect both, or neither: a "
+            f"{side}_checkpoint brings its own text encoder."
         )
-    if source_model is not None:
-        name = host.file_behind(prompt or {}, unique_id, "source_model") or "the source MODEL"
-        return host.model_from_graph(source_model, source_clip, name)
-    if source_checkpoint == FROM_INPUT and recording is not None:
+    if model is not None:
+        name = host.file_behind(prompt or {}, unique_id, f"{side}_model") or f"the {side} MODEL"
+        return host.model_from_graph(model, clip, name)
+    if checkpoint == from_input(side) and recording is not None:
         return recording.source
-    if source_checkpoint == FROM_INPUT:
+    if checkpoint == from_input(side):
         raise ProLoRAError(
-            "No source: connect a MODEL to source_model, or choose a source_checkpoint."
+            f"No {side}: connect a MODEL to {side}_model, or choose a {side}_checkpoint."
         )
-    return host.model_from_file(host.model_path(source_checkpoint))
+    return host.model_from_file(host.model_path(checkpoint))

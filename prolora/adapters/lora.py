@@ -117,10 +117,18 @@ def moved_lora(
         reshape: see LoraAdapter.
     """
     truncated = update.truncate(rank)
-    factors = truncated.factors
+    adapter = replace(made_lora(name, truncated.factors, inputs), reshape=reshape)
+    return Retargeted(adapter, truncated.factors.energy(), truncated.dropped)
+
+
+def made_lora(name: str, factors: LowRankUpdate, inputs: tuple[int, ...]) -> LoraAdapter:
+    """Factors as a LoRA whose alpha equals its rank, on the CPU.
+
+    Args:
+        inputs: see moved_lora.
+    """
     up, down = _in_layout(factors.up.cpu(), factors.down.cpu(), inputs)
-    adapter = LoraAdapter(name, up, down, float(factors.rank), reshape)
-    return Retargeted(adapter, factors.energy(), truncated.dropped)
+    return LoraAdapter(name, up, down, float(factors.rank))
 
 
 def _in_layout(

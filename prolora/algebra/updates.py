@@ -123,13 +123,19 @@ class DenseUpdate:
     def energy(self) -> float:
         return float(torch.linalg.vector_norm(self.delta, dtype=torch.float64).square())
 
-    def truncate(self, rank: int) -> "Truncated":
-        """See Update. From the smaller Gram matrix, as the subspaces are."""
+    def truncate(self, rank: int, energy: float | None = None) -> "Truncated":
+        """See Update. From the smaller Gram matrix, as the subspaces are.
+
+        Args:
+            energy: the share to keep if the rank has room for it: the smaller rank is taken.
+        """
         wide = self.delta.shape[0] <= self.delta.shape[1]
         delta = (self.delta if wide else self.delta.T).double()
         eigenvalues, eigenvectors = torch.linalg.eigh(delta @ delta.T)
         squared = eigenvalues.flip(0).clamp_min(0)
-        wanted = rank or max(smallest_rank(squared, KEPT), 1)
+        wanted = rank or max(smallest_rank(squared, energy or KEPT), 1)
+        if rank and energy:
+            wanted = min(rank, max(smallest_rank(squared, energy), 1))
         present = int((squared > squared[0] * _ROUNDING).sum())
         k = max(min(wanted, present), 1)
         short = eigenvectors.flip(1)[:, :k]

@@ -106,11 +106,16 @@ def as_linear(shape: tuple[int, ...]) -> tuple[int, ...]:
     return shape[:2] if set(shape[2:]) == {1} else shape
 
 
-def other_widths(source: Node, target: Node) -> str:
+def other_widths(
+    source: Node, target: Node, sides: tuple[str, str] = ("the source", "the target")
+) -> str:
     """A sentence that shows how the widths of two models differ; "" if they do not.
 
     One kind of module with another shape does not count: an inpainting model differs from its base
     in the number of inputs alone.
+
+    Args:
+        sides: what to call the two models.
     """
     ours, theirs = source.shapes_by_kind(), target.shapes_by_kind()
     differ = [kind for kind in ours if ours[kind].isdisjoint(theirs.get(kind, ours[kind]))]
@@ -120,7 +125,7 @@ def other_widths(source: Node, target: Node) -> str:
     unclear = {kind: ("*" not in kind, len(min(ours[kind])), len(ours[kind])) for kind in differ}
     kind = min(differ, key=lambda kind: (unclear[kind], min(ours[kind])))
     shapes = [" x ".join(map(str, min(kinds[kind]))) for kinds in (ours, theirs)]
-    return f"{kind} is {shapes[0]} in the source, {shapes[1]} in the target"
+    return f"{kind} is {shapes[0]} in {sides[0]}, {shapes[1]} in {sides[1]}"
 
 
 def path_of(model: Model, key: str) -> str:

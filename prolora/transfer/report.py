@@ -21,6 +21,7 @@ class Measures:
         quadrants: energies of the four parts of the update, split by the source's subspaces.
         readouts_off: how far from the source's read-outs the copied module's are on the target, and
             the calibrated one's (where it was not fitted), as shares of their norm.
+        drift: ||W_t - W_s|| / ||W_s||, of an extraction, whose source is the base.
     """
 
     source_rank: int | None = None
@@ -29,6 +30,7 @@ class Measures:
     similarity: Similarity | None = None
     quadrants: Quadrants | None = None
     readouts_off: tuple[float, float] | None = None
+    drift: float | None = None
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ class ModuleReport:
     """One row.
 
     Attributes:
-        status: "moved" (projected), "copied" (as it was) or "skipped".
+        status: "moved" (projected, or extracted), "copied" (as it was) or "skipped".
         reason: why it was copied or skipped.
         source_key, target_key: the weights, with their slice where they are fused; "" if unknown.
         source_shape, target_shape: of the weights; () where there is none.
@@ -74,6 +76,7 @@ class ModuleReport:
             row[f"energy_{part.name}"] = share
         off = self.measures.readouts_off or (None, None)
         row |= dict(zip(("readouts_off_copied", "readouts_off"), off, strict=True))
+        row["drift"] = self.measures.drift
         return row
 
 

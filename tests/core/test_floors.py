@@ -18,6 +18,7 @@ FLOORS = (
     ("naming",),
     ("pairing",),
     ("transfer",),
+    ("extraction",),
     ("recording",),
     ("comparison",),
     ("inspection", "__init__"),

@@ -41,6 +41,7 @@ FIELDS = {
     *("rank_in", "rank_out", "energy_kept", "energy_dropped"),
 }
 OF_A_RECORDING = {"readouts_off_copied", "readouts_off"}
+OF_AN_EXTRACTION = {"drift"}
 
 
 def mixed_result():
@@ -79,7 +80,7 @@ def test_every_row_in_json_has_every_field():
     assert report["settings"]["threshold"] == "0.8"
     assert len(report["rows"]) == 7
     for row in report["rows"]:
-        assert row.keys() == FIELDS | OF_A_RECORDING
+        assert row.keys() == FIELDS | OF_A_RECORDING | OF_AN_EXTRACTION
     rows = {row["name"]: row for row in report["rows"]}
     moved = rows["moved"]
     assert all(moved[field] is not None for field in FIELDS)

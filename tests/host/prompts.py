@@ -28,6 +28,15 @@ class PromptBuilder:
         defaults = {"threshold": 0.8, "rank": 0, "mode": "full", "subspace_energy": 0.8}
         return self.node("ProLoRATransfer", source_lora=source, model=model, **(defaults | inputs))
 
+    def extract(self, base: list | str, tuned: list | str, **inputs: Any) -> list:
+        """All of the difference of two files or MODELs, but for what the inputs say."""
+        chosen: dict[str, Any] = {"rank": 0, "energy": 1.0, "least": 0.0}
+        for side, model in (("base", base), ("tuned", tuned)):
+            is_file = isinstance(model, str)
+            chosen[f"{side}_checkpoint"] = model if is_file else f"(the connected {side}_model)"
+            chosen[f"{side}_model"] = None if is_file else model
+        return self.node("ProLoRAExtract", **(chosen | inputs))
+
     def record(self, source: list, model: list, names: str = "cat, dog, apple", **inputs) -> list:
         """A recording by the demo's prompts: few samples, four steps."""
         cond = self.node("EmojiPrompt", names=names)
