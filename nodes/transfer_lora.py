@@ -24,6 +24,9 @@ class ProLoraTransfer:
     OUTPUT_TOOLTIPS = ("The LoRA for this model.", "What was moved, what stayed behind, and why.")
     FUNCTION = "transfer"
 
+    def __init__(self):
+        self.kept = host.kept()
+
     @classmethod
     def INPUT_TYPES(cls):
         return {
@@ -136,7 +139,7 @@ class ProLoraTransfer:
         host.make_room(source_lora.file.module_names, target)
         job = source_lora, target, settings
         if recording is None:
-            result = transfer_resolved(*job, host.Progress())
+            result = transfer_resolved(*job, host.Progress(), kept=self.kept)
         else:
             result = self.calibrated(job, recording, model, clip)
         named = rename(result.contents, target.key_map, target.architecture)
@@ -145,8 +148,7 @@ class ProLoraTransfer:
         host.show(summary, unique_id, warning_of(result.report))
         return {"ui": {"text": [summary]}, "result": (lora, summary)}
 
-    @staticmethod
-    def calibrated(job, recording, model, clip):
+    def calibrated(self, job, recording, model, clip):
         source_lora, target, settings = job
         bare = host.without_loras(model)
         if settings.settled(recorded=True).mode == CALIBRATED:
@@ -154,6 +156,5 @@ class ProLoraTransfer:
         text = None if clip is None else host.text_network_of(host.clip_without_loras(clip))
         network = host.network_of(bare)
         with host.memory_explained():
-            return transfer_recorded(
-                source_lora, target, recording, network, settings, host.Progress(), text
-            )
+            listened = source_lora, target, recording, network, settings
+            return transfer_recorded(*listened, host.Progress(), text, kept=self.kept)

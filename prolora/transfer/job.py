@@ -1,6 +1,7 @@
 """The job, a stage after the other: resolve, align, plan, run, assemble. Data goes one way."""
 
 from ..adapters import AdapterFile
+from ..algebra.kept import NOTHING_KEPT, Forgetful
 from ..algebra.precision import full_float32
 from ..models.model import Model
 from ..models.outline import refuse_outline
@@ -41,11 +42,14 @@ def transfer_resolved(
     settings: TransferSettings,
     progress: Progress = lambda done, total, name: None,
     maps: Maps | None = None,
+    kept: Forgetful = NOTHING_KEPT,
 ) -> TransferResult:
     """Moves a LoRA whose source is known; see transfer_lora.
 
     Args:
         maps: where the maps come from, for mode calibrated; else the mode tells.
+        kept: what earlier jobs found on the same weights, by which this one takes less time and
+            gives the same.
 
     Raises:
         ProLoRAError: a weight cannot be read, see Model.weight; nothing can be paired, see plan; or
@@ -54,12 +58,13 @@ def transfer_resolved(
     """
     settings = settings.settled(maps is not None)
     mode = settings.chosen_mode
-    alignment, widths = _aligned(lora, target, settings, progress)
+    kept.begin_job()
+    alignment, widths = _aligned(lora, target, settings, progress, kept)
     made = plan(lora, alignment, target, mode.crosses_widths, widths)
     check_rank(made.pairs, settings.rank)
     if maps is None and mode.provider is not None:
         refuse_outline(lora.source, mode.name)
-        maps = mode.provider(settings.subspace_energy)
+        maps = mode.provider(settings.subspace_energy, kept)
     if maps is not None:
         maps.prepare(made.pairs)
     tasks = tasks_of(made.pairs, lora.source, target, settings)
@@ -69,7 +74,11 @@ def transfer_resolved(
 
 
 def _aligned(
-    lora: ResolvedLora, target: Model, settings: TransferSettings, progress: Progress
+    lora: ResolvedLora,
+    target: Model,
+    settings: TransferSettings,
+    progress: Progress,
+    kept: Forgetful,
 ) -> tuple[Alignment, str]:
     """Which block serves which, and the widths in which the models differ, unless those may.
 
@@ -77,7 +86,7 @@ def _aligned(
     """
     across = settings.chosen_mode.crosses_widths
     similarity = RandomizedBlockSimilarity(
-        lora.source, target, settings.device, lambda name: progress(0, 1, name), lora.weights
+        lora.source, target, settings.device, lambda name: progress(0, 1, name), lora.weights, kept
     )
     trees = module_tree(lora.source), module_tree(target)
     found = align(*trees, similarity, settings.pairs, lora.weights, across_widths=across)
