@@ -9,7 +9,7 @@ from ..prolora.transfer.modes import CALIBRATED, MODES, describe_modes, mode_nam
 from ..prolora.transfer.report_text import summary_of, warning_of
 from ..prolora.transfer.settings import DEFAULTS, TransferSettings
 from . import host
-from .shared_inputs import ENERGY_INPUT, PAIRS_INPUT
+from .shared_inputs import ENERGY_INPUT, PAIRS_INPUT, SHARE_INPUT
 from .transferred_lora import TransferredLora
 
 
@@ -95,6 +95,7 @@ class ProLoraTransfer:
                         "calibrated)."
                     },
                 ),
+                **SHARE_INPUT,
             },
             "hidden": {"unique_id": "UNIQUE_ID", "prompt": "PROMPT"},
         }
@@ -122,6 +123,7 @@ class ProLoraTransfer:
         copy_identical=True,
         pairs="",
         recording=None,
+        unserved=DEFAULTS.unserved,
         unique_id="",
         prompt=None,
     ):
@@ -133,6 +135,7 @@ class ProLoraTransfer:
             copy_identical=copy_identical,
             device=host.device(),
             pairs=parse_pairs(pairs),
+            unserved=unserved,
         )
         name = host.file_behind(prompt or {}, unique_id, "model") or "the MODEL of the graph"
         target = host.model_from_graph(model, clip, name)

@@ -1,19 +1,23 @@
 """The job, a stage after the other: resolve, align, plan, run, assemble. Data goes one way."""
 
+from dataclasses import dataclass
+
 from ..adapters import AdapterFile
 from ..algebra.kept import NOTHING_KEPT, Forgetful
 from ..algebra.precision import full_float32
 from ..models.model import Model
 from ..models.outline import refuse_outline
-from ..pairing.alignment import Alignment, align
+from ..pairing.alignment import Alignment, align, align_blocks
 from ..pairing.block_similarity import RandomizedBlockSimilarity
 from ..pairing.module_tree import module_tree, other_widths
+from ..pairing.unserved import neighbours
 from .assemble import TransferResult, assemble
 from .backends import Progress, serial
 from .maps import Maps
 from .plan import check_rank, plan
 from .resolve import ResolvedLora, resolve
 from .settings import TransferSettings
+from .shares import share
 from .tasks import tasks_of
 
 
@@ -59,8 +63,9 @@ def transfer_resolved(
     settings = settings.settled(maps is not None)
     mode = settings.chosen_mode
     kept.begin_job()
-    alignment, widths = _aligned(lora, target, settings, progress, kept)
-    made = plan(lora, alignment, target, mode.crosses_widths, widths)
+    found = _aligned(lora, target, settings, progress, kept)
+    across = mode.crosses_widths
+    made = plan(lora, found.alignment, target, across, found.widths, found.shares)
     check_rank(made.pairs, settings.rank)
     if maps is None and mode.provider is not None:
         refuse_outline(lora.source, mode.name)
@@ -68,9 +73,24 @@ def transfer_resolved(
     if maps is not None:
         maps.prepare(made.pairs)
     tasks = tasks_of(made.pairs, lora.source, target, settings)
-    found = {id(pair): result for pair, result in serial(tasks, maps, progress)}
-    results = [(pair, found[id(pair)]) for pair in made.pairs]  # in the order of the file
-    return assemble(lora, target, alignment, made, results, settings)
+    of_pair = {id(pair): result for pair, result in serial(tasks, maps, progress)}
+    results = [(pair, of_pair[id(pair)]) for pair in made.pairs]  # in the order of the file
+    results = share(results, settings.unserved, settings.rank)
+    return assemble(lora, target, found.alignment, made, results, settings)
+
+
+@dataclass(frozen=True)
+class _Aligned:
+    """Which block serves which.
+
+    Attributes:
+        widths: in which the models differ; "" where the mode goes from one to another.
+        shares: see plan.
+    """
+
+    alignment: Alignment
+    widths: str
+    shares: tuple[Alignment, ...]
 
 
 def _aligned(
@@ -79,15 +99,14 @@ def _aligned(
     settings: TransferSettings,
     progress: Progress,
     kept: Forgetful,
-) -> tuple[Alignment, str]:
-    """Which block serves which, and the widths in which the models differ, unless those may.
-
-    Of two models that line up, no weight is read for it.
-    """
+) -> _Aligned:
+    """Of two models that line up, no weight is read for it."""
     across = settings.chosen_mode.crosses_widths
     similarity = RandomizedBlockSimilarity(
         lora.source, target, settings.device, lambda name: progress(0, 1, name), lora.weights, kept
     )
     trees = module_tree(lora.source), module_tree(target)
     found = align(*trees, similarity, settings.pairs, lora.weights, across_widths=across)
-    return found, "" if across else other_widths(*trees)
+    sides = neighbours(found.blocks) if settings.unserved else ()
+    shares = (align_blocks(*trees, similarity, side, lora.weights, across) for side in sides)
+    return _Aligned(found, "" if across else other_widths(*trees), tuple(shares))
