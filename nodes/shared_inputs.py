@@ -32,3 +32,19 @@ PAIRS_INPUT = {
         },
     ),
 }
+
+SHARE_INPUT = {
+    "unserved": (
+        "FLOAT",
+        {
+            "default": DEFAULTS.unserved,
+            "min": 0.0,
+            "max": 1.0,
+            "step": 0.05,
+            "advanced": True,
+            "tooltip": "Blocks of this model that no block of the source serves (a deepened model "
+            "has some): the share that they get of what goes to their neighbours, as far as the "
+            "threshold lets it pass. 0 leaves them alone.",
+        },
+    ),
+}

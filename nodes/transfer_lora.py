@@ -9,7 +9,7 @@ from ..prolora.transfer.modes import CALIBRATED, MODES, describe_modes, mode_nam
 from ..prolora.transfer.report_text import summary_of, warning_of
 from ..prolora.transfer.settings import DEFAULTS, TransferSettings
 from . import host
-from .shared_inputs import ENERGY_INPUT, PAIRS_INPUT
+from .shared_inputs import ENERGY_INPUT, PAIRS_INPUT, SHARE_INPUT
 from .transferred_lora import TransferredLora
 
 
@@ -23,6 +23,9 @@ class ProLoraTransfer:
     RETURN_NAMES = ("lora", "summary")
     OUTPUT_TOOLTIPS = ("The LoRA for this model.", "What was moved, what stayed behind, and why.")
     FUNCTION = "transfer"
+
+    def __init__(self):
+        self.kept = host.kept()
 
     @classmethod
     def INPUT_TYPES(cls):
@@ -92,6 +95,7 @@ class ProLoraTransfer:
                         "calibrated)."
                     },
                 ),
+                **SHARE_INPUT,
             },
             "hidden": {"unique_id": "UNIQUE_ID", "prompt": "PROMPT"},
         }
@@ -119,6 +123,7 @@ class ProLoraTransfer:
         copy_identical=True,
         pairs="",
         recording=None,
+        unserved=DEFAULTS.unserved,
         unique_id="",
         prompt=None,
     ):
@@ -130,13 +135,14 @@ class ProLoraTransfer:
             copy_identical=copy_identical,
             device=host.device(),
             pairs=parse_pairs(pairs),
+            unserved=unserved,
         )
         name = host.file_behind(prompt or {}, unique_id, "model") or "the MODEL of the graph"
         target = host.model_from_graph(model, clip, name)
         host.make_room(source_lora.file.module_names, target)
         job = source_lora, target, settings
         if recording is None:
-            result = transfer_resolved(*job, host.Progress())
+            result = transfer_resolved(*job, host.Progress(), kept=self.kept)
         else:
             result = self.calibrated(job, recording, model, clip)
         named = rename(result.contents, target.key_map, target.architecture)
@@ -145,8 +151,7 @@ class ProLoraTransfer:
         host.show(summary, unique_id, warning_of(result.report))
         return {"ui": {"text": [summary]}, "result": (lora, summary)}
 
-    @staticmethod
-    def calibrated(job, recording, model, clip):
+    def calibrated(self, job, recording, model, clip):
         source_lora, target, settings = job
         bare = host.without_loras(model)
         if settings.settled(recorded=True).mode == CALIBRATED:
@@ -154,6 +159,5 @@ class ProLoraTransfer:
         text = None if clip is None else host.text_network_of(host.clip_without_loras(clip))
         network = host.network_of(bare)
         with host.memory_explained():
-            return transfer_recorded(
-                source_lora, target, recording, network, settings, host.Progress(), text
-            )
+            listened = source_lora, target, recording, network, settings
+            return transfer_recorded(*listened, host.Progress(), text, kept=self.kept)

@@ -16,6 +16,7 @@ from .files import (
     recording_names,
     recording_path,
 )
+from .kept import kept
 from .loaded_model import clip_without_loras, file_behind, kept_as, model_from_graph, without_loras
 from .network import network_of
 from .sampling import (
@@ -40,6 +41,7 @@ __all__ = [
     "device",
     "encode",
     "file_behind",
+    "kept",
     "kept_as",
     "latent_format",
     "latent_shape",

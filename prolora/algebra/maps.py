@@ -15,17 +15,23 @@ from typing import Protocol
 
 import torch
 
-from .subspace import Subspace
-
 # A linear map of columns: d_s x r -> d_t x r.
 SideMap = Callable[[torch.Tensor], torch.Tensor]
 
 
 class BasisMap(Protocol):
+    __name__: str
+
     def __call__(
         self, columns: torch.Tensor, source: torch.Tensor, target: torch.Tensor
     ) -> torch.Tensor:
         """Columns d_s x r, by bases d_s x k_s and d_t x k_t with orthonormal columns: d_t x r."""
+
+
+# What is added up to the map of a side; apart, since modes have them in common.
+Parts = tuple[BasisMap, ...]
+# (basis map, columns) -> what it makes of them with the two bases of a side.
+Applied = Callable[[BasisMap, torch.Tensor], torch.Tensor]
 
 
 @dataclass(frozen=True)
@@ -92,22 +98,28 @@ def cross_width_map(
     return target[:, :k] @ (source[:, :k].T @ columns)
 
 
-def terms_between(source: Subspace, target: Subspace, maps: Sequence[BasisMap]) -> tuple[Term, ...]:
-    """A term for each map, by the left bases for the outputs and the right ones for the inputs."""
+def terms_of(maps: Sequence[Parts], left: Applied, right: Applied) -> tuple[Term, ...]:
+    """A term for each of the maps.
+
+    Args:
+        left, right: apply a basis map with the bases of the outputs, and of the inputs.
+    """
     return tuple(
-        Term(
-            partial(basis_map, source=source.U, target=target.U),
-            partial(basis_map, source=source.V, target=target.V),
-        )
-        for basis_map in maps
+        Term(partial(_added, parts=parts, apply=left), partial(_added, parts=parts, apply=right))
+        for parts in maps
     )
 
 
-# The modes that project, each by its maps. The paper's Eq. 3 is `prolora`; `full` also moves the
+def _added(columns: torch.Tensor, parts: Parts, apply: Applied) -> torch.Tensor:
+    moved = [apply(part, columns) for part in parts]
+    return sum(moved[1:], start=moved[0])
+
+
+# The modes that project, each by its terms. The paper's Eq. 3 is `prolora`; `full` also moves the
 # two mixed quadrants that Eq. 2 drops; `subspace` is what LoRA-X moves.
-PROJECTION_MODES: dict[str, tuple[BasisMap, ...]] = {
-    "full": (full_map,),
-    "prolora": (subspace_map, null_space_map),
-    "subspace": (subspace_map,),
-    "cross_width": (cross_width_map,),
+PROJECTION_MODES: dict[str, tuple[Parts, ...]] = {
+    "full": ((subspace_map, null_space_map),),
+    "prolora": ((subspace_map,), (null_space_map,)),
+    "subspace": ((subspace_map,),),
+    "cross_width": ((cross_width_map,),),
 }

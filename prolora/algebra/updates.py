@@ -32,6 +32,10 @@ class Update(Protocol):
     def delta(self) -> torch.Tensor:
         """The m x n matrix."""
 
+    @property
+    def matrices(self) -> tuple[torch.Tensor, ...]:
+        """What it is made of."""
+
     def rows(self, start: int, length: int) -> "Update":
         """Some of its rows: the update of a part of a fused weight."""
 
@@ -66,6 +70,10 @@ class LowRankUpdate:
     @property
     def delta(self) -> torch.Tensor:
         return self.up @ self.down
+
+    @property
+    def matrices(self) -> tuple[torch.Tensor, ...]:
+        return self.up, self.down
 
     def rows(self, start: int, length: int) -> "LowRankUpdate":
         return LowRankUpdate(self.up.narrow(0, start, length), self.down)
@@ -111,6 +119,10 @@ class DenseUpdate:
     """An update without a low rank, as its m x n matrix; it is truncated at the end."""
 
     delta: torch.Tensor
+
+    @property
+    def matrices(self) -> tuple[torch.Tensor, ...]:
+        return (self.delta,)
 
     def apply(self, terms: Sequence[Term]) -> "DenseUpdate":
         """See Update. What is held beside delta and the result is a block."""

@@ -131,6 +131,18 @@ def align(
     return _Aligner(source, target, similarity, given, keys, across_widths).run()
 
 
+def align_blocks(
+    source: Node,
+    target: Node,
+    similarity: BlockSimilarity,
+    pairs: Mapping[str, str],
+    wanted: Iterable[str],
+    across_widths: bool = False,
+) -> Alignment:
+    """Links the modules inside these blocks, target -> source, and nothing else; see align."""
+    return _Aligner(source, target, similarity, pairs, set(wanted), across_widths).run_given()
+
+
 @dataclass
 class _Aligner:
     """Walks two module trees together, and collects what an Alignment holds."""
@@ -149,6 +161,9 @@ class _Aligner:
 
     def run(self) -> Alignment:
         self._align_modules(self.source, self.target)
+        return self.run_given()
+
+    def run_given(self) -> Alignment:
         for target_path in sorted(self.given, key=lambda path: path.count(".")):
             source_path = self.given[target_path]
             source = self.source.at(source_path) if source_path else None

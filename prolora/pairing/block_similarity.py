@@ -6,6 +6,7 @@ from typing import Protocol
 
 import torch
 
+from ..algebra.kept import NOTHING_KEPT, Forgetful
 from ..algebra.subspace import Subspace, randomized_subspace, similarity
 from ..errors import ProLoRAError
 from ..models.model import Model
@@ -15,7 +16,6 @@ from .module_tree import Node
 # The rank of the subspaces: 32, and at most an eighth of the weight's smaller side, so that chance
 # gives at most 1/8.
 _RANK, _SHARE = 32, 8
-_POOL = 2**24  # numbers in one tensor of the pool
 
 
 class BlockSimilarity(Protocol):
@@ -37,6 +37,7 @@ class RandomizedBlockSimilarity:
         watch: called with the name of each weight before it is read; what it raises stops the work.
         required: the source keys whose pairs must be readable. A pair that is not required does not
             count if one of its weights cannot be read.
+        kept: what is known of weights from earlier jobs.
 
     Raises:
         ProLoRAError: when called, for a required pair of which a weight cannot be read.
@@ -49,12 +50,13 @@ class RandomizedBlockSimilarity:
         device: torch.device,
         watch: Callable[[str], None],
         required: Container[str] = (),
+        kept: Forgetful = NOTHING_KEPT,
     ) -> None:
         self._models = source, target
         self._device = device
         self._watch = watch
         self._required = required
-        self._pool = _Pool(device)
+        self._kept = kept
         self._subspaces: dict[tuple[int, str], Subspace | ProLoRAError] = {}
 
     @torch.no_grad()
@@ -81,29 +83,15 @@ class RandomizedBlockSimilarity:
             try:
                 weight = model.weight(WeightRef(node.key), self._device, torch.float32).flatten(1)
                 rank = min(_RANK, max(min(weight.shape) // _SHARE, 1))
-                subspace = self._pool.keep(randomized_subspace(weight, rank))
-                self._subspaces[side, node.key] = subspace
+                self._subspaces[side, node.key] = self._kept_subspace(weight, rank)
             except ProLoRAError as error:  # raised above, for a required pair
                 self._subspaces[side, node.key] = error
         return self._subspaces[side, node.key]
 
+    def _kept_subspace(self, weight: torch.Tensor, rank: int) -> Subspace:
+        def found() -> tuple[torch.Tensor, ...]:
+            subspace = randomized_subspace(weight, rank)
+            return subspace.U, subspace.V, subspace.shares
 
-class _Pool:
-    """Copies subspaces into a few large tensors.
-
-    A small tensor that is kept between large tensors that are freed leaves a hole in the heap. For
-    SDXL and SSD-1B the holes cost 2.3 GB for 0.3 GB of subspaces.
-    """
-
-    def __init__(self, device: torch.device) -> None:
-        self._free = torch.empty(0, dtype=torch.float32, device=device)
-
-    def keep(self, subspace: Subspace) -> Subspace:
-        return Subspace(*(self._copy(part) for part in (subspace.U, subspace.V, subspace.shares)))
-
-    def _copy(self, tensor: torch.Tensor) -> torch.Tensor:
-        size = tensor.numel()
-        if size > self._free.numel():
-            self._free = self._free.new_empty(max(size, _POOL))
-        place, self._free = self._free[:size].view(tensor.shape), self._free[size:]
-        return place.copy_(tensor)
+        key = self._kept.digest(weight), "randomized", rank
+        return Subspace(*self._kept.tensors(key, found, self._device))

@@ -49,6 +49,8 @@ class ModulePair:
             fused.
         joins: whether its update must be joined with others of the same weight in the end: its part
             has no name of its own, or another module goes to the same place.
+        shared_from: the source's block, where the target's is one that nothing serves and this is a
+            share of a neighbour's; "" for a block that is served.
     """
 
     adapter: Adapter
@@ -60,6 +62,7 @@ class ModulePair:
     rows: Slice | None = None
     parts: tuple[Slice, ...] = ()
     joins: bool = False
+    shared_from: str = ""
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,9 @@ def monotonic_alignment(gains: Sequence[Sequence[float]]) -> list[tuple[int, int
     """The pairs (row, column), both ascending, with the largest sum of gains.
 
     A row or a column is in one pair at most. Leaving it unpaired costs nothing, so only pairs with
-    a positive gain are made.
+    a positive gain are made. Where several sets of pairs have the same sum, the earlier rows and
+    columns are paired: of a block and its copy, which tools that deepen models insert after it, it
+    is the block.
 
     Args:
         gains: rows x columns.
@@ -21,11 +23,11 @@ def monotonic_alignment(gains: Sequence[Sequence[float]]) -> list[tuple[int, int
     pairs = []
     i = j = 0
     while i < rows and j < columns:
-        if best[i][j] == best[i + 1][j]:
-            i += 1
-        elif best[i][j] == best[i][j + 1]:
-            j += 1
-        else:
+        if gains[i][j] > 0 and best[i][j] == gains[i][j] + best[i + 1][j + 1]:
             pairs.append((i, j))
             i, j = i + 1, j + 1
+        elif best[i][j] == best[i + 1][j]:
+            i += 1
+        else:
+            j += 1
     return pairs

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from ..adapters.dora import DoraAdapter
+from ..algebra.kept import NOTHING_KEPT, Forgetful
 from ..algebra.maps import copied_map
 from ..algebra.quadrants import Quadrants
 from ..algebra.ridge import Fit, fit_towards
@@ -53,12 +54,14 @@ def transfer_recorded(
     progress: Progress = lambda done, total, name: None,
     text: TextNetwork | None = None,
     room: int = ROOM,
+    kept: Forgetful = NOTHING_KEPT,
 ) -> TransferResult:
     """Moves a LoRA by what a recording tells of its source, if the mode is auto or calibrated.
 
     Args:
         network, text: the target, and its text encoder where the LoRA has modules for it.
         room: bytes of inputs to hold at a time; with less, the target runs more often.
+        kept: see transfer_resolved.
 
     Raises:
         ProLoRAError: the recording is of another LoRA; the LoRA needs weights that the recording
@@ -66,16 +69,16 @@ def transfer_recorded(
     """
     settings = settings.settled(recorded=True)
     if settings.mode != CALIBRATED:
-        moved = transfer_resolved(lora, target, settings, progress)
+        moved = transfer_resolved(lora, target, settings, progress, kept=kept)
         return moved.noted(f"The recording was not used: mode {settings.mode} was chosen.")
     recording.check_lora(lora.file.digest, lora.file.name)
     recording.check_noise(network.noised, target.name)
-    base: Maps = SubspaceMaps((copied_map,), settings.subspace_energy)
+    base: Maps = SubspaceMaps(((copied_map,),), settings.subspace_energy, kept)
     if is_outline(lora.source):
         _refuse_without_weights(lora)
         base = CopiedMaps()
     maps = CalibratedMaps(lora, recording, network, text, base, progress, room)
-    return transfer_resolved(lora, target, settings, progress, maps)
+    return transfer_resolved(lora, target, settings, progress, maps, kept)
 
 
 @dataclass(frozen=True)

@@ -180,6 +180,7 @@ def _described(settings: TransferSettings, lora: ResolvedLora) -> Mapping[str, s
         "threshold": f"{settings.threshold:g}",
         "energy": f"{settings.subspace_energy:g}",
         "rank": str(settings.rank or " or ".join(ranks) or "none"),
+        **({"unserved": f"{settings.unserved:g}"} if settings.unserved else {}),
     }
 
 

@@ -5,16 +5,17 @@ pair serves every update of that source weight, of one LoRA or of many.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import dataclass
+from functools import cached_property, partial
 from typing import Protocol
 
 import torch
 
 from ..algebra.casa import PUBLISHED, Basis, arbitrate_in, source_basis
-from ..algebra.maps import BasisMap, Term, terms_between
+from ..algebra.kept import NOTHING_KEPT, Forgetful
+from ..algebra.maps import BasisMap, Parts, Term, terms_of
 from ..algebra.quadrants import Quadrants, quadrants_of
-from ..algebra.subspace import Similarity, Subspace, SubspacePair, common_subspaces, similarity
+from ..algebra.subspace import Subspace, SubspacePair, common_subspaces, similarity
 from ..algebra.updates import DenseUpdate, Update
 from ..algebra.widths import similarity_across, with_signs
 from ..pairing.module_pairs import ModulePair
@@ -74,19 +75,93 @@ class Maps(Protocol):
 
 
 @dataclass(frozen=True)
+class WeightPair:
+    """Two weights, m_s x n_s and m_t x n_t, and what is known of them by their content.
+
+    Attributes:
+        energy: share of a weight's energy that its subspace holds, in (0, 1).
+        kept: where all that is asked here is kept.
+    """
+
+    source: torch.Tensor
+    target: torch.Tensor
+    energy: float
+    kept: Forgetful
+
+    @cached_property
+    def key(self) -> tuple[str, str, float]:
+        return self.kept.digest(self.source), self.kept.digest(self.target), self.energy
+
+    @cached_property
+    def subspaces(self) -> SubspacePair:
+        """See common_subspaces; with signs, where the widths differ."""
+        found = self.kept.tensors((*self.key, "subspaces"), self._decomposed, self.source.device)
+        k_s, k_t = map(int, found[6])
+        return SubspacePair(Subspace(*found[:3]), Subspace(*found[3:6]), k_s, k_t)
+
+    def _decomposed(self) -> tuple[torch.Tensor, ...]:
+        found = common_subspaces(self.source, self.target, self.energy)
+        ours, theirs = found.source, found.target
+        if self.crosses_widths:
+            ours, theirs = with_signs(ours, theirs)
+        ranks = torch.tensor([found.source_rank, found.target_rank])
+        return ours.U, ours.V, ours.shares, theirs.U, theirs.V, theirs.shares, ranks
+
+    @property
+    def crosses_widths(self) -> bool:
+        return self.source.shape != self.target.shape
+
+    @cached_property
+    def measures(self) -> Measures:
+        return self.kept.figure((*self.key, "measures"), self._measured)
+
+    def _measured(self) -> Measures:
+        found = self.subspaces
+        phi = (similarity_across if self.crosses_widths else similarity)(found.source, found.target)
+        return Measures(found.source_rank, found.target_rank, found.source.rank, phi)
+
+    def quadrants(self, update: Update) -> Quadrants:
+        """See quadrants_of."""
+        key = (*self.key, "quadrants", self.kept.digest(*update.matrices))
+        return self.kept.figure(key, lambda: quadrants_of(update, self.subspaces.source))
+
+    def terms(self, maps: Sequence[Parts]) -> tuple[Term, ...]:
+        """See terms_of. What they make of columns is kept."""
+        return terms_of(maps, partial(self._applied, "U"), partial(self._applied, "V"))
+
+    def _applied(self, side: str, part: BasisMap, columns: torch.Tensor) -> torch.Tensor:
+        """What a basis map makes of columns, with the bases U of the outputs or V of the inputs."""
+
+        def found() -> tuple[torch.Tensor]:
+            bases = self.subspaces
+            return (part(columns, getattr(bases.source, side), getattr(bases.target, side)),)
+
+        if columns.shape[1] >= (self.measures.common_rank or 0):  # no smaller than the bases
+            return found()[0]
+        key = (*self.key, side, part.__name__, self.kept.digest(columns))
+        return self.kept.tensors(key, found, columns.device)[0]
+
+
+@dataclass(frozen=True)
 class SubspacePairMaps:
     """Terms made of the leading subspaces of both weights; see PairMaps."""
 
-    terms: tuple[Term, ...]
-    source: Subspace
-    measures: Measures
-    note: str = ""
+    weights: WeightPair
+    maps: tuple[Parts, ...]
+
+    @property
+    def measures(self) -> Measures:
+        return self.weights.measures
+
+    @property
+    def note(self) -> str:
+        return _TO_ANOTHER_WIDTH if self.weights.crosses_widths else ""
 
     def moved(self, update: Update, module: str) -> Moved:
-        return Moved(update.apply(self.terms))
+        return Moved(update.apply(self.weights.terms(self.maps)))
 
     def quadrants(self, update: Update) -> Quadrants:
-        return quadrants_of(update, self.source)
+        return self.weights.quadrants(update)
 
 
 @dataclass(frozen=True)
@@ -96,50 +171,44 @@ class SubspaceMaps:
     Attributes:
         maps: for either side, one for each term; see PROJECTION_MODES.
         energy: share of a weight's energy that its subspace holds, in (0, 1).
+        kept: what is known of weights from earlier jobs.
     """
 
-    maps: tuple[BasisMap, ...]
+    maps: tuple[Parts, ...]
     energy: float
+    kept: Forgetful = NOTHING_KEPT
 
     def prepare(self, pairs: Sequence[ModulePair]) -> None:
         """Nothing: each pair of weights tells all there is to know of it."""
 
     def of(self, pair: ModulePair, source: torch.Tensor, target: torch.Tensor) -> SubspacePairMaps:
-        found = common_subspaces(source, target, self.energy)
-        if source.shape == target.shape:
-            phi, note = similarity(found.source, found.target), ""
-        else:
-            ours, theirs = with_signs(found.source, found.target)
-            found = replace(found, source=ours, target=theirs)
-            phi, note = similarity_across(ours, theirs), _TO_ANOTHER_WIDTH
-        terms = terms_between(found.source, found.target, self.maps)
-        return SubspacePairMaps(terms, found.source, _measures(found, phi), note)
+        return SubspacePairMaps(WeightPair(source, target, self.energy, self.kept), self.maps)
 
 
 @dataclass(frozen=True)
 class ArbitratedPairMaps:
-    """CASA's rules, which are no sum of terms: they go entry by entry. See PairMaps and casa.py.
+    """CASA's rules, which are no sum of terms: they go entry by entry. See PairMaps and casa.py."""
 
-    Attributes:
-        source, target: the two weights, m x n.
-    """
-
-    source: torch.Tensor
-    target: torch.Tensor
-    subspace: Subspace
-    measures: Measures
+    weights: WeightPair
     note: str = ""
+
+    @property
+    def measures(self) -> Measures:
+        return self.weights.measures
 
     @cached_property
     def _basis(self) -> Basis:
-        return source_basis(self.source, self.target - self.source)
+        return source_basis(self.weights.source, self._drift)
+
+    @property
+    def _drift(self) -> torch.Tensor:
+        return self.weights.target - self.weights.source
 
     def moved(self, update: Update, module: str) -> Moved:
-        drift = self.target - self.source
-        return Moved(DenseUpdate(arbitrate_in(self._basis, update.delta, drift, PUBLISHED)))
+        return Moved(DenseUpdate(arbitrate_in(self._basis, update.delta, self._drift, PUBLISHED)))
 
     def quadrants(self, update: Update) -> Quadrants:
-        return quadrants_of(update, self.subspace)
+        return self.weights.quadrants(update)
 
 
 @dataclass(frozen=True)
@@ -148,9 +217,11 @@ class ArbitrationMaps:
 
     Attributes:
         energy: of the subspaces that the similarity is measured by.
+        kept: see SubspaceMaps.
     """
 
     energy: float
+    kept: Forgetful = NOTHING_KEPT
 
     def prepare(self, pairs: Sequence[ModulePair]) -> None:
         """Nothing, see SubspaceMaps."""
@@ -158,9 +229,7 @@ class ArbitrationMaps:
     def of(
         self, pair: ModulePair, source: torch.Tensor, target: torch.Tensor
     ) -> ArbitratedPairMaps:
-        found = common_subspaces(source, target, self.energy)
-        measures = _measures(found, similarity(found.source, found.target))
-        return ArbitratedPairMaps(source, target, found.source, measures)
+        return ArbitratedPairMaps(WeightPair(source, target, self.energy, self.kept))
 
 
 class CopiedPairMaps:
@@ -184,7 +253,3 @@ class CopiedMaps:
 
     def of(self, pair: ModulePair, source: torch.Tensor, target: torch.Tensor) -> CopiedPairMaps:
         return CopiedPairMaps()
-
-
-def _measures(found: SubspacePair, phi: Similarity) -> Measures:
-    return Measures(found.source_rank, found.target_rank, found.source.rank, phi)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import NoReturn
 
+from ..algebra.kept import Forgetful
 from ..algebra.maps import PROJECTION_MODES
 from ..errors import ProLoRAError
 from .maps import ArbitrationMaps, Maps, SubspaceMaps
@@ -18,8 +19,8 @@ class Mode:
         name: as a user chooses it.
         says: what it does, for the user who chooses.
         source: the paper and the equation.
-        provider: the subspace energy -> where its maps come from; None for a mode that moves every
-            update as it is.
+        provider: the subspace energy, and what is kept of earlier jobs -> where its maps come from;
+            None for a mode that moves every update as it is.
         rank: of the result, where no rank is chosen and the adapter's family has none; 0 for the
             smallest that keeps 99 % of the energy.
         crosses_widths: whether it goes to a weight of another width.
@@ -31,7 +32,7 @@ class Mode:
     name: str
     says: str
     source: str
-    provider: Callable[[float], Maps] | None
+    provider: Callable[[float, Forgetful], Maps] | None
     rank: int = 0
     crosses_widths: bool = False
     keeps_a_share: bool = True
@@ -42,7 +43,7 @@ class Mode:
 AUTO, CALIBRATED, BY_WEIGHTS = "auto", "calibrated", "full"
 
 
-def _without_recording(energy: float) -> NoReturn:
+def _without_recording(energy: float, kept: Forgetful) -> NoReturn:
     raise ProLoRAError(
         "Mode calibrated needs a recording of the source. Connect one (Record Source LoRA or Load "
         f"Recording), or choose mode {BY_WEIGHTS}, which needs the weights alone."

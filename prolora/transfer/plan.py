@@ -13,6 +13,7 @@ from ..pairing.module_pairs import ModulePair, Unpaired, as_matrix, mark_joins, 
 from .modes import CROSSING
 from .report import ModuleReport
 from .resolve import ResolvedLora
+from .shares import pairs_of_share
 from .vectors import plan_vectors
 
 
@@ -64,12 +65,14 @@ def plan(
     target: Model,
     across_widths: bool = False,
     widths: str = "",
+    shares: Sequence[Alignment] = (),
 ) -> Plan:
     """Pairs every module and every vector patch of a LoRA with its place in the target.
 
     Args:
         across_widths: also where the two weights have other widths.
         widths: in which the two models differ; "" where that is no reason.
+        shares: of blocks that nothing serves, with what serves their neighbours; see shares.py.
 
     Raises:
         ProLoRAError: nothing of it has a place there, or the two models share a name or two and
@@ -88,9 +91,19 @@ def plan(
             found.append(Unpaired(name, f"not in the source {source.name}"))
         else:
             found += pairs_of(resolved[name], source, target, alignment, across_widths)
+    pairs = mark_joins([pair for pair in found if isinstance(pair, ModulePair)])
+    movable = {name: module for name, module in resolved.items() if name not in lora.shadowed}
+    for neighbour in shares:
+        shared = [
+            one
+            for module in movable.values()
+            for one in pairs_of_share(module, source, target, neighbour, across_widths)
+        ]
+        pairs += mark_joins([one for one in shared if isinstance(one, ModulePair)])
+        found += [one for one in shared if isinstance(one, Unpaired)]
     vectors, rows = plan_vectors(lora, alignment, target)
     made = Plan(
-        pairs=tuple(mark_joins([pair for pair in found if isinstance(pair, ModulePair)])),
+        pairs=tuple(pairs),
         vectors=vectors,
         vector_rows=rows,
         left=tuple(module for module in found if isinstance(module, Unpaired)),

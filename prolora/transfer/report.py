@@ -38,7 +38,8 @@ class ModuleReport:
     """One row.
 
     Attributes:
-        status: "moved" (projected, or extracted), "copied" (as it was) or "skipped".
+        status: "moved" (projected, or extracted), "copied" (as it was), "shared" (with a block that
+            nothing serves, see shares.py) or "skipped".
         reason: why it was copied or skipped.
         source_key, target_key: the weights, with their slice where they are fused; "" if unknown.
         source_shape, target_shape: of the weights; () where there is none.
@@ -47,6 +48,7 @@ class ModuleReport:
         energy_kept: energy of the result over that of the update; None if not projected. In
             [0, 1] but for mode casa, which may add to it.
         energy_dropped: share of the projected energy that the cut to `rank_out` dropped.
+        shared_from: the source's block, where the target's is one that nothing serves; else "".
     """
 
     name: str
@@ -62,6 +64,7 @@ class ModuleReport:
     rank_out: int = 0
     energy_kept: float | None = None
     energy_dropped: float = 0.0
+    shared_from: str = ""
 
     def as_dict(self) -> dict[str, object]:
         """A flat row, for JSON, with the same fields for every module: None where not measured."""
@@ -114,7 +117,7 @@ class Report:
     @property
     def transferred(self) -> int:
         """How many modules the result has."""
-        return self.count("moved", "copied")
+        return self.count("moved", "copied", "shared")
 
     def to_json(self) -> str:
         """Everything, for programs."""

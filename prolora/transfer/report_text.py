@@ -51,7 +51,7 @@ def summary_of(report: Report) -> str:
 
 def _measured(report: Report) -> Iterator[tuple[Similarity, str]]:
     for row, label in _labelled(report):
-        if row.measures.similarity is not None:
+        if row.measures.similarity is not None and not row.shared_from:
             yield row.measures.similarity, label
 
 
@@ -75,6 +75,7 @@ def _summary_lines(report: Report) -> Iterator[str]:
     noted = Counter(row.reason for row in report.rows if row.status == "moved" and row.reason)
     for reason, count in noted.items():
         yield f"  {count} moved, but {reason}"
+    yield from _share_lines(report)
     yield from _similarity_lines(report)
     yield from _energy_lines(report)
     yield from _readout_lines(report)
@@ -92,6 +93,16 @@ def _summary_lines(report: Report) -> Iterator[str]:
         yield from (f"    {key}" for key in truncated_list(report.unknown_keys, _LISTED))
 
 
+def _share_lines(report: Report) -> Iterator[str]:
+    shared = [row for row in report.rows if row.status == "shared"]
+    if shared:
+        blocks = ", ".join(truncated_list(list(dict.fromkeys(r.shared_from for r in shared)), 4))
+        yield (
+            f"  {report.count('shared')} shared with blocks that nothing serves, "
+            f"{report.settings['unserved']} of what goes to their neighbours (from {blocks})"
+        )
+
+
 def _similarity_lines(report: Report) -> Iterator[str]:
     scored = list(_measured(report))
     if not scored:
@@ -102,7 +113,8 @@ def _similarity_lines(report: Report) -> Iterator[str]:
     known = [chance for chance in chances if not math.isnan(chance)]
     chance = f"chance alone gives {median(known):.2f}" if known else "of the spectra alone"
     yield f"  similarity: median {middle:.3f}, lowest {worst.score:.3f} ({name}); {chance}"
-    below = sum(row.status == "skipped" for row in report.rows if row.measures.similarity)
+    served = [row for row in report.rows if row.measures.similarity and not row.shared_from]
+    below = sum(row.status == "skipped" for row in served)
     if report.transferred and 2 * below > len(scored):
         yield (
             "  Most modules are below the threshold. If blocks were removed here and inserted "

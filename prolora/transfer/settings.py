@@ -21,6 +21,8 @@ class TransferSettings:
         rank: of the result; a module never gets more than it has. Each part of a fused weight has
             it by itself, and the joined LoRA their sum. 0 for the source's, or for the smallest
             that keeps 99 % of the energy, where the source's family has no rank.
+        unserved: the share of their neighbours' updates that blocks of the target get which
+            nothing serves, in [0, 1]; see shares.py.
         copy_identical: take the update as it is where both models have the same weight.
         pairs: target block -> source block, for those that are not to be found; see block_pairs.py.
         device, dtype: where and in what the projection runs; float32 or float64.
@@ -33,6 +35,7 @@ class TransferSettings:
     threshold: float = 0.8
     subspace_energy: float = 0.8
     rank: int = 0
+    unserved: float = 0.0
     copy_identical: bool = True
     pairs: Mapping[str, str | None] = field(default_factory=dict)
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
@@ -60,6 +63,10 @@ class TransferSettings:
             raise ProLoRAError(
                 f"The subspace energy is {self.subspace_energy}; choose one between 0 and 1, "
                 "both excluded (0.8 is a good value; at 1 no null space is left)."
+            )
+        if not 0 <= self.unserved <= 1:
+            raise ProLoRAError(
+                f"The share for unserved blocks is {self.unserved}; choose one from 0 to 1."
             )
         if self.rank < 0:
             raise ProLoRAError(f"The rank is {self.rank}; choose 0 for the source's, or more.")

@@ -142,7 +142,7 @@ def _kept(pair: ModulePair, task: Task, why: str) -> ModuleResult | None:
     """A module with its own tensors; None where they must become others."""
     adapter, rank = pair.adapter, task.settings.rank
     is_cut = (rank and not adapter.rank) or 0 < rank < adapter.rank
-    if is_cut or pair.joins or pair.rows is not None:
+    if is_cut or pair.joins or pair.shared_from or pair.rows is not None:
         return None
     own = adapter.kept_for(pair.target_shape)
     if own is None:

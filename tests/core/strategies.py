@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from hypothesis import strategies as st
 
-from prolora.algebra.maps import PROJECTION_MODES, terms_between
+from prolora.algebra.maps import PROJECTION_MODES, BasisMap, terms_of
 from prolora.algebra.subspace import Subspace
 from prolora.algebra.updates import DenseUpdate, LowRankUpdate, Update
 
@@ -31,7 +31,14 @@ def dense(update: LowRankUpdate) -> np.ndarray:
 
 def project(update: Update, source: Subspace, target: Subspace, mode: str) -> Update:
     """The update in a mode that projects."""
-    return update.apply(terms_between(source, target, PROJECTION_MODES[mode]))
+
+    def left(part: BasisMap, columns: torch.Tensor) -> torch.Tensor:
+        return part(columns, source.U, target.U)
+
+    def right(part: BasisMap, columns: torch.Tensor) -> torch.Tensor:
+        return part(columns, source.V, target.V)
+
+    return update.apply(terms_of(PROJECTION_MODES[mode], left, right))
 
 
 def relative_error(value: np.ndarray, reference: np.ndarray) -> float:

@@ -51,6 +51,14 @@ def test_the_best_single_pair_is_given_up_for_two():
     assert monotonic_alignment(gains) == [(1, 0)]
 
 
+@given(matrices(), st.integers(0, 4))
+def test_of_a_column_and_its_copy_the_first_is_paired(gains, which):
+    j = which % len(gains[0])
+    doubled = [[*row[: j + 1], *row[j:]] for row in gains]
+    columns = [column for _, column in monotonic_alignment(doubled)]
+    assert j + 1 not in columns or j in columns
+
+
 @pytest.mark.parametrize("gains", [[], [[]], [[], []], [[0.0]], [[-1.0, 0.0]]])
 def test_nothing_to_pair(gains):
     assert monotonic_alignment(gains) == []
