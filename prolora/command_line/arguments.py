@@ -1,6 +1,6 @@
 """Arguments that several commands have, and how their values are read.
 
-What a value has to be is said by TransferSettings, for nodes and command line alike.
+What a value has to be is said by the job's settings, for nodes and command line alike.
 """
 
 import argparse
@@ -71,11 +71,14 @@ def output(text: str) -> Path:
     return Path(text)
 
 
-def setting(name: str, kind: type[float] | type[int]) -> Callable[[str], Any]:
-    """What reads a number of TransferSettings.
+def setting(
+    name: str, kind: type[float] | type[int], defaults: Any = DEFAULTS
+) -> Callable[[str], Any]:
+    """What reads a number of a job's settings.
 
     Args:
         name: of the field.
+        defaults: the settings, which say what a value has to be.
     """
 
     def read(text: str) -> Any:
@@ -85,7 +88,7 @@ def setting(name: str, kind: type[float] | type[int]) -> Callable[[str], Any]:
         except ValueError:
             raise argparse.ArgumentTypeError(f"{text!r} is no {_NUMBERS[kind]}") from None
         try:
-            replace(DEFAULTS, **{name: value})
+            replace(defaults, **{name: value})
         except ProLoRAError as error:
             raise argparse.ArgumentTypeError(str(error)) from None
         return value

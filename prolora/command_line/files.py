@@ -21,8 +21,7 @@ def load_pair(source: Path, target: Path) -> tuple[Model, Model]:
     models = checkpoint(source), checkpoint(target)
     if source.samefile(target):
         raise ProLoRAError(
-            f"{source} is the source and the target as well. Name the checkpoint that the LoRA was "
-            "trained on as one, and the one to use it on as the other."
+            f"{source} is named for both checkpoints, and is no different from itself. Name two."
         )
     return models
 

@@ -5,11 +5,11 @@ from collections.abc import Sequence
 import torch
 
 from ..errors import ProLoRAError
-from . import inspect, similarity, transfer
+from . import extract, inspect, similarity, transfer
 from .command import parser_of
 from .terminal import print_anything
 
-COMMANDS = (transfer.COMMAND, similarity.COMMAND, inspect.COMMAND)
+COMMANDS = (transfer.COMMAND, similarity.COMMAND, extract.COMMAND, inspect.COMMAND)
 
 
 def run(arguments: Sequence[str] | None) -> None:

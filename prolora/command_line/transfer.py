@@ -3,28 +3,17 @@
 import argparse
 from pathlib import Path
 
-from ..adapters import FILE_DTYPES, lora_state_dict, read_adapter_file
+from ..adapters import read_adapter_file
 from ..errors import ProLoRAError
-from ..files.safetensors import write_safetensors
-from ..naming.output_names import CHOICES, Renamed, rename
-from ..transfer.assemble import TransferResult
 from ..transfer.job import transfer_lora
 from ..transfer.modes import describe_modes, mode_named
 from ..transfer.report_text import summary_of
 from ..transfer.settings import DEFAULTS, TransferSettings
-from .arguments import (
-    add_device,
-    add_energy,
-    add_force,
-    add_pairs,
-    given,
-    output,
-    pairs_of,
-    setting,
-)
+from .arguments import add_device, add_energy, add_pairs, pairs_of, setting
 from .command import Command
-from .files import check_outputs, load_pair, lora_path, write_text
-from .terminal import printed_last, progress_in
+from .files import load_pair
+from .result import add_result, check_result, write_result
+from .terminal import progress_in
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,9 +23,6 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--target", type=Path, required=True, metavar="CKPT", help="what it is to be used on"
-    )
-    parser.add_argument(
-        "-o", "--out", type=output, required=True, metavar="FILE", help="the LoRA to write"
     )
     parser.add_argument(
         "--mode", type=_mode, default=DEFAULTS.mode, help="what is moved, see below (%(default)s)"
@@ -56,21 +42,16 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         help="of the result; 0 for the source's (%(default)s)",
     )
     parser.add_argument(
-        "--dtype", choices=FILE_DTYPES, default="fp16", help="of the file (%(default)s)"
+        "--unserved",
+        type=setting("unserved", float),
+        default=DEFAULTS.unserved,
+        metavar="SHARE",
+        help="of their neighbours' update for blocks of the target that nothing serves, as a "
+        "deepened model has them (%(default)s)",
     )
-    parser.add_argument(
-        "--naming",
-        choices=CHOICES,
-        default="auto",
-        help="how the file names its modules; auto: as most LoRAs for the target do; source: as "
-        "the LoRA does",
-    )
-    add_device(parser)
     add_pairs(parser)
-    parser.add_argument(
-        "--report", type=output, metavar="JSON", help="write what became of every module there"
-    )
-    add_force(parser)
+    add_device(parser)
+    add_result(parser)
 
 
 def _mode(name: str) -> str:
@@ -86,14 +67,13 @@ def _mode(name: str) -> str:
 
 
 def _run(options: argparse.Namespace) -> None:
-    inputs = given(options.lora, options.source, options.target, options.pairs)
-    out = lora_path(options.out)
-    check_outputs(given(out, options.report), inputs, options.force)
+    check_result(options, options.lora, options.source, options.target, options.pairs)
     settings = TransferSettings(
         mode=options.mode,
         threshold=options.threshold,
         subspace_energy=options.energy,
         rank=options.rank,
+        unserved=options.unserved,
         device=options.device,
         pairs=pairs_of(options),
     )
@@ -101,27 +81,7 @@ def _run(options: argparse.Namespace) -> None:
     source, target = load_pair(options.source, options.target)
     with progress_in("module") as progress:
         result = transfer_lora(file, source, target, settings, progress)
-    named = rename(result.contents, target.key_map, target.architecture, options.naming)
-    with printed_last(summary_of(result.report), *(f"  {note}" for note in named.notes)) as said:
-        _write(result, named, out, options, said)
-
-
-def _write(
-    result: TransferResult,
-    named: Renamed,
-    out: Path,
-    options: argparse.Namespace,
-    said: list[str],
-) -> None:
-    if result.contents:
-        tensors = lora_state_dict(named.adapters, FILE_DTYPES[options.dtype], named.style)
-        write_safetensors(tensors, out, result.metadata())
-        added = "" if out == options.out else " (.safetensors was added to the name)"
-        said.append(f"wrote {out}{added}")
-    if options.report is not None:
-        write_text(options.report, result.report.to_json() + "\n", said)
-    if not result.contents:
-        raise ProLoRAError(f"{out} was not written: there is nothing in the result.")
+    write_result(result, target, options, summary_of(result.report))
 
 
 COMMAND = Command(

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -13,10 +14,15 @@ from safetensors.torch import save_file
 
 from prolora import __version__
 from prolora.adapters import read_adapter_file
+from prolora.algebra.subspace import can_decompose
 from prolora.command_line import main, transfer
+from prolora.command_line.arguments import device_named
+from prolora.command_line.command import parser_of
+from prolora.command_line.program import COMMANDS
 from prolora.files import safetensors as files
 from prolora.files.safetensors import read_safetensors
 from prolora.pairing.block_pairs import read_pairs
+from prolora.transfer.modes import MODES
 
 from .checkpoints import SD3, SDXL
 from .command_line_files import LORA, TARGET, arguments, run, write_files
@@ -244,6 +250,66 @@ def test_a_picture_without_pillow(folder, capsys, monkeypatch):
     assert "error: The picture needs Pillow, which is not installed: pip install" in output.err
     assert output.out == ""  # it is said before the job, not after
     assert compare_them(folder, "--table", str(folder / "table.csv")) == 0
+
+
+# extract
+
+
+def test_extract_as_a_program(folder):
+    choices = ("--rank", "0", "--energy", "1", "--least", "0", "--dtype", "fp32")
+    done = run(folder, "extract", "a.safetensors", "b.safetensors", "-o", "difference",
+               "--report", "report.json", *choices)  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "base a.safetensors (SD3), tuned b.safetensors (SD3)" in done.stdout
+    assert "wrote difference.safetensors (.safetensors was added to the name)" in done.stdout
+    assert json.loads((folder / "report.json").read_text())["rows"]
+    name = "lora_unet_joint_blocks_0_x_block_attn_qkv"
+    adapters = read_adapter_file(folder / "difference.safetensors").adapters
+    (adapter,) = (adapter for adapter in adapters if adapter.name == name)
+    key = f"model.diffusion_model.{QKV.format(0)}.weight"
+    base, tuned = matrix(SD3[key]), matrix(TARGET[key])
+    assert relative_error(base, tuned) > 0.1
+    assert relative_error(base + delta(adapter), tuned) < 1e-5
+
+
+# Help
+
+
+def options_in(text: str) -> set[str]:
+    return set(re.findall(r"(?<![\w-])--?[\w-]+", text))
+
+
+@pytest.mark.parametrize("row", COMMANDS, ids=lambda row: row.name)
+def test_help_has_an_example_that_the_parser_takes(row, capsys):
+    with pytest.raises(SystemExit) as exit:
+        main([row.name, "--help"])
+    assert exit.value.code == 0
+    said = capsys.readouterr().out
+    assert row.example in said
+    words = row.example.replace("\\\n", "").split()
+    options = parser_of(COMMANDS).parse_args([row.name, *words])
+    assert options.run is row.run
+    assert options_in(row.example) <= options_in(said)
+
+
+def test_the_help_of_transfer_says_what_each_mode_does(capsys):
+    with pytest.raises(SystemExit):
+        main(["transfer", "--help"])
+    lines = capsys.readouterr().out.splitlines()
+    assert [f"  {mode.name}: {mode.says}." for mode in MODES.values()] == lines[-len(MODES) :]
+
+
+def test_the_program_alone_lists_its_commands(capsys):
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    said = capsys.readouterr().out
+    assert all(f"    {row.name} " in said and row.says in said for row in COMMANDS)
+
+
+def test_auto_is_a_device_that_is_there():
+    device = device_named("auto")
+    assert can_decompose(device)
+    assert device.type == ("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def test_version(capsys):
