@@ -256,14 +256,14 @@ def test_a_picture_without_pillow(folder, capsys, monkeypatch):
 
 
 def test_extract_as_a_program(folder):
-    choices = ("--rank", "0", "--energy", "1", "--least", "0", "--dtype", "fp32")
-    done = run(folder, "extract", "a.safetensors", "b.safetensors", "-o", "difference",
-               "--report", "report.json", *choices)  # fmt: skip
+    whole = ("--rank", "0", "--energy", "1", "--least", "0", "--dtype", "fp32")
+    out = ("-o", "difference", "--report", "report.json", "--naming", "comfyui")
+    done = run(folder, "extract", "a.safetensors", "b.safetensors", *out, *whole)
     assert (done.returncode, done.stderr) == (0, "")
     assert "base a.safetensors (SD3), tuned b.safetensors (SD3)" in done.stdout
     assert "wrote difference.safetensors (.safetensors was added to the name)" in done.stdout
     assert json.loads((folder / "report.json").read_text())["rows"]
-    name = "lora_unet_joint_blocks_0_x_block_attn_qkv"
+    name = f"diffusion_model.{QKV.format(0)}"
     adapters = read_adapter_file(folder / "difference.safetensors").adapters
     (adapter,) = (adapter for adapter in adapters if adapter.name == name)
     key = f"model.diffusion_model.{QKV.format(0)}.weight"

@@ -1,5 +1,6 @@
 """The wheel and the registry's archive: every module is in them, and imports from them."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -10,9 +11,13 @@ from pathlib import Path
 import pytest
 import tomllib
 
+from prolora import __version__
+
 ROOT = Path(__file__).parents[2]
 CORE = {str(p.relative_to(ROOT)) for p in (ROOT / "prolora").rglob("*.py")}
 NODES = {str(p.relative_to(ROOT)) for p in (ROOT / "nodes").rglob("*.py")}
+
+SCRIPTS = ("bin", "Scripts")  # where pip puts programs
 
 IMPORT_ALL = """
 import importlib, pkgutil, sys
@@ -87,6 +92,33 @@ def test_every_module_of_the_core_imports(request, package):
 
 def test_the_wheel_holds_the_core_alone(wheel):
     assert {path.name for path in wheel.iterdir() if path.suffix != ".dist-info"} == {"prolora"}
+
+
+def test_the_wheel_brings_the_program(wheel, tmp_path):
+    (file,) = wheel.parent.glob("*.whl")
+    pip = (
+        sys.executable,
+        "-m",
+        "pip",
+        "install",
+        "--no-deps",
+        "--no-index",
+        "--no-warn-script-location",
+    )
+    subprocess.run([*pip, "--prefix", tmp_path, file], capture_output=True, check=True)
+    (program,) = (path for path in tmp_path.rglob("prolora*") if path.parent.name in SCRIPTS)
+    (packages,) = tmp_path.rglob("site-packages")
+    done = subprocess.run(
+        [program, "--version"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(packages)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == f"prolora {__version__}\n"
 
 
 def test_the_archive_holds_every_node_and_no_tests(archive):
