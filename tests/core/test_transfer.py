@@ -38,7 +38,7 @@ FIELDS = {
     *("k_s", "k_t", "k", "phi_left", "phi_right", "phi_left_chance", "phi_right_chance"),
     *("phi_left_corrected", "phi_right_corrected", "energy_subspace_subspace"),
     *("energy_subspace_null", "energy_null_subspace", "energy_null_null"),
-    *("rank_in", "rank_out", "energy_kept", "energy_dropped"),
+    *("rank_in", "rank_out", "energy_kept", "energy_dropped", "shared_from"),
 }
 OF_A_RECORDING = {"readouts_off_copied", "readouts_off"}
 OF_AN_EXTRACTION = {"drift"}
