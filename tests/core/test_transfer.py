@@ -180,7 +180,7 @@ def test_nothing_passes_the_threshold():
 def test_a_summary_taken_for_markdown_keeps_its_lines():
     """A line that is no item of a list would be drawn into the paragraph before it."""
     for result in (mixed_result(), run(settings=TransferSettings(threshold=1.0))):
-        _, *lines = [line for line in summary_of(result.report).split("\n\n")[-1].splitlines()]
+        _, *lines = summary_of(result.report).split("\n\n")[-1].splitlines()
         assert len(lines) > 3
         assert all(line.lstrip().startswith("- ") for line in lines)
 
