@@ -39,3 +39,7 @@ NODE_DISPLAY_NAME_MAPPINGS = {
     "ProLoRARefine": "Refine Transferred LoRA",
     "ProLoRAExtract": "Extract Difference as LoRA",
 }
+
+# A host of 2026 then shows again what a node said, where its result comes from the cache.
+for _node in NODE_CLASS_MAPPINGS.values():
+    _node.HAS_INTERMEDIATE_OUTPUT = True

@@ -131,7 +131,7 @@ class RefineTransferredLora:
                 bare=None if patched is bare else host.network_of(bare),
             )
         info = "\n".join((describe_refined(refined), *note))
-        host.show(info, unique_id)
+        host.say(info)
         made = self.written(refined, parts, lora, target) if refined.best else lora
         pixels = np.asarray(draw_losses(refined), dtype=np.float32) / 255
         return {"ui": {"text": [info]}, "result": (made, info, torch.from_numpy(pixels)[None])}
@@ -146,7 +146,7 @@ class RefineTransferredLora:
         metadata = getattr(lora, "metadata", {})
         if LORA_DIGEST not in metadata:
             return [
-                "  this LORA_MODEL does not come from ProLoRA Transfer, so it could not be checked "
+                "- this LORA_MODEL does not come from ProLoRA Transfer, so it could not be checked "
                 "whether the recording is of this LoRA"
             ]
         recording.check_lora(metadata[LORA_DIGEST], metadata.get("prolora_lora", "the LoRA"))

@@ -72,7 +72,7 @@ class ProLoraSimilarity:
         host.make_room(target.key_map, target)
         found = compare(source, target, settings, host.Progress())
         summary, picture = comparison_text.summary(found), draw(found).image
-        host.show(summary, unique_id)
+        host.say(summary)
         pixels = torch.from_numpy(np.asarray(picture, dtype=np.float32) / 255)[None]
         result = (pixels, comparison_text.table(found), write_pairs(found.pairs))
         return {"ui": {"text": [summary]}, "result": result}

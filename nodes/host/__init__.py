@@ -15,10 +15,12 @@ from .files import (
     read_lora,
     recording_names,
     recording_path,
+    saved_to,
 )
 from .kept import kept
 from .loaded_model import clip_without_loras, file_behind, kept_as, model_from_graph, without_loras
 from .network import network_of
+from .progress import Progress
 from .sampling import (
     latent_format,
     latent_shape,
@@ -31,7 +33,7 @@ from .sampling import (
 from .source_file import model_from_file
 from .text_encoder import encode, text_network_of
 from .training import trainable
-from .work import Progress, apply_lora, device, make_room, show
+from .work import apply_lora, device, make_room, say
 
 __all__ = [
     "Progress",
@@ -63,8 +65,9 @@ __all__ = [
     "recording_path",
     "sample",
     "samplers",
+    "saved_to",
+    "say",
     "schedulers",
-    "show",
     "text_network_of",
     "trainable",
     "without_loras",

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Protocol
 
 from ..adapters import FILE_DTYPES, Part, lora_state_dict
-from ..errors import ProLoRAError
+from ..errors import ProLoRAError, bullets
 from ..files.safetensors import write_safetensors
 from ..models.model import Model
 from ..naming.output_names import CHOICES, rename
@@ -63,7 +63,7 @@ def write_result(result: Result, model: Model, options: argparse.Namespace, summ
     """
     out = lora_path(options.out)
     named = rename(result.contents, model.key_map, model.architecture, options.naming)
-    with printed_last(summary, *(f"  {note}" for note in named.notes)) as said:
+    with printed_last(summary, *bullets(named.notes)) as said:
         if result.contents:
             tensors = lora_state_dict(named.adapters, FILE_DTYPES[options.dtype], named.style)
             write_safetensors(tensors, out, result.metadata())
