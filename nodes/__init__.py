@@ -2,8 +2,10 @@
 
 from .apply_lora import ApplyTransferredLora
 from .encode_prompts import EncodePrompts
+from .load_for_model import LoadLoraForModel
 from .load_recording import LoadRecording
 from .load_source_lora import LoadSourceLora
+from .load_stack import LoadLoraStackForModel
 from .record_lora import RecordSourceLora
 from .refine_lora import RefineTransferredLora
 from .save_lora import SaveTransferredLora
@@ -12,6 +14,8 @@ from .similarity import ProLoraSimilarity
 from .transfer_lora import ProLoraTransfer
 
 NODE_CLASS_MAPPINGS = {
+    "ProLoRALoadForModel": LoadLoraForModel,
+    "ProLoRAStack": LoadLoraStackForModel,
     "ProLoRALoadSource": LoadSourceLora,
     "ProLoRATransfer": ProLoraTransfer,
     "ProLoRAApply": ApplyTransferredLora,
@@ -25,6 +29,8 @@ NODE_CLASS_MAPPINGS = {
 }
 
 NODE_DISPLAY_NAME_MAPPINGS = {
+    "ProLoRALoadForModel": "Load LoRA for Model",
+    "ProLoRAStack": "Load LoRA Stack for Model",
     "ProLoRALoadSource": "Load Source LoRA",
     "ProLoRATransfer": "ProLoRA Transfer",
     "ProLoRAApply": "Apply Transferred LoRA",

@@ -7,16 +7,27 @@ needs it.
 from .conditioning import conditioning_of, prompts_of
 from .failures import memory_explained
 from .files import (
+    cache_folder,
+    cached_name,
     lora_names,
     lora_path,
     model_names,
     model_path,
     output_path,
     read_lora,
+    recording_beside,
     recording_names,
     recording_path,
 )
-from .loaded_model import clip_without_loras, file_behind, kept_as, model_from_graph, without_loras
+from .fingerprint import Untold, conduct, fingerprint
+from .loaded_model import (
+    clip_without_loras,
+    file_behind,
+    kept_as,
+    model_from_graph,
+    texts_behind,
+    without_loras,
+)
 from .network import network_of
 from .sampling import (
     latent_format,
@@ -30,16 +41,21 @@ from .sampling import (
 from .source_file import model_from_file
 from .text_encoder import encode, text_network_of
 from .training import trainable
-from .work import Progress, apply_lora, device, make_room, show
+from .work import Progress, apply_lora, device, make_room, show, stop_if_cancelled
 
 __all__ = [
     "Progress",
+    "Untold",
     "apply_lora",
+    "cache_folder",
+    "cached_name",
     "clip_without_loras",
     "conditioning_of",
+    "conduct",
     "device",
     "encode",
     "file_behind",
+    "fingerprint",
     "kept_as",
     "latent_format",
     "latent_shape",
@@ -57,13 +73,16 @@ __all__ = [
     "output_path",
     "prompts_of",
     "read_lora",
+    "recording_beside",
     "recording_names",
     "recording_path",
     "sample",
     "samplers",
     "schedulers",
     "show",
+    "stop_if_cancelled",
     "text_network_of",
+    "texts_behind",
     "trainable",
     "without_loras",
 ]
