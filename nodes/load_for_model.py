@@ -3,7 +3,7 @@
 from ..prolora.transfer.settings import DEFAULTS, TransferSettings
 from . import host
 from .loading import Loader
-from .loading_inputs import CACHE_GB, LOADING_INPUTS, source_input, stamps
+from .loading_inputs import CACHE_GB, LOADING_INPUTS, files_behind, source_input, stamps
 from .shared_inputs import STRENGTH_INPUTS
 
 NOTHING = "Both strengths are 0: nothing was loaded."
@@ -48,7 +48,7 @@ class LoadLoraForModel:
 
     @classmethod
     def IS_CHANGED(cls, lora_name=None, source_checkpoint=None, **_):
-        return stamps([lora_name], source_checkpoint)
+        return str(stamps(files_behind([lora_name], source_checkpoint)))
 
     def load(
         self,

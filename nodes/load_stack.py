@@ -1,15 +1,17 @@
 """Load LoRA Stack for Model: moves a whole stack of LoRAs to the MODEL and applies it."""
 
-from ..prolora.adapters.lora_list import ListedLora, LoraNames, names_in, parse_lora_list
+from ..prolora.adapters.lora_list import ListedLora, LoraNames, parse_lora_list
 from ..prolora.errors import ProLoRAError
 from ..prolora.transfer.settings import DEFAULTS, TransferSettings
 from . import host
 from .loading import Loader
-from .loading_inputs import CACHE_GB, LOADING_INPUTS, source_input, stamps
+from .loading_inputs import CACHE_GB, LOADING_INPUTS, FilesSeen, files_behind, source_input
 
 NOTHING = "The stack is empty: nothing was loaded."
 # What packs of LoRA stacks have in an empty place.
 _NONE = "None"
+# A stack is not known when the host asks IS_CHANGED: the files of the last run are.
+SEEN = FilesSeen()
 
 
 class LoadLoraStackForModel:
@@ -64,12 +66,8 @@ class LoadLoraStackForModel:
         }
 
     @classmethod
-    def IS_CHANGED(cls, loras="", source_checkpoint=None, unique_id="", prompt=None, **_):
-        """The stack is not known before its nodes ran: the names that were chosen in them are."""
-        names = LoraNames(host.lora_names())
-        texts = [loras or "", *host.texts_behind(prompt or {}, unique_id, "lora_stack")]
-        found = [name for text in texts for name in names_in(text, names)]
-        return stamps(found, source_checkpoint)
+    def IS_CHANGED(cls, loras="", source_checkpoint=None, unique_id="", **_):
+        return SEEN.changes((unique_id, loras, source_checkpoint))
 
     def load(
         self,
@@ -85,32 +83,36 @@ class LoadLoraStackForModel:
         prompt=None,
     ):
         wanted = _wanted(lora_stack, loras)
-        needs_files = _is_connected(prompt or {}, unique_id, output=2)
-        if wanted and needs_files and not cache_gb:
-            raise ProLoRAError(
-                "The output lora_stack names files, and with a cache_gb of 0 there are none. "
-                "Choose at least 1, or use the outputs MODEL and CLIP, which need no files."
-            )
+        files = files_behind([lora.name for lora in wanted], source_checkpoint)
+        SEEN.note((unique_id, loras, source_checkpoint), files)
         settings = TransferSettings(mode=mode, threshold=threshold, device=host.device())
         loader = Loader(model, clip, source_checkpoint, settings, cache_gb, unique_id, prompt)
         found = []
         for lora in wanted:
             found.append(_load(loader, lora.name, [one.path for one in found if one.path]))
-            if needs_files and found[-1].path is None:
-                raise ProLoRAError(f"The output lora_stack has no file. {found[-1].summary}")
-        return self.result(model, clip, wanted, found, unique_id)
-
-    @staticmethod
-    def result(model, clip, wanted, found, unique_id):
         summary = "\n".join(one.summary for one in found) or NOTHING
         host.show(summary, unique_id, "\n".join(one.warning for one in found if one.warning))
         stack = []
         for lora, one in zip(wanted, found, strict=True):
             strengths = lora.strength_model, lora.strength_clip
             model, clip = host.apply_lora(model, clip, one.lora, *strengths)
-            if one.path is not None:
-                stack.append((host.cached_name(one.path), *strengths))
+            stack.append((one.path and host.cached_name(one.path), *strengths))
+        if any(name is None for name, *_ in stack):
+            stack = NoFiles()
         return {"ui": {"text": [summary]}, "result": (model, clip, stack, summary)}
+
+
+class NoFiles:
+    """A LORA_STACK of moved LoRAs that are in no file: a node that uses it is stopped."""
+
+    def _stop(self, *_):
+        raise ProLoRAError(
+            "The lora_stack of Load LoRA Stack for Model names files, and there are none: its "
+            "cache_gb is 0, or its summary says why they were not kept. Choose a cache_gb of at "
+            "least 1, or use its outputs MODEL and CLIP, which need no files."
+        )
+
+    __iter__ = __len__ = __bool__ = __getitem__ = _stop
 
 
 def _wanted(lora_stack, text):
@@ -127,8 +129,3 @@ def _load(loader, name, in_use):
         return loader.load(name, in_use)
     except ProLoRAError as error:
         raise ProLoRAError(f"{name}: {error}") from error
-
-
-def _is_connected(prompt, node_id, output):
-    links = (value for node in prompt.values() for value in node.get("inputs", {}).values())
-    return any(value == [node_id, output] for value in links)

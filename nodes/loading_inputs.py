@@ -1,6 +1,7 @@
 """What the nodes ask for that load a LoRA for a MODEL in one go, and the files that it names."""
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Hashable, Iterable
 from contextlib import suppress
 from pathlib import Path
 
@@ -61,22 +62,46 @@ def source_input():
     return ([*(name for name in names if name != FROM_INPUT), BESIDE], options)
 
 
-def files_of(lora: Path) -> list[Path]:
-    """A LoRA's file and what lies beside it and belongs to it."""
-    beside = (config_beside(lora), host.recording_beside(lora))
-    return [lora, *(path for path in beside if path is not None)]
-
-
-def stamps(lora_names: Iterable[str], source_checkpoint) -> str:
-    """What changes when one of the files does, for IS_CHANGED."""
-    paths = []
-    with suppress(ProLoRAError):  # the node says it better
-        paths.append(host.model_path(source_checkpoint))
+def files_behind(lora_names: Iterable[str], source_checkpoint) -> list[Path]:
+    """The files that LoRAs are moved by, as far as they are there; the node says what is not."""
+    found: list[Path | None] = []
+    with suppress(ProLoRAError):
+        found.append(host.model_path(source_checkpoint))
     for name in lora_names:
         with suppress(ProLoRAError):
-            paths += files_of(host.lora_path(name))
-    found = []
+            lora = host.lora_path(name)
+            found += [lora, config_beside(lora), host.recording_beside(lora)]
+    return [path for path in found if path is not None]
+
+
+def stamps(paths: Iterable[Path]) -> dict[Path, str]:
+    """What changes when one of the files does."""
+    found = {}
     for path in paths:
         with suppress(OSError):
-            found.append(f"{path} {stamp(path)}")
-    return "\n".join(found)
+            found[path] = stamp(path)
+    return found
+
+
+class FilesSeen:
+    """Counts the changes of the files that a node used, for IS_CHANGED.
+
+    A node is known by its id and what was typed into it: other graphs have the same ids.
+    """
+
+    def __init__(self) -> None:
+        self._stamps: dict[Hashable, dict[Path, str]] = {}
+        self._changes: Counter[Hashable] = Counter()
+
+    def note(self, node: Hashable, paths: Iterable[Path]) -> None:
+        """To be called when the node uses the files."""
+        self._stamps.setdefault(node, {}).update(stamps(paths))
+
+    def changes(self, node: Hashable) -> int:
+        """How often one of them was found changed."""
+        known = self._stamps.get(node, {})
+        now = stamps(known)
+        if now != known:
+            self._changes[node] += 1
+            self._stamps[node] = now
+        return self._changes[node]

@@ -25,7 +25,6 @@ from .loaded_model import (
     file_behind,
     kept_as,
     model_from_graph,
-    texts_behind,
     without_loras,
 )
 from .network import network_of
@@ -82,7 +81,6 @@ __all__ = [
     "show",
     "stop_if_cancelled",
     "text_network_of",
-    "texts_behind",
     "trainable",
     "without_loras",
 ]

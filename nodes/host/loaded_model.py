@@ -125,29 +125,6 @@ def file_behind(prompt: dict[str, Any], node_id: str, input_name: str) -> str:
     return next((Path(value).name for value in files if seen), "")
 
 
-def texts_behind(prompt: dict[str, Any], node_id: str, input_name: str) -> list[str]:
-    """All texts that were typed or chosen in the nodes that an input comes from, near ones first.
-
-    A LORA_STACK is not known before its nodes ran; the names in it are among these.
-    """
-    waiting: list[Any] = [prompt.get(node_id, {}).get("inputs", {}).get(input_name)]
-    seen: dict[str, None] = {}
-    nodes = set()
-    while waiting:
-        value = waiting.pop(0)
-        if isinstance(value, str):
-            seen[value] = None
-        elif isinstance(value, list) and len(value) == 2 and str(value[0]) in prompt:  # a link
-            if value[0] not in nodes:
-                nodes.add(value[0])
-                waiting += prompt[str(value[0])].get("inputs", {}).values()
-        elif isinstance(value, list):
-            waiting += value
-        elif isinstance(value, dict):
-            waiting += value.values()
-    return list(seen)
-
-
 def _has(model: Any, key: str) -> bool:
     """False for an entry that only the state dict has, such as the scales of 0.33.0's layers."""
     try:

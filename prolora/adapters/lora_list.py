@@ -78,16 +78,6 @@ def parse_lora_list(text: str, names: LoraNames) -> list[ListedLora]:
     return [lora for line in _lines(text) for lora in _parsed(line, names)]
 
 
-def names_in(text: str, names: LoraNames) -> list[str]:
-    """The files that a text may name in any of these ways; nothing is refused."""
-    found: dict[str, None] = {}
-    for line in _lines(text):
-        tagged = [name.strip() for name, *_ in _TAG.findall(line)]
-        for name in (*tagged, *(name for name, _ in _readings(line))):
-            found |= dict.fromkeys(names.meant(name))
-    return list(found)
-
-
 def _lines(text: str) -> Iterator[str]:
     for line in map(str.strip, text.splitlines()):
         if line and not line.startswith(_COMMENT):
