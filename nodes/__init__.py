@@ -3,8 +3,10 @@
 from .apply_lora import ApplyTransferredLora
 from .encode_prompts import EncodePrompts
 from .extract_difference import ExtractDifference
+from .load_for_model import LoadLoraForModel
 from .load_recording import LoadRecording
 from .load_source_lora import LoadSourceLora
+from .load_stack import LoadLoraStackForModel
 from .record_lora import RecordSourceLora
 from .refine_lora import RefineTransferredLora
 from .save_lora import SaveTransferredLora
@@ -13,6 +15,8 @@ from .similarity import ProLoraSimilarity
 from .transfer_lora import ProLoraTransfer
 
 NODE_CLASS_MAPPINGS = {
+    "ProLoRALoadForModel": LoadLoraForModel,
+    "ProLoRAStack": LoadLoraStackForModel,
     "ProLoRALoadSource": LoadSourceLora,
     "ProLoRATransfer": ProLoraTransfer,
     "ProLoRAApply": ApplyTransferredLora,
@@ -27,6 +31,8 @@ NODE_CLASS_MAPPINGS = {
 }
 
 NODE_DISPLAY_NAME_MAPPINGS = {
+    "ProLoRALoadForModel": "Load LoRA for Model",
+    "ProLoRAStack": "Load LoRA Stack for Model",
     "ProLoRALoadSource": "Load Source LoRA",
     "ProLoRATransfer": "ProLoRA Transfer",
     "ProLoRAApply": "Apply Transferred LoRA",

@@ -1,8 +1,7 @@
 """Apply Transferred LoRA: patches a MODEL (and CLIP) as ComfyUI's own LoRA loader does."""
 
 from . import host
-
-_STRENGTH = {"default": 1.0, "min": -100.0, "max": 100.0, "step": 0.01}
+from .shared_inputs import STRENGTH_INPUTS
 
 
 class ApplyTransferredLora:
@@ -18,17 +17,7 @@ class ApplyTransferredLora:
             "required": {
                 "model": ("MODEL", {"tooltip": "The model that the LoRA was transferred to."}),
                 "lora": ("LORA_MODEL", {"tooltip": "From ProLoRA Transfer."}),
-                "strength_model": (
-                    "FLOAT",
-                    {**_STRENGTH, "tooltip": "How strongly to change the model; may be negative."},
-                ),
-                "strength_clip": (
-                    "FLOAT",
-                    {
-                        **_STRENGTH,
-                        "tooltip": "How strongly to change the text encoder; may be negative.",
-                    },
-                ),
+                **STRENGTH_INPUTS,
             },
             "optional": {
                 "clip": (

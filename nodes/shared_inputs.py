@@ -2,6 +2,19 @@
 
 from ..prolora.transfer.settings import DEFAULTS
 
+_STRENGTH = {"default": 1.0, "min": -100.0, "max": 100.0, "step": 0.01}
+
+STRENGTH_INPUTS = {
+    "strength_model": (
+        "FLOAT",
+        {**_STRENGTH, "tooltip": "How strongly to change the model; may be negative."},
+    ),
+    "strength_clip": (
+        "FLOAT",
+        {**_STRENGTH, "tooltip": "How strongly to change the text encoder; may be negative."},
+    ),
+}
+
 ENERGY_INPUT = {
     "subspace_energy": (
         "FLOAT",

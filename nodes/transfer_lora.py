@@ -1,16 +1,12 @@
 """ProLoRA Transfer: moves a source LoRA to the MODEL that is loaded in the graph."""
 
-from ..prolora.errors import ProLoRAError, bullets
-from ..prolora.naming.output_names import rename
+from ..prolora.errors import ProLoRAError
 from ..prolora.pairing.block_pairs import parse_pairs
-from ..prolora.recording.calibrated import transfer_recorded
-from ..prolora.transfer.job import transfer_resolved
-from ..prolora.transfer.modes import CALIBRATED, MODES, describe_modes, mode_named
-from ..prolora.transfer.report_text import summary_of, warning_of
+from ..prolora.transfer.modes import MODES, describe_modes, mode_named
 from ..prolora.transfer.settings import DEFAULTS, TransferSettings
 from . import host
+from .moving import move, target_of
 from .shared_inputs import ENERGY_INPUT, PAIRS_INPUT, SHARE_INPUT
-from .transferred_lora import TransferredLora
 
 
 class ProLoraTransfer:
@@ -137,27 +133,7 @@ class ProLoraTransfer:
             pairs=parse_pairs(pairs),
             unserved=unserved,
         )
-        name = host.file_behind(prompt or {}, unique_id, "model") or "the MODEL of the graph"
-        target = host.model_from_graph(model, clip, name)
-        host.make_room(source_lora.file.module_names, target)
-        job = source_lora, target, settings
-        if recording is None:
-            result = transfer_resolved(*job, host.Progress(), kept=self.kept)
-        else:
-            result = self.calibrated(job, recording, model, clip)
-        named = rename(result.contents, target.key_map, target.architecture)
-        lora = TransferredLora.of(named.adapters, named.style, result.metadata(), target)
-        summary = "\n".join((summary_of(result.report), *bullets(named.notes)))
-        host.say(summary, warning=bool(warning_of(result.report)))
-        return {"ui": {"text": [summary]}, "result": (lora, summary)}
-
-    def calibrated(self, job, recording, model, clip):
-        source_lora, target, settings = job
-        bare = host.without_loras(model)
-        if settings.settled(recorded=True).mode == CALIBRATED:
-            recording.check_latents(*host.latent_format(bare), target.name)
-        text = None if clip is None else host.text_network_of(host.clip_without_loras(clip))
-        network = host.network_of(bare)
-        with host.memory_explained():
-            listened = source_lora, target, recording, network, settings
-            return transfer_recorded(*listened, host.Progress(), text, kept=self.kept)
+        target = target_of(model, clip, unique_id, prompt)
+        moved = move(source_lora, target, model, clip, settings, self.kept, recording)
+        host.say(moved.summary, bool(moved.warning))
+        return {"ui": {"text": [moved.summary]}, "result": (moved.lora, moved.summary)}

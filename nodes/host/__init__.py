@@ -7,18 +7,28 @@ needs it.
 from .conditioning import conditioning_of, prompts_of
 from .failures import memory_explained
 from .files import (
+    cache_folder,
+    cached_name,
     lora_names,
     lora_path,
     model_names,
     model_path,
     output_path,
     read_lora,
+    recording_beside,
     recording_names,
     recording_path,
     saved_to,
 )
+from .fingerprint import Untold, conduct, fingerprint
 from .kept import kept
-from .loaded_model import clip_without_loras, file_behind, kept_as, model_from_graph, without_loras
+from .loaded_model import (
+    clip_without_loras,
+    file_behind,
+    kept_as,
+    model_from_graph,
+    without_loras,
+)
 from .network import network_of
 from .progress import Progress
 from .sampling import (
@@ -33,16 +43,21 @@ from .sampling import (
 from .source_file import model_from_file
 from .text_encoder import encode, text_network_of
 from .training import trainable
-from .work import apply_lora, device, make_room, say
+from .work import apply_lora, device, make_room, say, stop_if_cancelled
 
 __all__ = [
     "Progress",
+    "Untold",
     "apply_lora",
+    "cache_folder",
+    "cached_name",
     "clip_without_loras",
     "conditioning_of",
+    "conduct",
     "device",
     "encode",
     "file_behind",
+    "fingerprint",
     "kept",
     "kept_as",
     "latent_format",
@@ -61,6 +76,7 @@ __all__ = [
     "output_path",
     "prompts_of",
     "read_lora",
+    "recording_beside",
     "recording_names",
     "recording_path",
     "sample",
@@ -68,6 +84,7 @@ __all__ = [
     "saved_to",
     "say",
     "schedulers",
+    "stop_if_cancelled",
     "text_network_of",
     "trainable",
     "without_loras",

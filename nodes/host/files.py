@@ -14,13 +14,40 @@ from ...prolora.recording.file import SUFFIX
 _MODEL_FOLDERS = ("checkpoints", "diffusion_models", "unet")
 # The subfolder of the output folder that Save Recording writes to.
 RECORDINGS = "recordings"
+# The subfolder of the output folder that the host takes for one of LoRAs, and ours of the cache.
+LORAS, CACHE = "loras", "prolora_moved"
 # What a recording's name in the list begins with.
 _OUTPUT, _LORAS = "output/", "loras/"
 
 
 def lora_names() -> list[str]:
-    """The LoRA files that the host lists."""
-    return [name for name in folder_paths.get_filename_list("loras") if not name.endswith(SUFFIX)]
+    """The LoRA files that the host lists, without recordings and what is in the cache."""
+    cache_folder()
+    names = folder_paths.get_filename_list("loras")
+    return [n for n in names if not n.endswith(SUFFIX) and Path(n).parts[0] != CACHE]
+
+
+def cache_folder() -> Path:
+    """The folder of moved LoRAs, whose files every LoRA loader of the host finds by cached_name.
+
+    It lies in the output folder's own folder of LoRAs. Hosts since 2025 list that; an older one is
+    told of it here.
+    """
+    loras = Path(folder_paths.get_output_directory()) / LORAS
+    if loras not in map(Path, folder_paths.get_folder_paths("loras")):
+        folder_paths.add_model_folder_path("loras", str(loras))
+    return loras / CACHE
+
+
+def cached_name(path: Path) -> str:
+    """The name of a file of the cache in the loras folder."""
+    return str(Path(CACHE, path.name))
+
+
+def recording_beside(lora: Path) -> Path | None:
+    """NAME.recording.safetensors beside a LoRA; None where there is none."""
+    path = lora.with_name(f"{lora.stem}{SUFFIX}")
+    return path if path.is_file() else None
 
 
 def recording_names() -> list[str]:

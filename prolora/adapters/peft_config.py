@@ -45,10 +45,17 @@ _VARIANTS = {
 _AGAIN = "Copy or download both again from where they came from."
 
 
-def read_peft_config(path: Path) -> dict[str, Any]:
-    """The adapter_config.json beside PEFT's file of weights; {} where there is none.
+def config_beside(path: Path) -> Path | None:
+    """The adapter_config.json that belongs to a file of weights, if there is one.
 
     A folder of many LoRAs may hold a stray one: it is for a file of PEFT's own name only.
+    """
+    config = path.with_name(CONFIG_NAME)
+    return config if path.name == WEIGHTS_NAME and config.exists() else None
+
+
+def read_peft_config(path: Path) -> dict[str, Any]:
+    """What config_beside holds; {} where there is none.
 
     Args:
         path: of the weights.
@@ -56,8 +63,8 @@ def read_peft_config(path: Path) -> dict[str, Any]:
     Raises:
         ProLoRAError: it cannot be read, is no JSON object, or of no type that is read here.
     """
-    config = path.with_name(CONFIG_NAME)
-    if path.name != WEIGHTS_NAME or not config.exists():
+    config = config_beside(path)
+    if config is None:
         return {}
     try:
         text = config.read_text(encoding="utf-8")

@@ -56,7 +56,7 @@ def latents(comfy: ComfyServer) -> Callable[[str], np.ndarray]:
     """The newest latents that were saved under a prefix."""
 
     def load(prefix: str) -> np.ndarray:
-        newest = max((comfy.folder / "output").glob(f"{prefix}_*.latent"))
+        newest = max((comfy.folder / "output").glob(f"{prefix}_?????_.latent"))
         return load_file(newest)["latent_tensor"].astype(np.float64)
 
     return load

@@ -55,6 +55,15 @@ class PromptBuilder:
         strengths = {"strength_model": strength, "strength_clip": strength}
         return self.node("ProLoRAApply", model=model, lora=lora, **(strengths | inputs))
 
+    def load_for_model(self, model: list, lora: str, **inputs: Any) -> list:
+        strengths = {"strength_model": 1.0, "strength_clip": 1.0}
+        given = {"lora_name": lora, "source_checkpoint": "emoji_a.safetensors"} | strengths | inputs
+        return self.node("ProLoRALoadForModel", model=model, **given)
+
+    def stack(self, model: list, loras: str, **inputs: Any) -> list:
+        given = {"source_checkpoint": "emoji_a.safetensors", "loras": loras} | inputs
+        return self.node("ProLoRAStack", model=model, **given)
+
     def save(self, lora: list, prefix: str, dtype: str = "fp32", naming: str | None = None) -> list:
         inputs = {"filename_prefix": prefix, "dtype": dtype, "naming": naming}
         return self.node("ProLoRASave", lora=lora, **inputs)

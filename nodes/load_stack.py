@@ -1,0 +1,135 @@
+"""Load LoRA Stack for Model: moves a whole stack of LoRAs to the MODEL and applies it."""
+
+from ..prolora.adapters.lora_list import ListedLora, LoraNames, parse_lora_list
+from ..prolora.errors import ProLoRAError
+from ..prolora.transfer.settings import DEFAULTS, TransferSettings
+from . import host
+from .loading import Loader
+from .loading_inputs import CACHE_GB, LOADING_INPUTS, FilesSeen, files_behind, source_input
+
+NOTHING = "The stack is empty: nothing was loaded."
+# What packs of LoRA stacks have in an empty place.
+_NONE = "None"
+# A stack is not known when the host asks IS_CHANGED: the files of the last run are.
+SEEN = FilesSeen()
+
+
+class LoadLoraStackForModel:
+    CATEGORY = "loaders/ProLoRA"
+    DESCRIPTION = (
+        "Loads LoRAs that were trained on another checkpoint of the family: moves all of them to "
+        "this model and applies them. What was moved is kept, so that it takes a while only once."
+    )
+    RETURN_TYPES = ("MODEL", "CLIP", "LORA_STACK", "STRING")
+    RETURN_NAMES = ("MODEL", "CLIP", "lora_stack", "summary")
+    OUTPUT_TOOLTIPS = (
+        "The model with the LoRAs.",
+        "The text encoder with the LoRAs.",
+        "The moved LoRAs, for a node of another pack that applies a stack; give it the model "
+        "without them.",
+        "What was moved of each, what stayed behind, and why.",
+    )
+    FUNCTION = "load"
+
+    def __init__(self):
+        self.kept = host.kept()
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {
+            "required": {
+                "model": (
+                    "MODEL",
+                    {
+                        "tooltip": "The model to use the LoRAs with. LoRAs that patch it do not "
+                        "count for the transfer, and stay."
+                    },
+                ),
+                "source_checkpoint": source_input(),
+                "loras": (
+                    "STRING",
+                    {
+                        "default": "",
+                        "multiline": True,
+                        "tooltip": "A LoRA a line: its name, then its strength, then that for the "
+                        "text encoder, if it is another one. <lora:name:strength> is read too. A "
+                        "line that begins with # is left out.",
+                    },
+                ),
+            },
+            "optional": {
+                "clip": LOADING_INPUTS["clip"],
+                "lora_stack": (
+                    "LORA_STACK",
+                    {"tooltip": "A stack of another pack's nodes; its LoRAs come first."},
+                ),
+                **LOADING_INPUTS,
+            },
+            "hidden": {"unique_id": "UNIQUE_ID", "prompt": "PROMPT"},
+        }
+
+    @classmethod
+    def IS_CHANGED(cls, loras="", source_checkpoint=None, unique_id="", **_):
+        return SEEN.changes((unique_id, loras, source_checkpoint))
+
+    def load(
+        self,
+        model,
+        source_checkpoint,
+        loras,
+        clip=None,
+        lora_stack=None,
+        mode=DEFAULTS.mode,
+        threshold=DEFAULTS.threshold,
+        cache_gb=CACHE_GB,
+        unique_id="",
+        prompt=None,
+    ):
+        wanted = _wanted(lora_stack, loras)
+        files = files_behind([lora.name for lora in wanted], source_checkpoint)
+        SEEN.note((unique_id, loras, source_checkpoint), files)
+        settings = TransferSettings(mode=mode, threshold=threshold, device=host.device())
+        given = model, clip, source_checkpoint, settings, cache_gb, self.kept
+        loader = Loader(*given, unique_id, prompt)
+        found = []
+        for lora in wanted:
+            found.append(_load(loader, lora.name, [one.path for one in found if one.path]))
+        summary = "\n".join(one.summary for one in found) or NOTHING
+        host.say(summary, any(one.warning for one in found))
+        stack = []
+        for lora, one in zip(wanted, found, strict=True):
+            strengths = lora.strength_model, lora.strength_clip
+            model, clip = host.apply_lora(model, clip, one.lora, *strengths)
+            stack.append((one.path and host.cached_name(one.path), *strengths))
+        if any(name is None for name, *_ in stack):
+            stack = NoFiles()
+        return {"ui": {"text": [summary]}, "result": (model, clip, stack, summary)}
+
+
+class NoFiles:
+    """A LORA_STACK of moved LoRAs that are in no file: a node that uses it is stopped."""
+
+    def _stop(self, *_):
+        raise ProLoRAError(
+            "The lora_stack of Load LoRA Stack for Model names files, and there are none: its "
+            "cache_gb is 0, or its summary says why they were not kept. Choose a cache_gb of at "
+            "least 1, or use its outputs MODEL and CLIP, which need no files."
+        )
+
+    __iter__ = __len__ = __bool__ = __getitem__ = _stop
+
+
+def _wanted(lora_stack, text):
+    """The LoRAs of both, by the names of their files; what does nothing is passed over."""
+    names = LoraNames(host.lora_names())
+    given = [lora for lora in lora_stack or () if lora[0] != _NONE]
+    stacked = [ListedLora(names.one(name), *strengths) for name, *strengths in given]
+    wanted = [*stacked, *parse_lora_list(text, names)]
+    return [lora for lora in wanted if lora.strength_model or lora.strength_clip]
+
+
+def _load(loader, name, in_use):
+    try:
+        return loader.load(name, in_use)
+    except ProLoRAError as error:
+        raise ProLoRAError(f"{name}: {error}") from error

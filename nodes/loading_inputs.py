@@ -1,0 +1,107 @@
+"""What the nodes ask for that load a LoRA for a MODEL in one go, and the files that it names."""
+
+from collections import Counter
+from collections.abc import Hashable, Iterable
+from contextlib import suppress
+from pathlib import Path
+
+from ..prolora.adapters.peft_config import config_beside
+from ..prolora.errors import ProLoRAError
+from ..prolora.files.digests import stamp
+from ..prolora.transfer.modes import MODES, describe_modes
+from ..prolora.transfer.settings import DEFAULTS
+from . import host
+from .source_model import FROM_INPUT, checkpoint_input
+
+# A choice of source_checkpoint.
+BESIDE = "(the recording beside the LoRA)"
+CACHE_GB = 10
+
+LOADING_INPUTS = {
+    "clip": (
+        "CLIP",
+        {"tooltip": "The text encoder; connect it to move the LoRA's modules for it too."},
+    ),
+    "mode": (
+        list(MODES),
+        {"default": DEFAULTS.mode, "advanced": True, "tooltip": describe_modes()},
+    ),
+    "threshold": (
+        "FLOAT",
+        {
+            "default": DEFAULTS.threshold,
+            "min": 0.0,
+            "max": 1.0,
+            "step": 0.01,
+            "advanced": True,
+            "tooltip": "A module is left out if the similarity of its two weights is below this. "
+            "0 moves every module.",
+        },
+    ),
+    "cache_gb": (
+        "INT",
+        {
+            "default": CACHE_GB,
+            "min": 0,
+            "max": 10000,
+            "advanced": True,
+            "tooltip": "What was moved is kept in output/loras/prolora_moved, so that the graph "
+            "starts in a second the next time. Beyond this many GB, what was not used for longest "
+            "goes first. 0 keeps nothing.",
+        },
+    ),
+}
+
+
+def source_input():
+    """The input source_checkpoint of a node without an input for a source MODEL."""
+    names, options = checkpoint_input(
+        "The checkpoint or diffusion model the LoRA was trained on. It is not loaded: its weights "
+        f"are read one at a time. {BESIDE}: NAME.recording.safetensors stands for it."
+    )
+    return ([*(name for name in names if name != FROM_INPUT), BESIDE], options)
+
+
+def files_behind(lora_names: Iterable[str], source_checkpoint) -> list[Path]:
+    """The files that LoRAs are moved by, as far as they are there; the node says what is not."""
+    found: list[Path | None] = []
+    with suppress(ProLoRAError):
+        found.append(host.model_path(source_checkpoint))
+    for name in lora_names:
+        with suppress(ProLoRAError):
+            lora = host.lora_path(name)
+            found += [lora, config_beside(lora), host.recording_beside(lora)]
+    return [path for path in found if path is not None]
+
+
+def stamps(paths: Iterable[Path]) -> dict[Path, str]:
+    """What changes when one of the files does."""
+    found = {}
+    for path in paths:
+        with suppress(OSError):
+            found[path] = stamp(path)
+    return found
+
+
+class FilesSeen:
+    """Counts the changes of the files that a node used, for IS_CHANGED.
+
+    A node is known by its id and what was typed into it: other graphs have the same ids.
+    """
+
+    def __init__(self) -> None:
+        self._stamps: dict[Hashable, dict[Path, str]] = {}
+        self._changes: Counter[Hashable] = Counter()
+
+    def note(self, node: Hashable, paths: Iterable[Path]) -> None:
+        """To be called when the node uses the files."""
+        self._stamps.setdefault(node, {}).update(stamps(paths))
+
+    def changes(self, node: Hashable) -> int:
+        """How often one of them was found changed."""
+        known = self._stamps.get(node, {})
+        now = stamps(known)
+        if now != known:
+            self._changes[node] += 1
+            self._stamps[node] = now
+        return self._changes[node]

@@ -1,0 +1,100 @@
+"""What is in a file: its SHA-256, and a memory of it, so that a large file is read once."""
+
+import json
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from hashlib import sha256
+from pathlib import Path
+
+from ..errors import ProLoRAError
+from .atomic_write import atomic_write
+
+_PIECE = 2**22
+# Clocks of file systems tick this slowly: of a file that changed since, a second change could
+# bear the same time.
+_TICK = 2.0
+
+
+def file_sha256(path: Path, meanwhile: Callable[[], object] = lambda: None) -> str:
+    """The SHA-256 of a file's bytes, in hex.
+
+    Args:
+        meanwhile: called after every few MB; what it raises ends the reading.
+
+    Raises:
+        ProLoRAError: the file cannot be read.
+    """
+    found = sha256()
+    try:
+        with path.open("rb") as file:
+            while piece := file.read(_PIECE):
+                found.update(piece)
+                meanwhile()
+    except OSError as error:
+        raise ProLoRAError(f"{path} cannot be read: {error}.") from error
+    return found.hexdigest()
+
+
+def stamp(path: Path) -> str:
+    """What changes when a file does, without reading it: sizes, times and its place on the disk.
+
+    The time of the last change of the entry (ctime) is part of it, which no copying tool sets back
+    as it does the time of the content. On Windows that is the time of creation.
+
+    Raises:
+        OSError: the file is not there.
+    """
+    found = path.stat()
+    times = found.st_mtime_ns, found.st_ctime_ns
+    return " ".join(map(str, (found.st_size, *times, found.st_ino, found.st_dev)))
+
+
+class DigestMemory:
+    """The SHA-256 of files, remembered in a JSON file for as long as their stamps stay.
+
+    Several processes may use one file: it is replaced whole, and what one of them loses is read
+    again.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def of(self, file: Path, meanwhile: Callable[[], object] = lambda: None) -> str:
+        """The SHA-256 of a file.
+
+        Raises:
+            ProLoRAError: the file cannot be read, or was written while it was read.
+        """
+        file = file.resolve()
+        before = _stamped(file)
+        known = self._read()
+        if str(file) in known and known[str(file)][0] == before:
+            return known[str(file)][1]
+        settled = time.time() - max(file.stat().st_mtime, file.stat().st_ctime) > _TICK
+        digest = file_sha256(file, meanwhile)
+        if _stamped(file) != before:
+            raise ProLoRAError(f"{file} was written while it was read. Wait until it is complete.")
+        if settled:
+            self._write(known | {str(file): (before, digest)})
+        return digest
+
+    def _read(self) -> dict[str, tuple[str, str]]:
+        """None of it where the file is missing, damaged or another's."""
+        try:
+            found = json.loads(self._path.read_text(encoding="utf-8"))
+            return {str(path): (str(at), str(digest)) for path, (at, digest) in found.items()}
+        except (OSError, ValueError, AttributeError, TypeError):
+            return {}
+
+    def _write(self, known: dict[str, tuple[str, str]]) -> None:
+        there = {path: entry for path, entry in known.items() if Path(path).exists()}
+        with suppress(ProLoRAError), atomic_write(self._path) as temporary:  # else read again
+            temporary.write_text(json.dumps(there, indent=1), encoding="utf-8")
+
+
+def _stamped(path: Path) -> str:
+    try:
+        return stamp(path)
+    except OSError as error:
+        raise ProLoRAError(f"{path} cannot be read: {error}.") from error
