@@ -132,7 +132,8 @@ class ProLoraTransfer:
             pairs=parse_pairs(pairs),
         )
         name = host.file_behind(prompt or {}, unique_id, "model") or "the MODEL of the graph"
-        target = host.model_from_graph(model, clip, name)
+        path = host.path_behind(prompt or {}, unique_id, "model")
+        target = host.model_from_graph(model, clip, name, path)
         host.make_room(source_lora.file.module_names, target)
         job = source_lora, target, settings
         if recording is None:

@@ -11,12 +11,20 @@ from .files import (
     lora_path,
     model_names,
     model_path,
+    model_paths,
     output_path,
     read_lora,
     recording_names,
     recording_path,
 )
-from .loaded_model import clip_without_loras, file_behind, kept_as, model_from_graph, without_loras
+from .loaded_model import (
+    clip_without_loras,
+    file_behind,
+    kept_as,
+    model_from_graph,
+    path_behind,
+    without_loras,
+)
 from .network import network_of
 from .sampling import (
     latent_format,
@@ -52,9 +60,11 @@ __all__ = [
     "model_from_graph",
     "model_names",
     "model_path",
+    "model_paths",
     "network_of",
     "one_latent",
     "output_path",
+    "path_behind",
     "prompts_of",
     "read_lora",
     "recording_names",
