@@ -8,13 +8,13 @@ networks/resize_lora.py). A file whose largest is the one that it tells is left 
 a smaller rank for convolutions.
 """
 
-import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
 
-from ..files.safetensors import write_safetensors
+from ..files.atomic_write import atomic_write
+from ..files.safetensors import save_safetensors
 from .hashes import Progress, data_sha256, file_sha256, old_style_hash
 from .moved import BASE_HASH, DATA_HASH, KEPT, LEGACY_HASH, MODELSPEC_HASH, OLD_BASE_HASH
 
@@ -49,23 +49,23 @@ def write_lora(
             header[OLD_BASE_HASH] = old_style_hash(base)
         if f"{KEPT}{BASE_HASH}" in was_told:
             header[BASE_HASH] = file_sha256(base, progress)
-    if was_told & {f"{KEPT}{key}" for key in (DATA_HASH, LEGACY_HASH, MODELSPEC_HASH)}:
-        header |= _data_hashes(tensors, path, header)
-    write_safetensors(tensors, path, header)
+    with atomic_write(path) as temporary:
+        told = [key for key in _DATA_HASHES if f"{KEPT}{key}" in was_told]
+        if told:
+            save_safetensors(tensors, temporary, _of_training(header))
+            header |= {key: _DATA_HASHES[key](temporary) for key in told}
+        save_safetensors(tensors, temporary, header)
 
 
-def _data_hashes(
-    tensors: Mapping[str, torch.Tensor], path: Path, header: Mapping[str, str]
-) -> dict[str, str]:
-    of_training = {key: value for key, value in header.items() if key.startswith("ss_")}
-    scratch = path.with_name(f".prolora-{uuid.uuid4().hex}.partial")
-    try:
-        write_safetensors(tensors, scratch, of_training)
-        digest, legacy = data_sha256(scratch), old_style_hash(scratch)
-    finally:
-        scratch.unlink(missing_ok=True)
-    found = {DATA_HASH: digest, LEGACY_HASH: legacy, MODELSPEC_HASH: f"0x{digest}"}
-    return {key: value for key, value in found.items() if f"{KEPT}{key}" in header}
+_DATA_HASHES: Mapping[str, Callable[[Path], str]] = {
+    DATA_HASH: data_sha256,
+    LEGACY_HASH: old_style_hash,
+    MODELSPEC_HASH: lambda path: f"0x{data_sha256(path)}",
+}
+
+
+def _of_training(header: Mapping[str, str]) -> dict[str, str]:
+    return {key: value for key, value in header.items() if key.startswith("ss_")}
 
 
 def _rank_and_alpha(
