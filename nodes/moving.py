@@ -23,8 +23,9 @@ class Moved:
 
 def target_of(model, clip, unique_id, prompt):
     """The core's Model of the node's inputs `model` and `clip`."""
-    name = host.file_behind(prompt or {}, unique_id, "model") or "the MODEL of the graph"
-    return host.model_from_graph(model, clip, name)
+    behind = prompt or {}, unique_id, "model"
+    name = host.file_behind(*behind) or "the MODEL of the graph"
+    return host.model_from_graph(model, clip, name, host.path_behind(*behind))
 
 
 def move(source_lora, target, model, clip, settings, kept, recording=None, notes=()) -> Moved:

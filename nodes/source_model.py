@@ -2,7 +2,11 @@
 
 from ..prolora.errors import ProLoRAError
 from ..prolora.models.model import Model
+from ..prolora.provenance.finding import find_base
+from ..prolora.provenance.header import base_said
 from . import host
+
+AUTO = "auto"  # the file that the LoRA's header names
 
 
 def from_input(side="source"):
@@ -13,13 +17,14 @@ def from_input(side="source"):
 FROM_INPUT = from_input()
 
 
-def checkpoint_input(tooltip, side="source"):
+def checkpoint_input(tooltip, *before, side="source"):
     """An input that chooses a checkpoint or diffusion model, or the connected MODEL.
 
     Args:
+        before: other choices, which come first.
         side: what the input's name begins with: source, base or tuned.
     """
-    return ([*host.model_names(), from_input(side)], {"tooltip": tooltip})
+    return ([*before, *host.model_names(), from_input(side)], {"tooltip": tooltip})
 
 
 SOURCE_INPUTS = {
@@ -49,12 +54,46 @@ def chosen_source(
             f"{side}_checkpoint brings its own text encoder."
         )
     if model is not None:
-        name = host.file_behind(prompt or {}, unique_id, f"{side}_model") or f"the {side} MODEL"
-        return host.model_from_graph(model, clip, name)
-    if checkpoint == from_input(side) and recording is not None:
+        behind = prompt or {}, unique_id, f"{side}_model"
+        name = host.file_behind(*behind) or f"the {side} MODEL"
+        return host.model_from_graph(model, clip, name, host.path_behind(*behind))
+    if checkpoint in (AUTO, from_input(side)) and recording is not None:
         return recording.source
     if checkpoint == from_input(side):
         raise ProLoRAError(
             f"No {side}: connect a MODEL to {side}_model, or choose a {side}_checkpoint."
         )
     return host.model_from_file(host.model_path(checkpoint))
+
+
+def named_by(lora):
+    """The file among the host's that a LoRA says it was trained on; see find_base.
+
+    Args:
+        lora: an AdapterFile.
+
+    Returns:
+        Its name in the list, and what to say of it where it is a guess.
+
+    Raises:
+        ProLoRAError: it says nothing, or there is no such file.
+    """
+    base = base_said(lora.metadata, lora.config)
+    if not base:
+        raise ProLoRAError(
+            f"{lora.name} does not say which checkpoint it was trained on, so source_checkpoint "
+            "cannot be auto. Choose the file; the LoRA's page may name it."
+        )
+    found = find_base(base, host.model_paths(), host.Progress())
+    if found is None:
+        raise ProLoRAError(
+            f"{lora.name} says that it was trained on {base}, and no checkpoint or diffusion model "
+            "of this ComfyUI is that file. Put it there (and press R), or choose the "
+            "source_checkpoint by hand."
+        )
+    if not found.is_guess:
+        return found.name, ()
+    return found.name, (
+        f"auto took {found.name} as the source, by its name alone: a guess. Choose the "
+        "source_checkpoint by hand if it is another.",
+    )

@@ -7,9 +7,9 @@ from typing import Protocol
 
 from ..adapters import FILE_DTYPES, Part, lora_state_dict
 from ..errors import ProLoRAError, bullets
-from ..files.safetensors import write_safetensors
 from ..models.model import Model
 from ..naming.output_names import CHOICES, rename
+from ..provenance.written import write_lora
 from ..transfer.report import Report
 from .arguments import add_force, given, output
 from .files import check_outputs, lora_path, write_text
@@ -66,7 +66,7 @@ def write_result(result: Result, model: Model, options: argparse.Namespace, summ
     with printed_last(summary, *bullets(named.notes)) as said:
         if result.contents:
             tensors = lora_state_dict(named.adapters, FILE_DTYPES[options.dtype], named.style)
-            write_safetensors(tensors, out, result.metadata())
+            write_lora(tensors, out, result.metadata(), model.path)
             added = "" if out == options.out else " (.safetensors was added to the name)"
             said.append(f"wrote {out}{added}")
         if options.report is not None:
