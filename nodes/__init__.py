@@ -4,6 +4,7 @@ from .apply_lora import ApplyTransferredLora
 from .encode_prompts import EncodePrompts
 from .load_recording import LoadRecording
 from .load_source_lora import LoadSourceLora
+from .preview_text import PreviewText
 from .record_lora import RecordSourceLora
 from .refine_lora import RefineTransferredLora
 from .save_lora import SaveTransferredLora
@@ -22,6 +23,7 @@ NODE_CLASS_MAPPINGS = {
     "ProLoRASaveRecording": SaveRecording,
     "ProLoRALoadRecording": LoadRecording,
     "ProLoRARefine": RefineTransferredLora,
+    "PreviewAny": PreviewText,
 }
 
 NODE_DISPLAY_NAME_MAPPINGS = {
