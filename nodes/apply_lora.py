@@ -6,7 +6,8 @@ _STRENGTH = {"default": 1.0, "min": -100.0, "max": 100.0, "step": 0.01}
 
 
 class ApplyTransferredLora:
-    CATEGORY = "loaders/ProLoRA"
+    CATEGORY = host.CATEGORY
+    SEARCH_ALIASES = ("use LoRA", "apply LoRA", "LoRA strength")
     DESCRIPTION = "Applies a transferred LoRA, as Load LoRA applies a file."
     RETURN_TYPES = ("MODEL", "CLIP")
     OUTPUT_TOOLTIPS = ("The model with the LoRA.", "The text encoder with the LoRA.")

@@ -8,7 +8,8 @@ from .transferred_lora import parts_of, renamed
 
 
 class SaveTransferredLora:
-    CATEGORY = "loaders/ProLoRA"
+    CATEGORY = host.CATEGORY
+    SEARCH_ALIASES = ("export LoRA", "save LoRA", "write LoRA", "convert LoRA", "LoRA file")
     DESCRIPTION = "Saves a transferred LoRA into the output folder, with its source and target."
     RETURN_TYPES = ()
     OUTPUT_NODE = True
