@@ -7,6 +7,7 @@ from .load_for_model import LoadLoraForModel
 from .load_recording import LoadRecording
 from .load_source_lora import LoadSourceLora
 from .load_stack import LoadLoraStackForModel
+from .preview_text import PreviewText
 from .record_lora import RecordSourceLora
 from .refine_lora import RefineTransferredLora
 from .save_lora import SaveTransferredLora
@@ -28,6 +29,7 @@ NODE_CLASS_MAPPINGS = {
     "ProLoRALoadRecording": LoadRecording,
     "ProLoRARefine": RefineTransferredLora,
     "ProLoRAExtract": ExtractDifference,
+    "PreviewAny": PreviewText,
 }
 
 NODE_DISPLAY_NAME_MAPPINGS = {

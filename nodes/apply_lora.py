@@ -5,7 +5,8 @@ from .shared_inputs import STRENGTH_INPUTS
 
 
 class ApplyTransferredLora:
-    CATEGORY = "loaders/ProLoRA"
+    CATEGORY = host.CATEGORY
+    SEARCH_ALIASES = ("use LoRA", "apply LoRA", "LoRA strength")
     DESCRIPTION = "Applies a transferred LoRA, as Load LoRA applies a file."
     RETURN_TYPES = ("MODEL", "CLIP")
     OUTPUT_TOOLTIPS = ("The model with the LoRA.", "The text encoder with the LoRA.")

@@ -23,7 +23,8 @@ PROMPTS = (
 
 
 class EncodePrompts:
-    CATEGORY = "loaders/ProLoRA"
+    CATEGORY = host.CATEGORY
+    SEARCH_ALIASES = ("prompts", "many prompts", "prompt list", "trigger words")
     DESCRIPTION = "Encodes one prompt a line, for Record Source LoRA."
     RETURN_TYPES = ("CONDITIONING",)
     OUTPUT_TOOLTIPS = ("One entry for each line. It is not for a KSampler, which would mix them.",)

@@ -11,7 +11,7 @@ from .transferred_lora import TransferredLora
 
 
 class ExtractDifference:
-    CATEGORY = "loaders/ProLoRA"
+    CATEGORY = host.CATEGORY
     DESCRIPTION = (
         "The difference of two models as a LoRA for the first: base + LoRA is the tuned model, as "
         "far as the rank goes. Of a distilled model and its base it is the accelerator. Every "

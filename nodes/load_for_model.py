@@ -10,7 +10,7 @@ NOTHING = "Both strengths are 0: nothing was loaded."
 
 
 class LoadLoraForModel:
-    CATEGORY = "loaders/ProLoRA"
+    CATEGORY = host.CATEGORY
     DESCRIPTION = (
         "Loads a LoRA that was trained on another checkpoint of the family: moves it to this "
         "model and applies it. What was moved is kept, so that it takes a while only once."

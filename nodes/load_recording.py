@@ -7,7 +7,8 @@ from . import host
 
 
 class LoadRecording:
-    CATEGORY = "loaders/ProLoRA"
+    CATEGORY = host.CATEGORY
+    SEARCH_ALIASES = ("open recording", "load calibration")
     DESCRIPTION = "Reads a recording. It stands for the source: no checkpoint is needed any more."
     RETURN_TYPES = ("PROLORA_RECORDING", "STRING")
     RETURN_NAMES = ("recording", "info")

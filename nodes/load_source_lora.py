@@ -9,7 +9,15 @@ from .source_model import AUTO, SOURCE_INPUTS, checkpoint_input, chosen_source, 
 
 
 class LoadSourceLora:
-    CATEGORY = "loaders/ProLoRA"
+    CATEGORY = host.CATEGORY
+    SEARCH_ALIASES = (
+        "source LoRA",
+        "read LoRA",
+        "port LoRA",
+        "move LoRA",
+        "base model",
+        "trigger words",
+    )
     DESCRIPTION = "Reads a LoRA and the checkpoint that it was trained on, for ProLoRA Transfer."
     RETURN_TYPES = ("PROLORA_SOURCE", "STRING")
     RETURN_NAMES = ("source_lora", "info")

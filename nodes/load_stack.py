@@ -15,7 +15,7 @@ SEEN = FilesSeen()
 
 
 class LoadLoraStackForModel:
-    CATEGORY = "loaders/ProLoRA"
+    CATEGORY = host.CATEGORY
     DESCRIPTION = (
         "Loads LoRAs that were trained on another checkpoint of the family: moves all of them to "
         "this model and applies them. What was moved is kept, so that it takes a while only once."

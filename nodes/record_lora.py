@@ -13,7 +13,8 @@ DEFAULTS = RecordingSettings()
 
 
 class RecordSourceLora:
-    CATEGORY = "loaders/ProLoRA"
+    CATEGORY = host.CATEGORY
+    SEARCH_ALIASES = ("record LoRA", "calibrate LoRA", "calibration", "distilled model", "teacher")
     DESCRIPTION = (
         "Samples the source with a LoRA and keeps what the LoRA reads and does there: a small file "
         "that stands for the source. It makes transfers better and is what Refine Transferred LoRA "

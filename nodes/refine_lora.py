@@ -18,7 +18,16 @@ DEFAULTS = RefineSettings()
 
 
 class RefineTransferredLora:
-    CATEGORY = "loaders/ProLoRA"
+    CATEGORY = host.CATEGORY
+    SEARCH_ALIASES = (
+        "train LoRA",
+        "fine-tune LoRA",
+        "distil LoRA",
+        "refine LoRA",
+        "calibrate LoRA",
+        "Turbo",
+        "Lightning",
+    )
     DESCRIPTION = (
         "Corrects a transferred LoRA by a few steps of training, until the model answers as the "
         "source did in the recording. No pictures are needed. The result is never worse than what "

@@ -9,7 +9,8 @@ from .transferred_lora import parts_of, renamed
 
 
 class SaveTransferredLora:
-    CATEGORY = "loaders/ProLoRA"
+    CATEGORY = host.CATEGORY
+    SEARCH_ALIASES = ("export LoRA", "save LoRA", "write LoRA", "convert LoRA", "LoRA file")
     DESCRIPTION = (
         "Saves a transferred LoRA into the output folder. The file keeps what the original says of "
         "itself, and names its own source and target."

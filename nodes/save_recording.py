@@ -5,7 +5,8 @@ from . import host
 
 
 class SaveRecording:
-    CATEGORY = "loaders/ProLoRA"
+    CATEGORY = host.CATEGORY
+    SEARCH_ALIASES = ("save calibration", "export recording")
     DESCRIPTION = (
         "Saves a recording into the output folder. Load Recording lists output/recordings and the "
         "loras folder."

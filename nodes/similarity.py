@@ -14,7 +14,14 @@ from .source_model import SOURCE_INPUTS, checkpoint_input, chosen_source
 
 
 class ProLoraSimilarity:
-    CATEGORY = "loaders/ProLoRA"
+    CATEGORY = host.CATEGORY
+    SEARCH_ALIASES = (
+        "compare checkpoints",
+        "compare models",
+        "similar models",
+        "model difference",
+        "subspace",
+    )
     DESCRIPTION = (
         "Measures the similarity of two models, weight by weight: how much of a LoRA a transfer "
         "between them can keep. Every weight is decomposed, which takes minutes without a GPU."

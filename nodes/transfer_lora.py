@@ -10,7 +10,20 @@ from .shared_inputs import ENERGY_INPUT, PAIRS_INPUT, SHARE_INPUT
 
 
 class ProLoraTransfer:
-    CATEGORY = "loaders/ProLoRA"
+    CATEGORY = host.CATEGORY
+    SEARCH_ALIASES = (
+        "move LoRA",
+        "port LoRA",
+        "convert LoRA",
+        "migrate LoRA",
+        "retarget LoRA",
+        "adapt LoRA",
+        "transfer LoRA",
+        "another checkpoint",
+        "base model",
+        "SSD-1B",
+        "LoRA-X",
+    )
     DESCRIPTION = (
         "Moves a LoRA to another checkpoint of the family, by the weights of the two checkpoints "
         "alone (ProLoRA, ICML 2025), or by a recording of the source as well."

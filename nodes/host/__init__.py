@@ -4,6 +4,7 @@ It works with the releases from June 2024 to August 2026. A branch between them 
 needs it.
 """
 
+from .catalogue import CATEGORY
 from .conditioning import conditioning_of, prompts_of
 from .failures import memory_explained
 from .files import (
@@ -48,6 +49,7 @@ from .training import trainable
 from .work import apply_lora, device, make_room, say, stop_if_cancelled
 
 __all__ = [
+    "CATEGORY",
     "Progress",
     "Untold",
     "apply_lora",

@@ -1,6 +1,7 @@
 """Three small SD1.5 checkpoints with text encoder and VAE, and a kohya LoCon for them; random.
 
-The names are those in workflows/, so that the tests queue the shipped graphs as they are.
+The names are those in workflows/ and in tests/graphs/, so that the tests queue these graphs as they
+are. Which model a name stands for in the world does not matter.
 """
 
 import math
@@ -11,9 +12,18 @@ from safetensors.torch import save_file
 
 from fixtures.stable_diffusion import Shapes, small_sd15_checkpoint
 
-SOURCE, TARGET = "v1-5-pruned-emaonly.safetensors", "realisticVisionV30.safetensors"
-DISTILLED = "realisticVisionV60B1_v51HyperVAE.safetensors"
+SOURCE, TARGET = "v1-5-pruned-emaonly-fp16.safetensors", "DreamShaper_8_pruned.safetensors"
+DISTILLED = "sdxl_lightning_4step.safetensors"
 LORA = "my_style.safetensors"
+# The other names in graphs, and whose file each has.
+OTHER_NAMES = {
+    "sd_xl_base_1.0.safetensors": SOURCE,
+    "SSD-1B-A1111.safetensors": TARGET,
+    "v1-5-pruned-emaonly.safetensors": SOURCE,
+    "realisticVisionV30.safetensors": TARGET,
+    "realisticVisionV60B1_v51HyperVAE.safetensors": DISTILLED,
+}
+CHECKPOINTS = (SOURCE, TARGET, DISTILLED, *OTHER_NAMES)
 RANK, ALPHA = 4, 2.0
 
 # kohya's name -> the checkpoint's. Linear, 1x1 and 3x3 convolutions, text encoder.
@@ -45,6 +55,8 @@ def write_small_sd15(models: Path) -> None:
     save_file(_lora(shapes, random), models / "loras" / LORA)
     distilled = {key: _drifted(tensor, random) for key, tensor in source.items()}
     save_file(distilled, models / "checkpoints" / DISTILLED)
+    for name, of in OTHER_NAMES.items():
+        (models / "checkpoints" / name).hardlink_to(models / "checkpoints" / of)
 
 
 def _weight(key: str, shape: tuple[int, ...], random: torch.Generator) -> torch.Tensor:
