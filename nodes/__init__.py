@@ -10,6 +10,7 @@ from .save_lora import SaveTransferredLora
 from .save_recording import SaveRecording
 from .similarity import ProLoraSimilarity
 from .transfer_lora import ProLoraTransfer
+from .transfer_report import TransferReport
 
 NODE_CLASS_MAPPINGS = {
     "ProLoRALoadSource": LoadSourceLora,
@@ -22,6 +23,7 @@ NODE_CLASS_MAPPINGS = {
     "ProLoRASaveRecording": SaveRecording,
     "ProLoRALoadRecording": LoadRecording,
     "ProLoRARefine": RefineTransferredLora,
+    "ProLoRAReport": TransferReport,
 }
 
 NODE_DISPLAY_NAME_MAPPINGS = {
@@ -35,6 +37,7 @@ NODE_DISPLAY_NAME_MAPPINGS = {
     "ProLoRASaveRecording": "Save Recording",
     "ProLoRALoadRecording": "Load Recording",
     "ProLoRARefine": "Refine Transferred LoRA",
+    "ProLoRAReport": "Transfer Report",
 }
 
 # A host of 2026 then shows again what a node said, where its result comes from the cache.

@@ -140,7 +140,9 @@ class ProLoraTransfer:
         else:
             result = self.calibrated(job, recording, model, clip)
         named = rename(result.contents, target.key_map, target.architecture)
-        lora = TransferredLora.of(named.adapters, named.style, result.metadata(), target)
+        lora = TransferredLora.of(
+            named.adapters, named.style, result.metadata(), target, result.report
+        )
         summary = "\n".join((summary_of(result.report), *bullets(named.notes)))
         host.say(summary, warning=bool(warning_of(result.report)))
         return {"ui": {"text": [summary]}, "result": (lora, summary)}

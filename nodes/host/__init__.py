@@ -19,6 +19,7 @@ from .files import (
 )
 from .loaded_model import clip_without_loras, file_behind, kept_as, model_from_graph, without_loras
 from .network import network_of
+from .pictures import as_image, preview
 from .progress import Progress
 from .sampling import (
     latent_format,
@@ -37,6 +38,7 @@ from .work import apply_lora, device, make_room, say
 __all__ = [
     "Progress",
     "apply_lora",
+    "as_image",
     "clip_without_loras",
     "conditioning_of",
     "device",
@@ -57,6 +59,7 @@ __all__ = [
     "network_of",
     "one_latent",
     "output_path",
+    "preview",
     "prompts_of",
     "read_lora",
     "recording_names",
