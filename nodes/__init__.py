@@ -14,6 +14,7 @@ from .save_lora import SaveTransferredLora
 from .save_recording import SaveRecording
 from .similarity import ProLoraSimilarity
 from .transfer_lora import ProLoraTransfer
+from .transfer_report import TransferReport
 
 NODE_CLASS_MAPPINGS = {
     "ProLoRALoadForModel": LoadLoraForModel,
@@ -30,6 +31,7 @@ NODE_CLASS_MAPPINGS = {
     "ProLoRARefine": RefineTransferredLora,
     "ProLoRAExtract": ExtractDifference,
     "PreviewAny": PreviewText,
+    "ProLoRAReport": TransferReport,
 }
 
 NODE_DISPLAY_NAME_MAPPINGS = {
@@ -46,6 +48,7 @@ NODE_DISPLAY_NAME_MAPPINGS = {
     "ProLoRALoadRecording": "Load Recording",
     "ProLoRARefine": "Refine Transferred LoRA",
     "ProLoRAExtract": "Extract Difference as LoRA",
+    "ProLoRAReport": "Transfer Report",
 }
 
 # A host of 2026 then shows again what a node said, where its result comes from the cache.

@@ -48,7 +48,7 @@ def move(source_lora, target, model, clip, settings, kept, recording=None, notes
     for note in notes:
         result = result.noted(note)
     named = rename(result.contents, target.key_map, target.architecture)
-    lora = TransferredLora.of(named.adapters, named.style, result.metadata(), target)
+    lora = TransferredLora.of(named.adapters, named.style, result.metadata(), target, result.report)
     summary = "\n".join((summary_of(result.report), *bullets(named.notes)))
     return Moved(lora, summary, warning_of(result.report))
 

@@ -1,8 +1,5 @@
 """ProLoRA Similarity: measures the similarity of two models before anything is moved."""
 
-import numpy as np
-import torch
-
 from ..prolora.comparison import text as comparison_text
 from ..prolora.comparison.figures import compare
 from ..prolora.comparison.heat_map import check_pillow, draw
@@ -80,6 +77,5 @@ class ProLoraSimilarity:
         found = compare(source, target, settings, host.Progress())
         summary, picture = comparison_text.summary(found), draw(found).image
         host.say(summary)
-        pixels = torch.from_numpy(np.asarray(picture, dtype=np.float32) / 255)[None]
-        result = (pixels, comparison_text.table(found), write_pairs(found.pairs))
+        result = (host.as_image(picture), comparison_text.table(found), write_pairs(found.pairs))
         return {"ui": {"text": [summary]}, "result": result}

@@ -7,6 +7,7 @@ from ..prolora.adapters import lora_state_dict, parse_adapter_file
 from ..prolora.errors import ProLoRAError
 from ..prolora.models.references import WeightRef
 from ..prolora.naming.output_names import rename
+from ..prolora.transfer.report import Report
 
 
 class TransferredLora(dict):
@@ -15,19 +16,21 @@ class TransferredLora(dict):
     Attributes:
         metadata: the header of the file.
         key_map, architecture: of the target model, to rename the modules.
-        path: of its file, for its hashes; None where it is not known.
+        path: of the target's file, for its hashes; None where it is not known.
+        report: of the transfer; None where none is known.
     """
 
     metadata: Mapping[str, str]
     key_map: Mapping[str, WeightRef]
     architecture: str
     path: Path | None
+    report: Report | None
 
     @classmethod
-    def of(cls, adapters, style, metadata, target):
+    def of(cls, adapters, style, metadata, target, report=None):
         """Of adapters; `target` is a Model, or another of these for the same model."""
         lora = cls(lora_state_dict(adapters, style=style))
-        lora.metadata = metadata
+        lora.metadata, lora.report = metadata, report
         lora.key_map, lora.architecture = target.key_map, target.architecture
         lora.path = target.path
         return lora

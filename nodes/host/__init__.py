@@ -33,6 +33,7 @@ from .loaded_model import (
     without_loras,
 )
 from .network import network_of
+from .pictures import as_image, preview
 from .progress import Progress
 from .sampling import (
     latent_format,
@@ -53,6 +54,7 @@ __all__ = [
     "Progress",
     "Untold",
     "apply_lora",
+    "as_image",
     "cache_folder",
     "cached_name",
     "clip_without_loras",
@@ -80,6 +82,7 @@ __all__ = [
     "one_latent",
     "output_path",
     "path_behind",
+    "preview",
     "prompts_of",
     "read_lora",
     "recording_beside",

@@ -63,6 +63,19 @@ def verdict_of(report: Report) -> str:
     return f"{report.transferred} of {report.count()} modules transferred: {parts}{energy}"
 
 
+def table_of(report: Report) -> str:
+    """Every module as aligned columns, a line each."""
+    lines = [("module", "status", "similarity", "kept", "in the target", "reason")]
+    for row, label in _labelled(report):
+        phi, kept = row.measures.similarity, row.energy_kept
+        similarity = "-" if phi is None else f"{phi.score:.3f}"
+        share = "-" if kept is None else f"{kept:.1%}"
+        lines.append((label, row.status, similarity, share, row.target_key or "-", row.reason))
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    padded = ([c.ljust(width) for c, width in zip(line, widths, strict=True)] for line in lines)
+    return "\n".join("  ".join(line).rstrip() for line in padded)
+
+
 def _measured(report: Report) -> Iterator[tuple[Similarity, str]]:
     for row, label in _labelled(report):
         if row.measures.similarity is not None and not row.shared_from:
