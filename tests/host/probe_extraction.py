@@ -64,9 +64,10 @@ class ProbeBecomes:
 class ProbeDynamic:
     """A MODEL as 0.33.0's dynamic VRAM loader leaves it, which needs a GPU to run by itself.
 
-    ModelPatcherDynamic.load patches the modules of up to 16 KB in place and leaves the others
-    unpatched, to be patched when they are used; no module is marked as patched. Here the host's
-    usual loader patches all of them, and what the other one would not have done is undone.
+    ModelPatcherDynamic.load patches layers of up to 16 KB in place and leaves the others unpatched,
+    to be patched when they are used; it marks none as patched. The parameters of modules that are
+    no layers of the host's own, it does not patch. Here the host's usual loader patches all of
+    them, and what the other one would not have done is undone.
     """
 
     CATEGORY = "ProLoRA/tests"
@@ -83,17 +84,20 @@ class ProbeDynamic:
             raise RuntimeError("this host has no dynamic loader")
         comfy.model_management.load_models_gpu([model])
         for name, module in model.model.named_modules():
-            if not getattr(module, "comfy_patched_weights", False):
-                continue
-            if not hasattr(module, "comfy_cast_weights"):
-                continue
-            module.comfy_patched_weights = False
-            if comfy.model_management.module_size(module) > self.SMALL:
-                for part in ("weight", "bias"):
-                    kept = model.backup.pop(f"{name}.{part}", None)
-                    if kept is not None:
-                        comfy.utils.set_attr_param(model.model, f"{name}.{part}", kept.weight)
+            is_layer = hasattr(module, "comfy_cast_weights")
+            is_small = comfy.model_management.module_size(module) <= self.SMALL
+            if hasattr(module, "comfy_patched_weights"):
+                module.comfy_patched_weights = False
+            if not (is_layer and is_small):
+                self.unpatch(model, name, module)
         return (model,)
+
+    @staticmethod
+    def unpatch(model, name, module):
+        for part, _ in module.named_parameters(recurse=False):
+            kept = model.backup.pop(f"{name}.{part}", None)
+            if kept is not None:
+                comfy.utils.set_attr_param(model.model, f"{name}.{part}", kept.weight)
 
 
 NODE_CLASS_MAPPINGS = {"ProbeBecomes": ProbeBecomes, "ProbeDynamic": ProbeDynamic}
