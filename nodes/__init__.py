@@ -11,6 +11,7 @@ from .save_lora import SaveTransferredLora
 from .save_recording import SaveRecording
 from .similarity import ProLoraSimilarity
 from .transfer_lora import ProLoraTransfer
+from .transfer_report import TransferReport
 
 NODE_CLASS_MAPPINGS = {
     "ProLoRALoadSource": LoadSourceLora,
@@ -24,6 +25,7 @@ NODE_CLASS_MAPPINGS = {
     "ProLoRALoadRecording": LoadRecording,
     "ProLoRARefine": RefineTransferredLora,
     "ProLoRAExtract": ExtractDifference,
+    "ProLoRAReport": TransferReport,
 }
 
 NODE_DISPLAY_NAME_MAPPINGS = {
@@ -38,4 +40,9 @@ NODE_DISPLAY_NAME_MAPPINGS = {
     "ProLoRALoadRecording": "Load Recording",
     "ProLoRARefine": "Refine Transferred LoRA",
     "ProLoRAExtract": "Extract Difference as LoRA",
+    "ProLoRAReport": "Transfer Report",
 }
+
+# A host of 2026 then shows again what a node said, where its result comes from the cache.
+for _node in NODE_CLASS_MAPPINGS.values():
+    _node.HAS_INTERMEDIATE_OUTPUT = True

@@ -1,5 +1,6 @@
 """Extract Difference as LoRA: what makes one model of another, as a LoRA."""
 
+from ..prolora.errors import bullets
 from ..prolora.extraction.extract import extract_difference
 from ..prolora.extraction.settings import EXTRACTION_DEFAULTS, ExtractionSettings
 from ..prolora.extraction.text import summary_of
@@ -119,7 +120,9 @@ class ExtractDifference:
         host.make_room(base.key_map, base)
         result = extract_difference(base, tuned, settings, host.Progress())
         named = rename(result.contents, base.key_map, base.architecture)
-        lora = TransferredLora.of(named.adapters, named.style, result.metadata(), base)
-        summary = "\n  ".join((summary_of(result), *named.notes))
-        host.show(summary, unique_id)
+        lora = TransferredLora.of(
+            named.adapters, named.style, result.metadata(), base, result.report
+        )
+        summary = "\n".join((summary_of(result), *bullets(named.notes)))
+        host.say(summary)
         return {"ui": {"text": [summary]}, "result": (lora, summary)}

@@ -29,11 +29,10 @@ class LoadRecording:
                     },
                 ),
             },
-            "hidden": {"unique_id": "UNIQUE_ID"},
         }
 
     @classmethod
-    def IS_CHANGED(cls, recording_name, unique_id=""):
+    def IS_CHANGED(cls, recording_name):
         """What tells one content of the file from another."""
         try:
             found = host.recording_path(recording_name).stat()
@@ -41,8 +40,8 @@ class LoadRecording:
             return ""
         return f"{found.st_mtime_ns} {found.st_size}"
 
-    def load(self, recording_name, unique_id=""):
+    def load(self, recording_name):
         recording = read_recording(host.recording_path(recording_name))
         info = describe(recording)
-        host.show(info, unique_id)
+        host.say(info)
         return {"ui": {"text": [info]}, "result": (recording, info)}

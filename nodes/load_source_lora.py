@@ -62,5 +62,5 @@ class LoadSourceLora:
             recording.check_lora(file.digest, file.name)
         lora = resolve(file, model)
         info = describe_source(lora)
-        host.show(info, unique_id)
+        host.say(info)
         return {"ui": {"text": [info]}, "result": (lora, info)}

@@ -185,7 +185,7 @@ class RecordSourceLora:
         )
         size = expected_size(source_lora, host.latent_shape(bare, latent), samples, settings)
         refuse_too_large(size)
-        host.show(f"The recording will take about {size / 2**20:.1f} MB.", unique_id)
+        host.say(f"The recording will take about {size / 2**20:.1f} MB.")
         progress = host.Progress()
         prompt_of = torch.arange(samples) % len(prompts)
         with host.memory_explained():
@@ -213,7 +213,7 @@ class RecordSourceLora:
                 None if clip is None else host.text_network_of(host.clip_without_loras(clip)),
             )
         info = describe(recording)
-        host.show(info, unique_id)
+        host.say(info)
         return {"ui": {"text": [info]}, "result": (recording, info)}
 
     @staticmethod

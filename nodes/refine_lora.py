@@ -1,8 +1,5 @@
 """Refine Transferred LoRA: a few steps towards what the source answers with its LoRA."""
 
-import numpy as np
-import torch
-
 from ..prolora.adapters import VectorPatch, lora_state_dict
 from ..prolora.models.module_names import is_text_encoder
 from ..prolora.naming.output_names import rename
@@ -131,10 +128,10 @@ class RefineTransferredLora:
                 bare=None if patched is bare else host.network_of(bare),
             )
         info = "\n".join((describe_refined(refined), *note))
-        host.show(info, unique_id)
+        host.say(info)
         made = self.written(refined, parts, lora, target) if refined.best else lora
-        pixels = np.asarray(draw_losses(refined), dtype=np.float32) / 255
-        return {"ui": {"text": [info]}, "result": (made, info, torch.from_numpy(pixels)[None])}
+        plot = host.as_image(draw_losses(refined))
+        return {"ui": {"text": [info]}, "result": (made, info, plot)}
 
     @staticmethod
     def check_lora(lora, recording):
@@ -146,7 +143,7 @@ class RefineTransferredLora:
         metadata = getattr(lora, "metadata", {})
         if LORA_DIGEST not in metadata:
             return [
-                "  this LORA_MODEL does not come from ProLoRA Transfer, so it could not be checked "
+                "- this LORA_MODEL does not come from ProLoRA Transfer, so it could not be checked "
                 "whether the recording is of this LoRA"
             ]
         recording.check_lora(metadata[LORA_DIGEST], metadata.get("prolora_lora", "the LoRA"))
@@ -183,4 +180,5 @@ class RefineTransferredLora:
             "prolora_refined_loss": " to ".join(f"{loss:.4g}" for loss in losses),
         }
         of = lora if isinstance(lora, TransferredLora) else target
-        return TransferredLora.of(named.adapters, named.style, metadata, of)
+        report = getattr(lora, "report", None)
+        return TransferredLora.of(named.adapters, named.style, metadata, of, report)

@@ -1,6 +1,7 @@
 """Save Transferred LoRA: a .safetensors file that every LoRA loader reads."""
 
 from ..prolora.adapters import FILE_DTYPES, lora_state_dict
+from ..prolora.errors import bullets
 from ..prolora.files.safetensors import write_safetensors
 from ..prolora.naming.output_names import NAMINGS
 from . import host
@@ -51,4 +52,4 @@ class SaveTransferredLora:
         tensors = lora_state_dict(named.adapters, FILE_DTYPES[dtype], named.style)
         path = host.output_path(filename_prefix)
         write_safetensors(tensors, path, getattr(lora, "metadata", {}))
-        return {"ui": {"text": ["\n".join((f"saved {path.name}", *named.notes))]}}
+        return {"ui": {"text": ["\n".join((host.saved_to(path), *bullets(named.notes)))]}}

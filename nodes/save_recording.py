@@ -35,4 +35,4 @@ class SaveRecording:
         path = host.output_path(filename_prefix, SUFFIX)
         write_recording(recording, path)
         size = path.stat().st_size / 2**20
-        return {"ui": {"text": [f"saved {path.name} ({size:.1f} MB)\n{path}"]}}
+        return {"ui": {"text": [f"{host.saved_to(path)} ({size:.1f} MB)"]}}

@@ -1,8 +1,5 @@
 """ProLoRA Similarity: measures the similarity of two models before anything is moved."""
 
-import numpy as np
-import torch
-
 from ..prolora.comparison import text as comparison_text
 from ..prolora.comparison.figures import compare
 from ..prolora.comparison.heat_map import check_pillow, draw
@@ -72,7 +69,6 @@ class ProLoraSimilarity:
         host.make_room(target.key_map, target)
         found = compare(source, target, settings, host.Progress())
         summary, picture = comparison_text.summary(found), draw(found).image
-        host.show(summary, unique_id)
-        pixels = torch.from_numpy(np.asarray(picture, dtype=np.float32) / 255)[None]
-        result = (pixels, comparison_text.table(found), write_pairs(found.pairs))
+        host.say(summary)
+        result = (host.as_image(picture), comparison_text.table(found), write_pairs(found.pairs))
         return {"ui": {"text": [summary]}, "result": result}

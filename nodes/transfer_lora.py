@@ -1,6 +1,6 @@
 """ProLoRA Transfer: moves a source LoRA to the MODEL that is loaded in the graph."""
 
-from ..prolora.errors import ProLoRAError
+from ..prolora.errors import ProLoRAError, bullets
 from ..prolora.naming.output_names import rename
 from ..prolora.pairing.block_pairs import parse_pairs
 from ..prolora.recording.calibrated import transfer_recorded
@@ -140,9 +140,11 @@ class ProLoraTransfer:
         else:
             result = self.calibrated(job, recording, model, clip)
         named = rename(result.contents, target.key_map, target.architecture)
-        lora = TransferredLora.of(named.adapters, named.style, result.metadata(), target)
-        summary = "\n  ".join((summary_of(result.report), *named.notes))
-        host.show(summary, unique_id, warning_of(result.report))
+        lora = TransferredLora.of(
+            named.adapters, named.style, result.metadata(), target, result.report
+        )
+        summary = "\n".join((summary_of(result.report), *bullets(named.notes)))
+        host.say(summary, warning=bool(warning_of(result.report)))
         return {"ui": {"text": [summary]}, "result": (lora, summary)}
 
     @staticmethod

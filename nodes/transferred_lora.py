@@ -6,6 +6,7 @@ from ..prolora.adapters import lora_state_dict, parse_adapter_file
 from ..prolora.errors import ProLoRAError
 from ..prolora.models.references import WeightRef
 from ..prolora.naming.output_names import rename
+from ..prolora.transfer.report import Report
 
 
 class TransferredLora(dict):
@@ -14,17 +15,19 @@ class TransferredLora(dict):
     Attributes:
         metadata: the header of the file.
         key_map, architecture: of the target model, to rename the modules.
+        report: of the transfer; None where none is known.
     """
 
     metadata: Mapping[str, str]
     key_map: Mapping[str, WeightRef]
     architecture: str
+    report: Report | None
 
     @classmethod
-    def of(cls, adapters, style, metadata, target):
+    def of(cls, adapters, style, metadata, target, report=None):
         """Of adapters; `target` is a Model, or another of these for the same model."""
         lora = cls(lora_state_dict(adapters, style=style))
-        lora.metadata = metadata
+        lora.metadata, lora.report = metadata, report
         lora.key_map, lora.architecture = target.key_map, target.architecture
         return lora
 

@@ -16,7 +16,7 @@ from .adapters.tools import OTHER_FILES, UNREADABLE, kind_of
 from .comparison import text as comparison_text
 from .comparison.figures import compare
 from .comparison.heat_map import check_pillow, draw
-from .errors import ProLoRAError
+from .errors import ProLoRAError, bullets
 from .files.atomic_write import atomic_write
 from .files.safetensors import open_safetensors, write_safetensors
 from .inspection import describe_adapter
@@ -124,7 +124,7 @@ def _transfer(options: argparse.Namespace) -> None:
     with _progress_bar("module") as progress:
         result = transfer_lora(file, source, target, settings, progress)
     named = rename(result.contents, target.key_map, target.architecture, options.naming)
-    with _printed_last(summary_of(result.report), *(f"  {note}" for note in named.notes)) as said:
+    with _printed_last(summary_of(result.report), *bullets(named.notes)) as said:
         _write(result, named, options, said)
 
 

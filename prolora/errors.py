@@ -1,6 +1,6 @@
 """The one exception that the core raises on purpose, and how its messages list things."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 _LONGEST = 200  # letters of a stranger's text
 
@@ -12,12 +12,23 @@ class ProLoRAError(ValueError):
     shapes, and what to do about it.
     """
 
+    # What shows an error (ComfyUI's page, a traceback) puts the module before the name of a class
+    # that is not built in: of this one it would be a path, before the sentence to be read.
+    __module__ = "builtins"
+
 
 def truncated_list(items: Sequence[str], limit: int) -> Iterator[str]:
     """At most `limit` items, then "and N more" where there are more."""
     yield from items[:limit]
     if len(items) > limit:
         yield f"and {len(items) - limit} more"
+
+
+def bullets(lines: Iterable[str]) -> Iterator[str]:
+    """The lines as a list, which reads well as it is and as Markdown; an indented one is below."""
+    for line in lines:
+        text = line.lstrip(" ")
+        yield f"{line[: len(line) - len(text)]}- {text}"
 
 
 def one_line(text: object) -> str:

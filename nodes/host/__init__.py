@@ -15,9 +15,12 @@ from .files import (
     read_lora,
     recording_names,
     recording_path,
+    saved_to,
 )
 from .loaded_model import clip_without_loras, file_behind, kept_as, model_from_graph, without_loras
 from .network import network_of
+from .pictures import as_image, preview
+from .progress import Progress
 from .sampling import (
     latent_format,
     latent_shape,
@@ -30,11 +33,12 @@ from .sampling import (
 from .source_file import model_from_file
 from .text_encoder import encode, text_network_of
 from .training import trainable
-from .work import Progress, apply_lora, device, make_room, show
+from .work import apply_lora, device, make_room, say
 
 __all__ = [
     "Progress",
     "apply_lora",
+    "as_image",
     "clip_without_loras",
     "conditioning_of",
     "device",
@@ -55,14 +59,16 @@ __all__ = [
     "network_of",
     "one_latent",
     "output_path",
+    "preview",
     "prompts_of",
     "read_lora",
     "recording_names",
     "recording_path",
     "sample",
     "samplers",
+    "saved_to",
+    "say",
     "schedulers",
-    "show",
     "text_network_of",
     "trainable",
     "without_loras",

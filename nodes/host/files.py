@@ -103,6 +103,12 @@ def output_path(filename_prefix: str, suffix: str = ".safetensors") -> Path:
     return Path(folder) / f"{name}_{counter:05}_{suffix}"
 
 
+def saved_to(path: Path) -> str:
+    """Says where a file was saved: its folder, from the host's output folder on, and its name."""
+    output = Path(folder_paths.get_output_directory()).resolve()
+    return f"saved to {_OUTPUT}{path.resolve().relative_to(output).as_posix()}"
+
+
 def read_lora(path: Path) -> AdapterFile:
     """Reads a LoRA file, under the keys that the host's own loader gives it.
 

@@ -1,4 +1,4 @@
-"""What a job needs of ComfyUI while it runs: a device, memory, progress, a place for texts."""
+"""What a job needs of ComfyUI while it runs: a device, memory, its LoRA loader, its log."""
 
 import logging
 from collections.abc import Iterable
@@ -6,7 +6,6 @@ from typing import Any
 
 import comfy.model_management
 import comfy.sd
-import comfy.utils
 import torch
 
 from ...prolora.algebra.subspace import can_decompose
@@ -33,19 +32,6 @@ def make_room(names: Iterable[str], model: Model) -> None:
     comfy.model_management.free_memory(largest * _BYTES_PER_ELEMENT, device())
 
 
-class Progress:
-    """Moves the host's progress bar, and stops the job after the user pressed Cancel."""
-
-    def __init__(self) -> None:
-        self._bar: Any = None
-
-    def __call__(self, done: int, total: int, name: str) -> None:
-        comfy.model_management.throw_exception_if_processing_interrupted()
-        if self._bar is None:
-            self._bar = comfy.utils.ProgressBar(total)
-        self._bar.update_absolute(done, total)
-
-
 def apply_lora(
     model: Any,
     clip: Any | None,
@@ -60,15 +46,6 @@ def apply_lora(
     return patched
 
 
-def show(text: str, node_id: str, warning: str = "") -> None:
-    """Writes a text into the log, and onto the node if the page can show it."""
-    log.info("%s", text)
-    if warning:
-        log.warning("%s", warning)
-    try:
-        from server import PromptServer
-    except ImportError:  # a host from June 2024 has it elsewhere, and its page shows no texts
-        return
-    send = getattr(PromptServer.instance, "send_progress_text", None)
-    if send is not None:
-        send(text, node_id)
+def say(text: str, warning: bool = False) -> None:
+    """Writes into the log what a node says; the page gets it as the node's `ui`."""
+    log.log(logging.WARNING if warning else logging.INFO, "%s", text)

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from itertools import takewhile
 from statistics import median
 
-from ..errors import truncated_list
+from ..errors import bullets, truncated_list
 from ..pairing.summary import stage_lines
 from .figures import Comparison, Row, block_label
 
@@ -17,7 +17,7 @@ _OUTSIDE = "outside of blocks"
 
 def summary(comparison: Comparison) -> str:
     """The comparison in a few lines for people."""
-    return "\n".join(_summary_lines(comparison))
+    return "\n".join((verdict(comparison), *bullets(_summary_lines(comparison))))
 
 
 def verdict(comparison: Comparison) -> str:
@@ -55,14 +55,13 @@ def _summary_lines(comparison: Comparison) -> Iterator[str]:
         f"{comparison.target} ({theirs}) compared with {comparison.source} ({ours}): "
         f"{len(measured)} weights, subspaces of {100 * comparison.energy:.3g}% of the energy"
     )
-    yield f"  {verdict(comparison)}"
-    yield f"  lowest {phi.score:.3f}: {worst.target}"
+    yield f"lowest {phi.score:.3f}: {worst.target}"
     same = sum(row.reason == "identical" for row, _ in measured)
     if same:
-        yield f"  {same} are identical"
-    yield "  corrected for chance:"
+        yield f"{same} are identical"
+    yield "corrected for chance:"
     yield from _lines_by_stage(comparison)
-    yield from (f"  {line}" for line in stage_lines(comparison.blocks))
+    yield from stage_lines(comparison.blocks)
     missing: dict[str, list[str]] = defaultdict(list)
     for row in comparison.rows:
         if row.similarity is None:
@@ -71,9 +70,9 @@ def _summary_lines(comparison: Comparison) -> Iterator[str]:
         f"{', '.join(truncated_list(names, 2))}: {reason}" for reason, names in missing.items()
     ]
     if reasons:
-        yield f"  {sum(map(len, missing.values()))} could not be compared:"
-        yield from (f"    {line}" for line in truncated_list(reasons, _LISTED))
-    yield from (f"  {note}" for note in comparison.notes)
+        yield f"{sum(map(len, missing.values()))} could not be compared:"
+        yield from (f"  {line}" for line in truncated_list(reasons, _LISTED))
+    yield from comparison.notes
 
 
 def _lines_by_stage(comparison: Comparison) -> Iterator[str]:
@@ -87,8 +86,7 @@ def _lines_by_stage(comparison: Comparison) -> Iterator[str]:
         middle = median(figure for figure, _ in figures)
         where = row.target.removeprefix(f"{stage}.")
         yield (
-            f"    {stage}: median {middle:.3f}, lowest {lowest:.3f} ({where}), "
-            f"{len(figures)} weights"
+            f"  {stage}: median {middle:.3f}, lowest {lowest:.3f} ({where}), {len(figures)} weights"
         )
 
 

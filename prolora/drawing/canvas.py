@@ -111,6 +111,13 @@ class Canvas:
         self.box(box, WHITE)
         self.box((box[0], box[1], box[2] - 1, box[3] - 1), fill)
 
+    def figure(self, box: Box, value: float, text: str, size: int) -> None:
+        """Draws a cell in the colour of a value from 0 to 1, with a text that stands out."""
+        fill = colour(value)
+        self.cell(box, fill)
+        dark = 0.299 * fill[0] + 0.587 * fill[1] + 0.114 * fill[2] < 128
+        self.centred(box, text, size, WHITE if dark else (0, 0, 0))
+
     def hatched(self, box: Box) -> None:
         """Draws a box with grey diagonal lines."""
         width, height = box[2] - box[0] - 1, box[3] - box[1] - 1

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 
-from ..errors import one_line, truncated_list
+from ..errors import bullets, one_line, truncated_list
 from .recording import Recording
 from .refine import Refined
 
@@ -12,12 +12,21 @@ _REASONS, _SETTINGS = 5, 20  # how many are listed at most
 
 def describe(recording: Recording) -> str:
     """What a recording holds."""
-    return "\n".join(_lines(recording))
+    heard = len(recording.readouts) + len(recording.text_readouts)
+    text = len(recording.text_readouts)
+    of_text = f", {text} of them in the text encoder" if text else ""
+    verdict = f"{heard} of {heard + len(recording.left_out)} modules heard{of_text}"
+    return "\n".join((verdict, *bullets(_lines(recording))))
 
 
 def describe_refined(refined: Refined) -> str:
     """The losses, and what was not refined."""
-    return "\n".join(_refined_lines(refined))
+    before = refined.held_out[0][1]
+    after = dict(refined.held_out)[refined.best]
+    verdict = f"loss on the latents kept apart: before {before:.4g}, after {after:.4g}"
+    if not refined.best:
+        verdict = f"NOTHING WAS GAINED, so the LoRA is as it came; {verdict}"
+    return "\n".join((verdict, *bullets(_refined_lines(refined))))
 
 
 def _lines(recording: Recording) -> Iterator[str]:
@@ -27,29 +36,23 @@ def _lines(recording: Recording) -> Iterator[str]:
     samples, levels = said.pop("samples", "?"), said.pop("levels", "?")
     sides = " x ".join(map(str, recording.latents.shape[2:]))
     yield (
-        f"  {samples} samples of {len(recording.prompts)} prompts, {levels} noise levels each: "
+        f"{samples} samples of {len(recording.prompts)} prompts, {levels} noise levels each: "
         f"{len(recording)} noised latents of {sides} ({one_line(recording.latent_format)})"
     )
-    heard, text = len(recording.readouts), len(recording.text_readouts)
-    of_text = f", {text} of them in the text encoder" if text else ""
-    yield f"  {heard + text} of {heard + text + len(recording.left_out)} modules heard{of_text}"
     yield from _reasons("not heard", recording.left_out)
     made = [f"{name} {value}" for name, value in said.items()]
-    yield "  " + ", ".join(truncated_list(made, _SETTINGS))
-    yield f"  {recording.size / 2**20:.1f} MB"
+    yield ", ".join(truncated_list(made, _SETTINGS))
+    yield f"{recording.size / 2**20:.1f} MB"
 
 
 def _refined_lines(refined: Refined) -> Iterator[str]:
-    before = refined.held_out[0][1]
-    after = dict(refined.held_out)[refined.best]
     taught = len(refined.adapters) - len(refined.left_out)
-    yield f"{taught} of {len(refined.adapters)} modules refined, {len(refined.losses)} steps"
-    yield "  loss on the latents kept apart:"
-    yield f"    before {before:.4g}, after {after:.4g}, best after step {refined.best}"
+    yield (
+        f"{taught} of {len(refined.adapters)} modules refined, {len(refined.losses)} steps, best "
+        f"after step {refined.best}"
+    )
     if refined.skipped:
-        yield f"  {refined.skipped} steps came to nothing: too large for half precision"
-    if not refined.best:
-        yield "  nothing was gained, so the LoRA is as it came"
+        yield f"{refined.skipped} steps came to nothing: too large for half precision"
     yield from _reasons("not refined", refined.left_out)
 
 
@@ -61,4 +64,4 @@ def _reasons(what: str, modules: Mapping[str, str]) -> Iterator[str]:
         f"{len(names)} {what}, {why}: {', '.join(truncated_list(names, _LISTED))}"
         for why, names in by_reason.items()
     ]
-    yield from (f"  {line}" for line in truncated_list(lines, _REASONS))
+    yield from truncated_list(lines, _REASONS)

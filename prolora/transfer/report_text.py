@@ -1,4 +1,4 @@
-"""What happened to every module, in a few lines for people."""
+"""What happened to every module, in words for people."""
 
 import math
 from collections import Counter
@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from statistics import median
 
 from ..algebra.subspace import Similarity
-from ..errors import truncated_list
+from ..errors import bullets, truncated_list
 from .modes import CROSSING, mode_named
 from .report import ModuleReport, Report
 
@@ -45,8 +45,35 @@ def _advice(report: Report) -> str:
 
 
 def summary_of(report: Report) -> str:
-    """A few lines for people."""
-    return "\n".join(_summary_lines(report))
+    """The warning if there is one, the verdict in a line, then the rest as a list.
+
+    It reads well as plain text and as Markdown, which some pages take it for.
+    """
+    warning = warning_of(report)
+    head = f"{warning}\n\n{verdict_of(report)}" if warning else verdict_of(report)
+    return "\n".join((head, *bullets(_lines(report))))
+
+
+def verdict_of(report: Report) -> str:
+    """One line: how many modules came over, and what of them."""
+    counts = {status: report.count(status) for status in ("moved", "copied", "skipped")}
+    parts = ", ".join(f"{count} {status}" for status, count in counts.items() if count)
+    kept = list(_energies(report))
+    energy = f"; energy kept: {median(kept):.1%} (median)" if kept else ""
+    return f"{report.transferred} of {report.count()} modules transferred: {parts}{energy}"
+
+
+def table_of(report: Report) -> str:
+    """Every module as aligned columns, a line each."""
+    lines = [("module", "status", "similarity", "kept", "in the target", "reason")]
+    for row, label in _labelled(report):
+        phi, kept = row.measures.similarity, row.energy_kept
+        similarity = "-" if phi is None else f"{phi.score:.3f}"
+        share = "-" if kept is None else f"{kept:.1%}"
+        lines.append((label, row.status, similarity, share, row.target_key or "-", row.reason))
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    padded = ([c.ljust(width) for c, width in zip(line, widths, strict=True)] for line in lines)
+    return "\n".join("  ".join(line).rstrip() for line in padded)
 
 
 def _measured(report: Report) -> Iterator[tuple[Similarity, str]]:
@@ -63,18 +90,15 @@ def _labelled(report: Report) -> Iterator[tuple[ModuleReport, str]]:
         yield row, row.name + (bracket + part if rows[row.name] > 1 else "")
 
 
-def _summary_lines(report: Report) -> Iterator[str]:
-    yield f"{report.lora}: {report.transferred} of {report.count()} modules transferred"
-    yield f"  from {report.source} to {report.target}"
-    yield "  " + ", ".join(f"{name} {value}" for name, value in report.settings.items())
-    if warning_of(report):
-        yield f"  {warning_of(report)}"
+def _lines(report: Report) -> Iterator[str]:
+    yield f"{report.lora}, from {report.source} to {report.target}"
+    yield ", ".join(f"{name} {value}" for name, value in report.settings.items())
     copied = Counter(row.reason for row in report.rows if row.status == "copied")
     for reason, count in copied.items():
-        yield f"  {count} copied: {reason}"
+        yield f"{count} copied: {reason}"
     noted = Counter(row.reason for row in report.rows if row.status == "moved" and row.reason)
     for reason, count in noted.items():
-        yield f"  {count} moved, but {reason}"
+        yield f"{count} moved, but {reason}"
     yield from _similarity_lines(report)
     yield from _energy_lines(report)
     yield from _readout_lines(report)
@@ -83,13 +107,13 @@ def _summary_lines(report: Report) -> Iterator[str]:
         if row.status == "skipped":
             skipped.setdefault(row.reason, []).append(label)
     if skipped:
-        yield f"  {report.count('skipped')} skipped:"
+        yield f"{report.count('skipped')} skipped:"
     reasons = [f"{', '.join(truncated_list(names, 2))}: {why}" for why, names in skipped.items()]
-    yield from (f"    {line}" for line in truncated_list(reasons, _LISTED))
-    yield from (f"  {note}" for note in report.notes)
+    yield from (f"  {line}" for line in truncated_list(reasons, _LISTED))
+    yield from report.notes
     if report.unknown_keys:
-        yield f"  {len(report.unknown_keys)} keys of the file are of no known kind:"
-        yield from (f"    {key}" for key in truncated_list(report.unknown_keys, _LISTED))
+        yield f"{len(report.unknown_keys)} keys of the file are of no known kind:"
+        yield from (f"  {key}" for key in truncated_list(report.unknown_keys, _LISTED))
 
 
 def _similarity_lines(report: Report) -> Iterator[str]:
@@ -101,11 +125,11 @@ def _similarity_lines(report: Report) -> Iterator[str]:
     chances = [max(phi.left_chance, phi.right_chance) for phi, _ in scored]
     known = [chance for chance in chances if not math.isnan(chance)]
     chance = f"chance alone gives {median(known):.2f}" if known else "of the spectra alone"
-    yield f"  similarity: median {middle:.3f}, lowest {worst.score:.3f} ({name}); {chance}"
+    yield f"similarity: median {middle:.3f}, lowest {worst.score:.3f} ({name}); {chance}"
     below = sum(row.status == "skipped" for row in report.rows if row.measures.similarity)
     if report.transferred and 2 * below > len(scored):
         yield (
-            "  Most modules are below the threshold. If blocks were removed here and inserted "
+            "Most modules are below the threshold. If blocks were removed here and inserted "
             "there, their numbers no longer tell: ProLoRA Similarity shows it, and pairs by "
             "hand put it right."
         )
@@ -117,19 +141,23 @@ def _readout_lines(report: Report) -> Iterator[str]:
     if off:
         copied, after = (median(side) for side in zip(*off, strict=True))
         yield (
-            f"  calibrated by {len(off)} read-outs: off by {copied:.1%} as copied, {after:.1%} now "
+            f"calibrated by {len(off)} read-outs: off by {copied:.1%} as copied, {after:.1%} now "
             "(medians)"
         )
+
+
+def _energies(report: Report) -> Iterator[float]:
+    moved = (row for row in report.rows if row.status == "moved")
+    yield from (row.energy_kept for row in moved if row.energy_kept is not None)
 
 
 def _energy_lines(report: Report) -> Iterator[str]:
     ranks = [row.rank_out for row in report.rows if row.rank_out]
     if any(row.rank_out and row.rank_in == 0 for row in report.rows):
-        yield f"  rank of the result: median {median(ranks):g}, up to {max(ranks)}"
-    moved = [row for row in report.rows if row.status == "moved"]
-    kept = [row.energy_kept for row in moved if row.energy_kept is not None]
+        yield f"rank of the result: median {median(ranks):g}, up to {max(ranks)}"
+    kept = list(_energies(report))
     if kept:
-        yield f"  energy kept: median {median(kept):.1%}, lowest {min(kept):.1%}"
+        yield f"energy kept: median {median(kept):.1%}, lowest {min(kept):.1%}"
     dropped = [row.energy_dropped for row in report.rows if row.energy_dropped > 0]
     lost = [
         label
@@ -138,6 +166,6 @@ def _energy_lines(report: Report) -> Iterator[str]:
     ]
     if lost:
         names = ", ".join(truncated_list(lost, _LISTED))
-        yield f"  {len(lost)} lose more than {_LOST:.0%} of their energy: {names}"
+        yield f"{len(lost)} lose more than {_LOST:.0%} of their energy: {names}"
     if dropped:
-        yield f"  truncation to the rank dropped up to {max(dropped):.2%} of a module's energy"
+        yield f"truncation to the rank dropped up to {max(dropped):.2%} of a module's energy"

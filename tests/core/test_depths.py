@@ -93,7 +93,7 @@ def test_what_the_report_says(kind):
 
 def test_the_stage_in_the_summary():
     summary = summary_of(run(stack(child((0, None, 3, 4)))).report)
-    lines = [line.strip() for line in summary.splitlines()]
+    lines = [line.strip(" -") for line in summary.splitlines()]
     (stage,) = [line for line in lines if line.startswith("blocks, source -> target (")]
     assert "(similarity 0." in stage
     assert stage.endswith("by similarity): 0 -> 0, 3 -> 2, 4 -> 3")

@@ -8,8 +8,9 @@ import pytest
 import torch
 from PIL import ImageFont
 
-from prolora.comparison.heat_map import HeatMap, draw, panels
+from prolora.comparison.heat_map import cells, draw
 from prolora.drawing.canvas import colour
+from prolora.drawing.panels import Picture, panels
 from prolora.errors import ProLoRAError
 
 from .compared_models import compared, tuned, weights, without_block
@@ -18,12 +19,12 @@ from .small_models import drifted, random_weight
 DARK, BRIGHT = (68, 1, 84), (253, 231, 37)  # both ends of the scale
 
 
-def pixels(found: HeatMap, block: str, module: str) -> np.ndarray:
+def pixels(found: Picture, block: str, module: str) -> np.ndarray:
     left, top, right, bottom = found.cells[block, module]
     return np.asarray(found.image)[top:bottom, left:right].astype(int)
 
 
-def fill(found: HeatMap, block: str, module: str) -> np.ndarray:
+def fill(found: Picture, block: str, module: str) -> np.ndarray:
     """The colour of a cell, beside its figure."""
     return pixels(found, block, module)[-3, 3]
 
@@ -65,7 +66,7 @@ def test_equal_weights_are_bright_and_unrelated_ones_dark():
         assert not is_marked(found, "blocks.0", module)
 
 
-def is_marked(found: HeatMap, block: str, module: str) -> bool:
+def is_marked(found: Picture, block: str, module: str) -> bool:
     corner = pixels(found, block, module)[:6, -6:].reshape(-1, 3)
     return bool(((corner[:, 0] > 180) & (corner[:, 1:].max(axis=1) < 80)).any())
 
@@ -89,7 +90,7 @@ def test_no_cell_lies_on_another_or_outside():
     source |= {"first": random_weight((8, 8)), "last": random_weight((8, 8))}
     comparison = compared(source, tuned(source))
     found = draw(comparison)
-    assert [panel.title for panel in panels(comparison)] == [
+    assert [panel.title for panel in panels(cells(comparison))] == [
         "double", "single", "tail", "outside of blocks",
     ]  # fmt: skip
     width, height = found.image.size

@@ -113,9 +113,10 @@ def test_no_nan_in_json_where_chance_alone_is_enough():
 
 def test_summary():
     summary = summary_of(mixed_result().report)
-    assert summary.splitlines()[0] == "style.safetensors: 2 of 7 modules transferred"
-    assert "from A (SDXL) to B (SDXL)" in summary
+    verdict = "2 of 7 modules transferred: 1 moved, 1 copied, 5 skipped; energy kept: "
+    assert summary.startswith(verdict)
     for line in (
+        "- style.safetensors, from A (SDXL) to B (SDXL)",
         "mode full, threshold 0.8, energy 0.8, rank 2",
         "1 copied: the weights are identical",
         "chance alone gives 0.",
@@ -172,8 +173,17 @@ def test_nothing_passes_the_threshold():
     warning = warning_of(result.report)
     assert warning.startswith("NOTHING WAS MOVED: no module reached the threshold 0.99")
     assert "Lower the threshold" in warning
-    assert warning in summary_of(result.report)
+    verdict = f"0 of {len(SHAPES)} modules transferred: {len(SHAPES)} skipped"
+    assert summary_of(result.report).startswith(f"{warning}\n\n{verdict}\n- ")
     assert warning_of(run().report) == ""
+
+
+def test_a_summary_taken_for_markdown_keeps_its_lines():
+    """A line that is no item of a list would be drawn into the paragraph before it."""
+    for result in (mixed_result(), run(settings=TransferSettings(threshold=1.0))):
+        _, *lines = summary_of(result.report).split("\n\n")[-1].splitlines()
+        assert len(lines) > 3
+        assert all(line.lstrip().startswith("- ") for line in lines)
 
 
 def test_progress():

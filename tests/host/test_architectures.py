@@ -64,8 +64,8 @@ def test_a_lora_of_every_module(measured, classes, name):
         assert made["unpaired"] == made["crossed"] == [], naming
         assert set(made["paired"]) == modules, naming
         lines = made["summary"].splitlines()
-        assert lines[0].endswith("modules transferred") and f"({known.host_class})" in lines[1]
-        assert f"{naming}.safetensors: " in lines[0] and "skipped" not in made["summary"]
+        assert " modules transferred: " in lines[0] and "skipped" not in made["summary"]
+        assert f"{naming}.safetensors, from " in lines[1] and f"({known.host_class})" in lines[1]
 
 
 @pytest.mark.usefixtures("newest")

@@ -78,7 +78,7 @@ def refusal(client, graph, file):
         with pytest.raises(PromptFailed) as error:
             client.queue(graph.prompt)
         assert error.value.node_id == source[0]
-        assert error.value.exception_type.endswith("ProLoRAError")
+        assert error.value.exception_type == "ProLoRAError"
         assert file.name in error.value.message
         return error.value.message
 

@@ -1,0 +1,61 @@
+"""Transfer Report: what happened to every module, as a picture, as text and as a file."""
+
+from ..prolora.errors import ProLoRAError
+from ..prolora.files.atomic_write import atomic_write
+from ..prolora.transfer.report_picture import draw
+from ..prolora.transfer.report_text import summary_of, table_of
+from . import host
+from .transferred_lora import TransferredLora
+
+
+class TransferReport:
+    CATEGORY = "loaders/ProLoRA"
+    DESCRIPTION = (
+        "Shows what a transfer did with every module: moved, copied or skipped, and how much of it "
+        "was kept."
+    )
+    RETURN_TYPES = ("IMAGE", "STRING")
+    RETURN_NAMES = ("picture", "table")
+    OUTPUT_TOOLTIPS = (
+        "A line for each block, a column for each module; the brighter, the more was kept.",
+        "The figures as text, a line for each module.",
+    )
+    OUTPUT_NODE = True
+    FUNCTION = "report"
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {
+            "required": {
+                "lora": (
+                    "LORA_MODEL",
+                    {"tooltip": "From ProLoRA Transfer or Refine Transferred LoRA."},
+                ),
+                "filename_prefix": (
+                    "STRING",
+                    {
+                        "default": "",
+                        "tooltip": "Also writes all figures as a JSON file of this name into the "
+                        "output folder; it may begin with a subfolder, like reports/my_style. A "
+                        "number is added. Empty: no file.",
+                    },
+                ),
+            },
+        }
+
+    def report(self, lora, filename_prefix):
+        report = getattr(lora, "report", None) if isinstance(lora, TransferredLora) else None
+        if report is None:
+            raise ProLoRAError(
+                "This LORA_MODEL has no report, because it was not made by a transfer. Connect the "
+                "lora of ProLoRA Transfer or Refine Transferred LoRA."
+            )
+        said = [summary_of(report)]
+        if filename_prefix.strip():
+            path = host.output_path(filename_prefix.strip(), ".json")
+            with atomic_write(path) as temporary:
+                temporary.write_text(report.to_json() + "\n", encoding="utf-8")
+            said.insert(0, f"{host.saved_to(path)}\n")
+        picture = draw(report).image
+        shown = {"text": ["\n".join(said)], "images": [host.preview(picture)]}
+        return {"ui": shown, "result": (host.as_image(picture), table_of(report))}

@@ -1,0 +1,140 @@
+"""A transfer as a picture: how much of each module came over; report_text.py has it in words."""
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+
+from ..drawing import panels
+from ..drawing.canvas import BELOW, INK, PALE, WHITE, Box, Canvas, Colour
+from ..drawing.panels import SMALL, TEXT, TITLE, Cell, Picture, Swatch, shortened
+from ..errors import truncated_list
+from ..models.model import UNET
+from .report import ModuleReport, Report
+from .report_text import verdict_of, warning_of
+
+_LISTED = 8  # how many reasons are listed before the rest is counted
+_LETTERS = "abcdefgh"  # a reason each
+_LINES = "A line is a block of the target; after <- is the block of the source that it takes."
+_SCALE = "moved: share of the energy kept"
+
+
+def draw(report: Report) -> Picture:
+    """Draws a line for each block of the target, a column for each module.
+
+    What was moved has a colour and its share of the energy, what was copied a sign, and what was
+    skipped is hatched, with a letter for the reason. Signs and hatches tell without colours, and
+    the colours of the scale by their lightness alone.
+
+    Raises:
+        ProLoRAError: Pillow is not installed.
+    """
+    canvas = Canvas()
+    letters = _letters(report)
+    signs: dict[str, Callable[[Box, ModuleReport], None]] = {
+        "moved": lambda box, row: _moved(canvas, box, row),
+        "copied": lambda box, _: _sign(canvas, box, "="),
+        "skipped": lambda box, row: _skipped(canvas, box, letters.get(_kind(row), "")),
+    }
+    swatches = [
+        Swatch("copied as it was", lambda box: _sign(canvas, box, "=")),
+        Swatch("skipped", lambda box: _skipped(canvas, box, "a" if letters else "")),
+    ]
+    return panels.draw(
+        canvas,
+        cells(report),
+        lambda box, row: signs[row.status](box, row),
+        list(_head(report)),
+        _SCALE,
+        swatches,
+        list(_foot(report, letters)),
+    )
+
+
+def cells(report: Report) -> list[Cell[ModuleReport]]:
+    """A cell for each row that has a place in the target, in the target's order of blocks."""
+    order = {block: place for place, block in enumerate(report.pairs)}
+    found = [_cell(row, report) for row in report.rows if row.target_key]
+    return sorted(found, key=lambda cell: order.get(cell.block, len(order)))
+
+
+def _cell(row: ModuleReport, report: Report) -> Cell[ModuleReport]:
+    path, source = _path(row.target_key), _path(row.source_key)
+    block = _block_of(path, report.pairs)
+    if not block:
+        label = path if source in ("", path) else f"{path} <- {source}"
+        return Cell("", path, label, row)
+    taken = report.pairs[block]
+    stage = block.rpartition(".")[0]
+    short = (taken or "").removeprefix(f"{stage}.")
+    label = block if taken in (None, block) else f"{block} <- {short}"
+    return Cell(block, path.removeprefix(f"{block}."), label, row)
+
+
+def _path(key: str) -> str:
+    """The module of a weight, with its part where it is fused."""
+    weight, bracket, part = key.partition("[")
+    return weight.removeprefix(UNET).removesuffix(".weight") + bracket + part
+
+
+def _block_of(path: str, blocks: Mapping[str, str | None]) -> str:
+    """The innermost block that a module lies in; "" outside of blocks."""
+    parts = path.split(".")
+    around = (".".join(parts[:end]) for end in range(len(parts) - 1, 0, -1))
+    return next((block for block in around if block in blocks), "")
+
+
+def _kind(row: ModuleReport) -> str:
+    """The reason, without its figures."""
+    return row.reason.partition(":")[0]
+
+
+def _skipped_in_place(report: Report) -> Iterator[ModuleReport]:
+    return (row for row in report.rows if row.status == "skipped" and row.target_key)
+
+
+def _letters(report: Report) -> dict[str, str]:
+    """Kind of reason -> its letter; of those that have a cell, the most frequent first."""
+    kinds = Counter(map(_kind, _skipped_in_place(report))).most_common(len(_LETTERS))
+    return {kind: letter for (kind, _), letter in zip(kinds, _LETTERS, strict=False)}
+
+
+def _moved(canvas: Canvas, box: Box, row: ModuleReport) -> None:
+    if row.energy_kept is None:
+        _sign(canvas, box, "+")
+    else:
+        canvas.figure(box, row.energy_kept, f"{row.energy_kept:.2f}", SMALL)
+
+
+def _sign(canvas: Canvas, box: Box, sign: str) -> None:
+    canvas.cell(box, (222, 226, 232))
+    canvas.centred(box, sign, TEXT, INK)
+
+
+def _skipped(canvas: Canvas, box: Box, letter: str) -> None:
+    canvas.hatched(box)
+    if letter:
+        middle = (box[0] + box[2]) // 2
+        canvas.box((middle - 7, box[1] + 2, middle + 7, box[3] - 3), WHITE)
+        canvas.centred(box, letter, TEXT, INK)
+
+
+def _head(report: Report) -> Iterator[tuple[str, int, Colour]]:
+    yield f"{shortened(report.lora)}  ->  {shortened(report.target)}", TITLE, INK
+    warning = warning_of(report)
+    if warning:
+        yield f"{warning.partition('. ')[0]}.", TEXT, BELOW
+    yield f"{verdict_of(report)}.", TEXT, INK
+    yield _LINES, TEXT, PALE
+
+
+def _foot(report: Report, letters: Mapping[str, str]) -> Iterator[str]:
+    """What the letters mean, and the modules that have no cell."""
+    counts = Counter(map(_kind, _skipped_in_place(report)))
+    for kind, letter in letters.items():
+        yield f"{letter}   {kind}: {counts[kind]}"
+    if any(row.status == "moved" and row.energy_kept is None for row in report.rows):
+        yield "+   moved by another way than a projection, so there is no share"
+    homeless = Counter(_kind(row) for row in report.rows if not row.target_key)
+    if homeless:
+        yield f"modules of the LoRA without a place in the target: {sum(homeless.values())}"
+        lines = [f"{kind}: {count}" for kind, count in homeless.most_common()]
+        yield from (f"    {line}" for line in truncated_list(lines, _LISTED))
