@@ -6,6 +6,7 @@ import threading
 
 import numpy as np
 import pytest
+from safetensors import safe_open
 
 from comfy_harness.client import PromptInterrupted
 
@@ -94,6 +95,12 @@ def test_the_usual_names_and_the_header(client, comfy, graph):
     assert {t.dtype for k, t in written.items() if "lora_" in k and "alpha" not in k} == {
         np.dtype("float16")
     }
+    path = max((comfy.folder / "output" / "loras").glob("named_difference_*.safetensors"))
+    with safe_open(path, "pt") as file:
+        header = file.metadata()
+    assert header["prolora_base"] == f"{A} (SD3)"
+    assert header["prolora_tuned"] == f"{B} (SD3)"
+    assert header["prolora_rank"] == "4"
 
 
 def test_pictures_are_the_tuned_models(client, latents, graph):
