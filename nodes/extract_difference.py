@@ -32,12 +32,12 @@ class ExtractDifference:
                 "base_checkpoint": checkpoint_input(
                     "The model that the LoRA is for. It is not loaded: its weights are read one at "
                     "a time.",
-                    side="base",
+                    "base",
                 ),
                 "tuned_checkpoint": checkpoint_input(
                     "The model that base and LoRA become: one that was trained, distilled or "
                     "merged from the base. It is not loaded either.",
-                    side="tuned",
+                    "tuned",
                 ),
                 "rank": (
                     "INT",
@@ -120,7 +120,9 @@ class ExtractDifference:
         host.make_room(base.key_map, base)
         result = extract_difference(base, tuned, settings, host.Progress())
         named = rename(result.contents, base.key_map, base.architecture)
-        lora = TransferredLora.of(named.adapters, named.style, result.metadata(), base)
+        lora = TransferredLora.of(
+            named.adapters, named.style, result.metadata(), base, result.report
+        )
         summary = "\n".join((summary_of(result), *bullets(named.notes)))
         host.say(summary)
         return {"ui": {"text": [summary]}, "result": (lora, summary)}

@@ -9,7 +9,7 @@ from .transferred_lora import TransferredLora
 
 
 class TransferReport:
-    CATEGORY = "loaders/ProLoRA"
+    CATEGORY = host.CATEGORY
     DESCRIPTION = (
         "Shows what a transfer did with every module: moved, copied or skipped, and how much of it "
         "was kept."

@@ -14,9 +14,10 @@ from ..algebra.precision import full_float32
 from ..algebra.updates import DenseUpdate
 from ..errors import ProLoRAError
 from ..models.model import Model
+from ..pairing.module_tree import module_tree
 from ..transfer.backends import Progress
 from ..transfer.report import Measures, ModuleReport, Report
-from .places import Place, lone_text_encoder, places_of
+from .places import Place, blocks_in, lone_text_encoder, places_of
 from .settings import ExtractionSettings
 
 IDENTICAL = "identical in both"
@@ -121,6 +122,7 @@ def _assembled(
             settings=settings.described(),
             rows=tuple(one.row for one in taken),
             notes=(note,) if note else (),
+            pairs={block: block for block in blocks_in(module_tree(base))},
         ),
         energy_kept=kept / energy if energy else 1.0,
         accelerator=accelerator_of(tuned.name, {}),

@@ -134,7 +134,7 @@ def _checked(place: Place, base: Model, tuned: Model) -> Place:
 def _refuse_others(base: Model, tuned: Model) -> None:
     both = f"{base.name} ({base.architecture}) and {tuned.name} ({tuned.architecture})"
     trees = module_tree(base), module_tree(tuned)
-    counts = [Counter(_stages(tree)) for tree in trees]
+    counts = [Counter(map(_stage, blocks_in(tree))) for tree in trees]
     for stage in counts[0].keys() & counts[1].keys():
         here, there = (count[stage] for count in counts)
         if here != there:
@@ -158,9 +158,13 @@ def _refuse_others(base: Model, tuned: Model) -> None:
         )
 
 
-def _stages(node: Node) -> Iterator[str]:
-    """The path of its list, for every block."""
+def blocks_in(node: Node) -> Iterator[str]:
+    """The paths of all blocks in a tree, those within blocks included."""
     for child in node.children.values():
         if child.path.rpartition(".")[2].isdecimal() and child.is_block:
-            yield node.path
-        yield from _stages(child)
+            yield child.path
+        yield from blocks_in(child)
+
+
+def _stage(block: str) -> str:
+    return block.rpartition(".")[0]

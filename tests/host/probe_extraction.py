@@ -3,6 +3,8 @@
 import json
 
 import comfy.lora
+import comfy.model_management
+import comfy.model_patcher
 import comfy.utils
 
 
@@ -59,4 +61,43 @@ class ProbeBecomes:
         return calculate(patcher.patches[key], weight, key) if key in patcher.patches else weight
 
 
-NODE_CLASS_MAPPINGS = {"ProbeBecomes": ProbeBecomes}
+class ProbeDynamic:
+    """A MODEL as 0.33.0's dynamic VRAM loader leaves it, which needs a GPU to run by itself.
+
+    ModelPatcherDynamic.load patches layers of up to 16 KB in place and leaves the others unpatched,
+    to be patched when they are used; it marks none as patched. The parameters of modules that are
+    no layers of the host's own, it does not patch. Here the host's usual loader patches all of
+    them, and what the other one would not have done is undone.
+    """
+
+    CATEGORY = "ProLoRA/tests"
+    RETURN_TYPES = ("MODEL",)
+    FUNCTION = "probe"
+    SMALL = 16 * 1024
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {"required": {"model": ("MODEL",)}}
+
+    def probe(self, model):
+        if not hasattr(comfy.model_patcher, "ModelPatcherDynamic"):
+            raise RuntimeError("this host has no dynamic loader")
+        comfy.model_management.load_models_gpu([model])
+        for name, module in model.model.named_modules():
+            is_layer = hasattr(module, "comfy_cast_weights")
+            is_small = comfy.model_management.module_size(module) <= self.SMALL
+            if hasattr(module, "comfy_patched_weights"):
+                module.comfy_patched_weights = False
+            if not (is_layer and is_small):
+                self.unpatch(model, name, module)
+        return (model,)
+
+    @staticmethod
+    def unpatch(model, name, module):
+        for part, _ in module.named_parameters(recurse=False):
+            kept = model.backup.pop(f"{name}.{part}", None)
+            if kept is not None:
+                comfy.utils.set_attr_param(model.model, f"{name}.{part}", kept.weight)
+
+
+NODE_CLASS_MAPPINGS = {"ProbeBecomes": ProbeBecomes, "ProbeDynamic": ProbeDynamic}

@@ -6,6 +6,7 @@ import threading
 
 import numpy as np
 import pytest
+from safetensors import safe_open
 
 from comfy_harness.client import PromptInterrupted
 
@@ -70,7 +71,7 @@ def test_a_checkpoint_with_its_text_encoder(client, comfy, sd15, graph):
     weights, summary = becomes(client, graph, lora, probe)
     assert sum(key.startswith("clip_l") and w["change"] > 0 for key, w in weights.items()) > 70
     assert_becomes(weights, summary, 1e-4)
-    assert f"{TARGET} minus {SOURCE}" in summary
+    assert f"{TARGET} (SD15) minus {SOURCE} (SD15)" in summary
     assert "identical in both" in summary
 
 
@@ -94,6 +95,12 @@ def test_the_usual_names_and_the_header(client, comfy, graph):
     assert {t.dtype for k, t in written.items() if "lora_" in k and "alpha" not in k} == {
         np.dtype("float16")
     }
+    path = max((comfy.folder / "output" / "loras").glob("named_difference_*.safetensors"))
+    with safe_open(path, "pt") as file:
+        header = file.metadata()
+    assert header["prolora_base"] == f"{A} (SD3)"
+    assert header["prolora_tuned"] == f"{B} (SD3)"
+    assert header["prolora_rank"] == "4"
 
 
 def test_pictures_are_the_tuned_models(client, latents, graph):
@@ -180,7 +187,21 @@ def test_what_it_keeps_is_told(client, graph):
     graph.save(node, "loras/told", "fp32")
     client.free()
     summary = client.queue(graph.prompt).of(node[0])["text"][0]
-    assert summary.startswith(f"{B} minus {A}: ")
+    assert f"- {B} (SD3) minus {A} (SD3), which it is for" in summary
     assert "rank 8, energy 1" in summary
-    share = float(re.search(r"energy kept: ([\d.]+)% of all", summary)[1])
+    share = float(re.search(r"weights in the LoRA; it keeps ([\d.]+)% of their", summary)[1])
     assert 10 < share < 60
+
+
+def test_the_report(client, comfy, graph):
+    """The node that shows a transfer shows an extraction: its picture, its table, its figures."""
+    lora = graph.extract(A, B, rank=8)
+    report = graph.node("ProLoRAReport", lora=lora, filename_prefix="reports/difference")
+    client.free()
+    done = client.queue(graph.prompt)
+    assert len(done.of(report[0])["images"]) == 1
+    written = max((comfy.folder / "output" / "reports").glob("difference_*.json"))
+    rows = json.loads(written.read_text(encoding="utf-8"))["rows"]
+    drifts = [row["drift"] for row in rows if row["status"] == "moved"]
+    assert len(drifts) == 35
+    assert all(0.05 < drift < 1 for drift in drifts)
