@@ -27,8 +27,8 @@ class Forgetful:
     def begin_job(self) -> None:
         """Tells that a new job begins; see Kept."""
 
-    def digest(self, *tensors: torch.Tensor) -> str:
-        """What tensors are known by in a key."""
+    def digest(self, read: Callable[[], torch.Tensor]) -> str:
+        """What a tensor is known by in a key; it is only read where something is kept."""
         return ""
 
     def figure(self, key: Hashable, compute: Callable[[], Figure]) -> Figure:
@@ -67,13 +67,12 @@ class Kept(Forgetful):
         with self._lock:
             self._job += 1
 
-    def digest(self, *tensors: torch.Tensor) -> str:
-        """Of their numbers, shapes and dtypes, and of where they are: devices round differently."""
-        found = hashlib.sha256()
-        for tensor in tensors:
-            found.update(f"{tensor.dtype} {tuple(tensor.shape)} {tensor.device}".encode())
-            numbers = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)
-            found.update(numbers.numpy().data)
+    def digest(self, read: Callable[[], torch.Tensor]) -> str:
+        """Of its numbers, shape and dtype."""
+        tensor = read()
+        found = hashlib.sha256(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
+        numbers = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)
+        found.update(numbers.numpy().data)
         return found.hexdigest()
 
     def figure(self, key: Hashable, compute: Callable[[], Figure]) -> Figure:

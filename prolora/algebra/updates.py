@@ -33,8 +33,8 @@ class Update(Protocol):
         """The m x n matrix."""
 
     @property
-    def matrices(self) -> tuple[torch.Tensor, ...]:
-        """What it is made of."""
+    def numbers(self) -> torch.Tensor:
+        """All that it is made of, in one row."""
 
     def rows(self, start: int, length: int) -> "Update":
         """Some of its rows: the update of a part of a fused weight."""
@@ -72,8 +72,8 @@ class LowRankUpdate:
         return self.up @ self.down
 
     @property
-    def matrices(self) -> tuple[torch.Tensor, ...]:
-        return self.up, self.down
+    def numbers(self) -> torch.Tensor:
+        return torch.cat([self.up.flatten(), self.down.flatten()])
 
     def rows(self, start: int, length: int) -> "LowRankUpdate":
         return LowRankUpdate(self.up.narrow(0, start, length), self.down)
@@ -121,8 +121,8 @@ class DenseUpdate:
     delta: torch.Tensor
 
     @property
-    def matrices(self) -> tuple[torch.Tensor, ...]:
-        return (self.delta,)
+    def numbers(self) -> torch.Tensor:
+        return self.delta.flatten()
 
     def apply(self, terms: Sequence[Term]) -> "DenseUpdate":
         """See Update. What is held beside delta and the result is a block."""

@@ -65,6 +65,16 @@ class Model:
             shape[ref.part.dim] = ref.part.length
         return tuple(shape)
 
+    def stored(self, ref: WeightRef) -> torch.Tensor:
+        """Reads a weight, or the part that is referenced, in whatever type it is stored.
+
+        Its rows come in the order of training. It must not be written to.
+        """
+        weight = self.weights.read(ref.key)
+        if ref.part is not None:
+            weight = weight.narrow(ref.part.dim, ref.part.start, ref.part.length)
+        return ref.reordered(weight)
+
     def weight(self, ref: WeightRef, device: torch.device, dtype: torch.dtype) -> torch.Tensor:
         """Reads a weight, or the part that is referenced, in its own shape.
 
@@ -75,16 +85,14 @@ class Model:
         Raises:
             ProLoRAError: the weight is not stored in floating point, or it holds NaN or infinity.
         """
-        weight = self.weights.read(ref.key)
+        weight = self.stored(ref)
         if not weight.is_floating_point():
             raise ProLoRAError(
                 f"The weight {ref} of {self.name} is stored as {weight.dtype}: a quantised form "
                 "that ProLoRA cannot read. Use an fp16, bf16, fp32 or fp8 version of this model, "
                 "or load it in the graph and connect its MODEL."
             )
-        if ref.part is not None:
-            weight = weight.narrow(ref.part.dim, ref.part.start, ref.part.length)
-        weight = ref.reordered(weight).to(device, dtype)
+        weight = weight.to(device, dtype)
         if not torch.isfinite(weight).all():
             raise ProLoRAError(
                 f"The weight {ref} of {self.name}, shape {list(weight.shape)}, holds NaN or "

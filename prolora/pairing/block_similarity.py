@@ -81,17 +81,17 @@ class RandomizedBlockSimilarity:
             model = self._models[side]
             self._watch(f"{model.name}: {node.path}")
             try:
-                weight = model.weight(WeightRef(node.key), self._device, torch.float32).flatten(1)
-                rank = min(_RANK, max(min(weight.shape) // _SHARE, 1))
-                self._subspaces[side, node.key] = self._kept_subspace(weight, rank)
+                self._subspaces[side, node.key] = self._found(model, WeightRef(node.key))
             except ProLoRAError as error:  # raised above, for a required pair
                 self._subspaces[side, node.key] = error
         return self._subspaces[side, node.key]
 
-    def _kept_subspace(self, weight: torch.Tensor, rank: int) -> Subspace:
-        def found() -> tuple[torch.Tensor, ...]:
+    def _found(self, model: Model, ref: WeightRef) -> Subspace:
+        def compute() -> tuple[torch.Tensor, ...]:
+            weight = model.weight(ref, self._device, torch.float32).flatten(1)
+            rank = min(_RANK, max(min(weight.shape) // _SHARE, 1))
             subspace = randomized_subspace(weight, rank)
             return subspace.U, subspace.V, subspace.shares
 
-        key = self._kept.digest(weight), "randomized", rank
-        return Subspace(*self._kept.tensors(key, found, self._device))
+        key = self._kept.digest(lambda: model.stored(ref)), self._device, "randomized"
+        return Subspace(*self._kept.tensors(key, compute, self._device))

@@ -26,7 +26,7 @@ from ..pairing.module_pairs import ModulePair, ResolvedAdapter
 from ..transfer.assemble import TransferResult
 from ..transfer.backends import Progress
 from ..transfer.job import transfer_resolved
-from ..transfer.maps import CopiedMaps, Maps, Moved, PairMaps, SubspaceMaps
+from ..transfer.maps import BothWeights, CopiedMaps, Maps, Moved, PairMaps, SubspaceMaps
 from ..transfer.modes import CALIBRATED
 from ..transfer.report import Measures
 from ..transfer.resolve import ResolvedLora
@@ -133,8 +133,8 @@ class CalibratedMaps:
             examples = Examples(len(texts), lambda i: encode(texts[i]), "the text encoder")
             self._listen(pairs, recording.text_readouts, self.text.layers, examples)
 
-    def of(self, pair: ModulePair, source: torch.Tensor, target: torch.Tensor) -> PairMaps:
-        return CalibratedPairMaps(self.base.of(pair, source, target), pair, self)
+    def of(self, pair: ModulePair, weights: BothWeights) -> PairMaps:
+        return CalibratedPairMaps(self.base.of(pair, weights), pair, self)
 
     def found(self, name: str, pair: ModulePair) -> Calibration | None:
         """What was found for a module; None where it was not heard."""

@@ -72,7 +72,7 @@ def transfer_resolved(
         maps = mode.provider(settings.subspace_energy, kept)
     if maps is not None:
         maps.prepare(made.pairs)
-    tasks = tasks_of(made.pairs, lora.source, target, settings)
+    tasks = tasks_of(made.pairs, lora.source, target, settings, kept)
     of_pair = {id(pair): result for pair, result in serial(tasks, maps, progress)}
     results = [(pair, of_pair[id(pair)]) for pair in made.pairs]  # in the order of the file
     results = share(results, settings.unserved, settings.rank)

@@ -4,7 +4,7 @@ A provider sees all pairs first, then the weights of one pair after the other. W
 pair serves every update of that source weight, of one LoRA or of many.
 """
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Protocol
@@ -38,6 +38,30 @@ class Moved:
     readouts_off: tuple[float, float] | None = None
 
 
+class BothWeights(Protocol):
+    """Two weights as matrices, in one dtype on one device, each read where it is looked at."""
+
+    @property
+    def source(self) -> torch.Tensor:
+        """m_s x n_s."""
+
+    @property
+    def target(self) -> torch.Tensor:
+        """m_t x n_t."""
+
+    @property
+    def shapes(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Of both, without reading them."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where they are."""
+
+    @property
+    def key(self) -> tuple[Hashable, ...]:
+        """What both are known by, with their dtype and device; see algebra/kept.py."""
+
+
 class PairMaps(Protocol):
     """What was found for a pair of weights, m_s x n_s and m_t x n_t."""
 
@@ -66,41 +90,35 @@ class Maps(Protocol):
     def prepare(self, pairs: Sequence[ModulePair]) -> None:
         """Sees every pair of the job, before the first one."""
 
-    def of(self, pair: ModulePair, source: torch.Tensor, target: torch.Tensor) -> PairMaps:
-        """The maps for a pair.
-
-        Args:
-            source, target: its weights as matrices, in one dtype on one device.
-        """
+    def of(self, pair: ModulePair, weights: BothWeights) -> PairMaps:
+        """The maps for a pair of weights."""
 
 
 @dataclass(frozen=True)
 class WeightPair:
-    """Two weights, m_s x n_s and m_t x n_t, and what is known of them by their content.
+    """What is known of two weights by their content: computed once, and kept.
 
     Attributes:
         energy: share of a weight's energy that its subspace holds, in (0, 1).
-        kept: where all that is asked here is kept.
     """
 
-    source: torch.Tensor
-    target: torch.Tensor
+    weights: BothWeights
     energy: float
     kept: Forgetful
 
-    @cached_property
-    def key(self) -> tuple[str, str, float]:
-        return self.kept.digest(self.source), self.kept.digest(self.target), self.energy
+    @property
+    def key(self) -> tuple[Hashable, ...]:
+        return (*self.weights.key, self.energy)
 
     @cached_property
     def subspaces(self) -> SubspacePair:
         """See common_subspaces; with signs, where the widths differ."""
-        found = self.kept.tensors((*self.key, "subspaces"), self._decomposed, self.source.device)
+        found = self.kept.tensors((*self.key, "subspaces"), self._decomposed, self.weights.device)
         k_s, k_t = map(int, found[6])
         return SubspacePair(Subspace(*found[:3]), Subspace(*found[3:6]), k_s, k_t)
 
     def _decomposed(self) -> tuple[torch.Tensor, ...]:
-        found = common_subspaces(self.source, self.target, self.energy)
+        found = common_subspaces(self.weights.source, self.weights.target, self.energy)
         ours, theirs = found.source, found.target
         if self.crosses_widths:
             ours, theirs = with_signs(ours, theirs)
@@ -109,7 +127,8 @@ class WeightPair:
 
     @property
     def crosses_widths(self) -> bool:
-        return self.source.shape != self.target.shape
+        source, target = self.weights.shapes
+        return source != target
 
     @cached_property
     def measures(self) -> Measures:
@@ -122,7 +141,7 @@ class WeightPair:
 
     def quadrants(self, update: Update) -> Quadrants:
         """See quadrants_of."""
-        key = (*self.key, "quadrants", self.kept.digest(*update.matrices))
+        key = (*self.key, "quadrants", self.kept.digest(lambda: update.numbers))
         return self.kept.figure(key, lambda: quadrants_of(update, self.subspaces.source))
 
     def terms(self, maps: Sequence[Parts]) -> tuple[Term, ...]:
@@ -138,7 +157,7 @@ class WeightPair:
 
         if columns.shape[1] >= (self.measures.common_rank or 0):  # no smaller than the bases
             return found()[0]
-        key = (*self.key, side, part.__name__, self.kept.digest(columns))
+        key = (*self.key, side, part.__name__, self.kept.digest(lambda: columns))
         return self.kept.tensors(key, found, columns.device)[0]
 
 
@@ -146,22 +165,22 @@ class WeightPair:
 class SubspacePairMaps:
     """Terms made of the leading subspaces of both weights; see PairMaps."""
 
-    weights: WeightPair
+    known: WeightPair
     maps: tuple[Parts, ...]
 
     @property
     def measures(self) -> Measures:
-        return self.weights.measures
+        return self.known.measures
 
     @property
     def note(self) -> str:
-        return _TO_ANOTHER_WIDTH if self.weights.crosses_widths else ""
+        return _TO_ANOTHER_WIDTH if self.known.crosses_widths else ""
 
     def moved(self, update: Update, module: str) -> Moved:
-        return Moved(update.apply(self.weights.terms(self.maps)))
+        return Moved(update.apply(self.known.terms(self.maps)))
 
     def quadrants(self, update: Update) -> Quadrants:
-        return self.weights.quadrants(update)
+        return self.known.quadrants(update)
 
 
 @dataclass(frozen=True)
@@ -181,34 +200,34 @@ class SubspaceMaps:
     def prepare(self, pairs: Sequence[ModulePair]) -> None:
         """Nothing: each pair of weights tells all there is to know of it."""
 
-    def of(self, pair: ModulePair, source: torch.Tensor, target: torch.Tensor) -> SubspacePairMaps:
-        return SubspacePairMaps(WeightPair(source, target, self.energy, self.kept), self.maps)
+    def of(self, pair: ModulePair, weights: BothWeights) -> SubspacePairMaps:
+        return SubspacePairMaps(WeightPair(weights, self.energy, self.kept), self.maps)
 
 
 @dataclass(frozen=True)
 class ArbitratedPairMaps:
     """CASA's rules, which are no sum of terms: they go entry by entry. See PairMaps and casa.py."""
 
-    weights: WeightPair
+    known: WeightPair
     note: str = ""
 
     @property
     def measures(self) -> Measures:
-        return self.weights.measures
+        return self.known.measures
 
     @cached_property
     def _basis(self) -> Basis:
-        return source_basis(self.weights.source, self._drift)
+        return source_basis(self.known.weights.source, self._drift)
 
     @property
     def _drift(self) -> torch.Tensor:
-        return self.weights.target - self.weights.source
+        return self.known.weights.target - self.known.weights.source
 
     def moved(self, update: Update, module: str) -> Moved:
         return Moved(DenseUpdate(arbitrate_in(self._basis, update.delta, self._drift, PUBLISHED)))
 
     def quadrants(self, update: Update) -> Quadrants:
-        return self.weights.quadrants(update)
+        return self.known.quadrants(update)
 
 
 @dataclass(frozen=True)
@@ -226,10 +245,8 @@ class ArbitrationMaps:
     def prepare(self, pairs: Sequence[ModulePair]) -> None:
         """Nothing, see SubspaceMaps."""
 
-    def of(
-        self, pair: ModulePair, source: torch.Tensor, target: torch.Tensor
-    ) -> ArbitratedPairMaps:
-        return ArbitratedPairMaps(WeightPair(source, target, self.energy, self.kept))
+    def of(self, pair: ModulePair, weights: BothWeights) -> ArbitratedPairMaps:
+        return ArbitratedPairMaps(WeightPair(weights, self.energy, self.kept))
 
 
 class CopiedPairMaps:
@@ -251,5 +268,5 @@ class CopiedMaps:
     def prepare(self, pairs: Sequence[ModulePair]) -> None:
         """Nothing, see SubspaceMaps."""
 
-    def of(self, pair: ModulePair, source: torch.Tensor, target: torch.Tensor) -> CopiedPairMaps:
+    def of(self, pair: ModulePair, weights: BothWeights) -> CopiedPairMaps:
         return CopiedPairMaps()

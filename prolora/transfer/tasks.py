@@ -9,6 +9,7 @@ import torch
 
 from ..adapters import Adapter, FullDifference
 from ..adapters.dora import DoraAdapter
+from ..algebra.kept import NOTHING_KEPT, Forgetful
 from ..algebra.updates import Update
 from ..errors import ProLoRAError
 from ..models.model import Model
@@ -19,6 +20,7 @@ from .joining import join_rows
 from .maps import Maps, PairMaps
 from .report import Measures, ModuleReport
 from .settings import TransferSettings
+from .task_weights import TaskWeights, WeightRows
 
 _IDENTICAL = "the weights are identical"
 
@@ -44,32 +46,21 @@ class Task:
     source: Model
     target: Model
     settings: TransferSettings
+    kept: Forgetful = NOTHING_KEPT
 
     @cached_property
-    def source_weight(self) -> torch.Tensor:
-        """In its own shape; padded for a module that pads it. Of an outline, not a number."""
+    def weights(self) -> TaskWeights:
+        """The two weights, with their place as the first of the modules has it."""
         pair = self.pairs[0]
-        if is_outline(self.source):  # whatever is computed from what is not known is no number
-            unknown = torch.full((), torch.nan, dtype=self.settings.dtype)
-            return unknown.to(self.settings.device).expand(pair.source_shape)
-        weight = self.source.weight(pair.source, self.settings.device, self.settings.dtype)
-        return _padded(weight, pair.source_shape)
-
-    @cached_property
-    def target_weight(self) -> torch.Tensor:
-        """The same of the target."""
-        pair = self.pairs[0]
-        weight = self.target.weight(pair.target, self.settings.device, self.settings.dtype)
-        return _padded(weight, pair.target_shape)
-
-    @property
-    def source_rows(self) -> torch.Tensor:
-        """The rows of the source's weight that the target has."""
-        return _narrow(self.source_weight, self.pairs[0].rows)
+        return TaskWeights(pair, self.source, self.target, self.settings, self.kept)
 
 
 def tasks_of(
-    pairs: Sequence[ModulePair], source: Model, target: Model, settings: TransferSettings
+    pairs: Sequence[ModulePair],
+    source: Model,
+    target: Model,
+    settings: TransferSettings,
+    kept: Forgetful = NOTHING_KEPT,
 ) -> list[Task]:
     """Groups modules by the weights that they move between, in the order of the first of each."""
     groups: dict[tuple[object, ...], list[ModulePair]] = {}
@@ -77,7 +68,7 @@ def tasks_of(
         shapes = pair.source_shape, pair.target_shape
         key = (pair.source, pair.target, *shapes, pair.rows, pair.parts)
         groups.setdefault(key, []).append(pair)
-    return [Task(tuple(group), source, target, settings) for group in groups.values()]
+    return [Task(tuple(group), source, target, settings, kept) for group in groups.values()]
 
 
 def run(task: Task, maps: Maps | None) -> list[tuple[ModulePair, ModuleResult]]:
@@ -106,36 +97,34 @@ def _in_parts(
     """
     parts: list[list[_Part]] = [[] for _ in pairs]
     for rows in task.pairs[0].parts or (None,):
-        source, target = _narrow(task.source_rows, rows), _narrow(task.target_weight, rows)
-        why = copied or (_IDENTICAL if _identical(task, source, target) else "")
+        weights = task.weights.of(rows)
+        why = copied or (_IDENTICAL if _identical(task, weights) else "")
         found = None
         if not why and maps is not None:
-            found = maps.of(task.pairs[0], source.flatten(1), target.flatten(1))
+            found = maps.of(task.pairs[0], weights)
         for pair, own in zip(pairs, parts, strict=True):
             part = _part_of(pair, rows)
             update = _update_of(part, rows, task)
             if update is None:
                 continue
             if found is None:
-                made = _copied_part(part, update, task, why, source)
+                made = _copied_part(part, update, task, why, weights)
             else:
-                made = _moved_part(part, update, task, found, source, target)
+                made = _moved_part(part, update, task, found, weights)
             own.append(replace(made, rows=rows))
-    return [_joined(pair, own, task.target_weight) for pair, own in zip(pairs, parts, strict=True)]
+    return [_joined(pair, own, task) for pair, own in zip(pairs, parts, strict=True)]
 
 
 def _why_copied(task: Task, maps: Maps | None) -> str:
     """Why the modules stay as they are; "" if they move."""
     if maps is None:
         return f"mode {task.settings.chosen_mode.name}"
-    return _IDENTICAL if _identical(task, task.source_rows, task.target_weight) else ""
+    return _IDENTICAL if _identical(task, task.weights.of(None)) else ""
 
 
-def _identical(task: Task, source: torch.Tensor, target: torch.Tensor) -> bool:
-    """Whether two weights count as one: they have the same values, in either of the two layouts."""
-    ours, theirs = source.flatten(1), target.flatten(1)
-    same = ours.shape == theirs.shape and torch.equal(ours, theirs)
-    return task.settings.copy_identical and same
+def _identical(task: Task, weights: WeightRows) -> bool:
+    """Whether two weights count as one."""
+    return task.settings.copy_identical and weights.are_identical
 
 
 def _kept(pair: ModulePair, task: Task, why: str) -> ModuleResult | None:
@@ -163,7 +152,7 @@ class _Part:
 def _update_of(pair: ModulePair, rows: Slice | None, task: Task) -> Update | None:
     """The update of a module's rows; None for a part of it that the LoRA has nothing for."""
     adapter = pair.adapter
-    update = adapter.update(task.source_weight)
+    update = adapter.update(task.weights.seen_by(adapter))
     if not update.energy() < torch.finfo(torch.float32).max:
         if is_outline(task.source):
             refuse_unknown(adapter)
@@ -189,7 +178,7 @@ def refuse_unknown(adapter: Adapter) -> NoReturn:
 
 
 def _copied_part(
-    pair: ModulePair, update: Update, task: Task, why: str, source: torch.Tensor
+    pair: ModulePair, update: Update, task: Task, why: str, weights: WeightRows
 ) -> _Part:
     """Rows that stay as they are, for which the file has no tensors of their own.
 
@@ -198,7 +187,7 @@ def _copied_part(
     """
     adapter, rank = _of_rows(pair), task.settings.rank
     # A copy is as it was in all it holds: a DoRA's magnitude stays with the source's norms.
-    place = source.reshape(pair.target_shape)
+    place = weights.seen_by(adapter)[0].reshape(pair.target_shape)
     has_no_rank = not adapter.rank and not isinstance(adapter, FullDifference)
     if not rank and has_no_rank and adapter.kept_for(pair.target_shape) is not None:
         rank = min(as_matrix(pair.target_shape))
@@ -216,12 +205,7 @@ def _copied_part(
 
 
 def _moved_part(
-    pair: ModulePair,
-    update: Update,
-    task: Task,
-    maps: PairMaps,
-    source: torch.Tensor,
-    target: torch.Tensor,
+    pair: ModulePair, update: Update, task: Task, maps: PairMaps, weights: WeightRows
 ) -> _Part:
     """Rows that move through their own maps, or stay behind below the threshold."""
     settings, mode, adapter = task.settings, task.settings.chosen_mode, _of_rows(pair)
@@ -232,7 +216,7 @@ def _moved_part(
     rank = settings.rank or (0 if adapter.rank else mode.rank)
     found = maps.moved(update, adapter.name)
     measures = replace(measures, readouts_off=found.readouts_off)
-    moved = adapter.retarget(found.update, rank, source, target)
+    moved = adapter.retarget(found.update, rank, *weights.seen_by(adapter))
     if settings.rank and moved.dropped:  # they are of the whole rank
         measures = replace(measures, readouts_off=None)
     before = update.energy()
@@ -259,7 +243,7 @@ def _said(*reasons: str) -> str:
     return "; ".join(filter(None, reasons))
 
 
-def _joined(pair: ModulePair, parts: Sequence[_Part], target: torch.Tensor) -> ModuleResult:
+def _joined(pair: ModulePair, parts: Sequence[_Part], task: Task) -> ModuleResult:
     rows = tuple(part.row for part in parts)
     if not pair.parts:
         return ModuleResult(parts[0].adapter, rows)
@@ -267,6 +251,7 @@ def _joined(pair: ModulePair, parts: Sequence[_Part], target: torch.Tensor) -> M
         return ModuleResult(None, (_row(pair, "skipped", "its update is zero", Measures()),))
     moved = {part.rows: part.adapter for part in parts}
     all_rows = [(own, moved.get(own)) for own in pair.parts]
+    target = task.weights.of(None).seen_by(pair.adapter)[1]
     return ModuleResult(join_rows(pair.adapter, all_rows, target), rows)
 
 
@@ -310,13 +295,3 @@ def _row(
         energy_kept=energy_kept,
         energy_dropped=energy_dropped,
     )
-
-
-def _narrow(weight: torch.Tensor, rows: Slice | None) -> torch.Tensor:
-    return weight if rows is None else weight.narrow(0, rows.start, rows.length)
-
-
-def _padded(weight: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
-    """The weight with zeros after it, up to the shape of its pair."""
-    room = [(0, wanted - side) for wanted, side in zip(shape, weight.shape, strict=True)]
-    return torch.nn.functional.pad(weight, [side for pair in reversed(room) for side in pair])

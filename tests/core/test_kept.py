@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from prolora.algebra.kept import LIMIT, NOTHING_KEPT, Kept
 from prolora.errors import ProLoRAError
+from prolora.models.model import Model
 from prolora.pairing import block_similarity
 from prolora.transfer import maps
 from prolora.transfer.job import transfer_resolved
@@ -60,6 +61,7 @@ def test_another_threshold_rank_or_mode_decomposes_nothing(monkeypatch):
     kept = Kept(limit=40_000)  # the factors and figures, not all the bases
     moved(kept=kept)
     monkeypatch.setattr(maps, "common_subspaces", refuse)
+    monkeypatch.setattr(Model, "weight", refuse)  # nor is a weight converted or checked
     for mode in ("full", "prolora", "subspace"):
         for threshold, rank in ((0.0, 0), (0.8, 2), (1.0, 3)):
             moved(TransferSettings(mode, threshold, rank=rank), kept)
