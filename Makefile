@@ -70,7 +70,10 @@ registry: | $(REGISTRY)/comfy
 	@DO_NOT_TRACK=1 $(REGISTRY)/comfy --skip-prompt --no-json node validate
 	@DO_NOT_TRACK=1 $(REGISTRY)/comfy --skip-prompt --no-json node pack
 	@rm -rf build/registry && $(PY) -m zipfile -e node.zip build/registry
-	@$(REGISTRY)/comfy-test lint --check syntax build/registry
+	@cp comfy-test.toml build/registry
+	@$(REGISTRY)/comfy-test lint build/registry
+	@cd build/registry && COMFY_TEST_LOGS_DIR=$(CURDIR)/build \
+		$(abspath $(REGISTRY))/comfy-test run --server-url none --level hazards
 	@$(PY) -m zipfile -l node.zip
 
 $(REGISTRY)/comfy: requirements/registry.txt | $(PY)
