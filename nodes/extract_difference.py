@@ -32,12 +32,12 @@ class ExtractDifference:
                 "base_checkpoint": checkpoint_input(
                     "The model that the LoRA is for. It is not loaded: its weights are read one at "
                     "a time.",
-                    "base",
+                    side="base",
                 ),
                 "tuned_checkpoint": checkpoint_input(
                     "The model that base and LoRA become: one that was trained, distilled or "
                     "merged from the base. It is not loaded either.",
-                    "tuned",
+                    side="tuned",
                 ),
                 "rank": (
                     "INT",

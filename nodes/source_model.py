@@ -2,6 +2,7 @@
 
 from ..prolora.errors import ProLoRAError
 from ..prolora.models.model import Model
+from ..prolora.provenance.doubts import Doubt
 from ..prolora.provenance.finding import find_base
 from ..prolora.provenance.header import base_said
 from . import host
@@ -73,7 +74,7 @@ def named_by(lora):
         lora: an AdapterFile.
 
     Returns:
-        Its name in the list, and what to say of it where it is a guess.
+        Its name in the list, and the doubts about it: one where it is a guess.
 
     Raises:
         ProLoRAError: it says nothing, or there is no such file.
@@ -93,7 +94,8 @@ def named_by(lora):
         )
     if not found.is_guess:
         return found.name, ()
-    return found.name, (
+    guess = (
         f"auto took {found.name} as the source, by its name alone: a guess. Choose the "
-        "source_checkpoint by hand if it is another.",
+        "source_checkpoint by hand if it is another."
     )
+    return found.name, (Doubt(guess),)

@@ -25,6 +25,21 @@ from .hashes import Progress, file_sha256, old_style_hash
 from .header import Base, base_said, is_file_name, same_model_name
 
 
+@dataclass(frozen=True)
+class Doubt:
+    """What speaks against a source or a target, for people.
+
+    Attributes:
+        is_warning: whether what is moved is wrong if it is so.
+    """
+
+    text: str
+    is_warning: bool = False
+
+    def __str__(self) -> str:
+        return f"WARNING: {self.text}" if self.is_warning else self.text
+
+
 class Verdict(Enum):
     """Whether a model is the one that a header names."""
 
@@ -32,6 +47,9 @@ class Verdict(Enum):
     CHANGED = "another content under the same name"
     OTHER = "another"
     UNKNOWN = "not known"
+
+
+_AT_HOME = (Verdict.SAME, Verdict.CHANGED)
 
 
 @dataclass(frozen=True)
@@ -93,8 +111,8 @@ def doubts_of_source(
     config: Mapping[str, Any],
     source: Model,
     progress: Progress = lambda done, total, name: None,
-) -> Iterator[str]:
-    """What speaks against a source, a line each, naming both; nothing where all agrees.
+) -> Iterator[Doubt]:
+    """What speaks against a source, naming both; nothing where all agrees.
 
     Args:
         metadata, config: of the LoRA, see base_said.
@@ -107,13 +125,14 @@ def doubts_of_source(
     found = verdict(base, Candidate(source.name, source.path), progress)
     chosen, done = one_line(source.name), "moved to" if base.moved else "trained on"
     if found is Verdict.OTHER:
-        yield (
-            f"WARNING: the LoRA says that it was {done} {base}, and the source is {chosen}"
+        yield Doubt(
+            f"the LoRA says that it was {done} {base}, and the source is {chosen}"
             f"{_hash_beside(base, source)}. If that is another model, what is moved is wrong: "
-            "choose the one that the LoRA names."
+            "choose the one that the LoRA names.",
+            is_warning=True,
         )
     elif found is Verdict.CHANGED:
-        yield (
+        yield Doubt(
             f"the LoRA says that it was {done} {base}; {chosen} has another hash"
             f"{_hash_beside(base, source)}: it was re-saved or pruned, which is fine, or it is "
             "another version."
@@ -121,9 +140,10 @@ def doubts_of_source(
     detected = family_of(source.architecture)
     for value, family in base.families:
         if detected is not None and detected is not family:
-            yield (
-                f"WARNING: the LoRA says that it was {done} a model of {family.name} "
-                f"({one_line(value)}), and the source {chosen} is of {detected.name}."
+            yield Doubt(
+                f"the LoRA says that it was {done} a model of {family.name} "
+                f"({one_line(value)}), and the source {chosen} is of {detected.name}.",
+                is_warning=True,
             )
             return
 
@@ -134,7 +154,7 @@ def doubts_of_target(
     source: Model,
     target: Model,
     progress: Progress = lambda done, total, name: None,
-) -> Iterator[str]:
+) -> Iterator[Doubt]:
     """Says so where the header names the target and not the source: they may be swapped.
 
     Raises:
@@ -142,13 +162,14 @@ def doubts_of_target(
         Exception: whatever `progress` raises.
     """
     base = base_said(metadata, config)
-    models = (Candidate(model.name, model.path) for model in (source, target))
-    of_source, of_target = (verdict(base, model, progress) for model in models)
-    if of_target is Verdict.SAME and of_source is Verdict.OTHER:
+    if verdict(base, Candidate(source.name, source.path), progress) in _AT_HOME:
+        return
+    if verdict(base, Candidate(target.name, target.path), progress) is Verdict.SAME:
         done = "moved to" if base.moved else "trained on"
-        yield (
-            f"WARNING: the LoRA says that it was {done} {base}, which is the target itself "
-            f"({one_line(target.name)}): was source and target swapped?"
+        yield Doubt(
+            f"the LoRA says that it was {done} {base}, which is the target itself "
+            f"({one_line(target.name)}): was source and target swapped?",
+            is_warning=True,
         )
 
 

@@ -96,6 +96,8 @@ def assemble(
     """
     adapters = _named(results, target)
     file = lora.file
+    against_target = doubts_of_target(file.metadata, file.config, lora.source, target)
+    doubts = (*lora.doubts, *against_target)
     report = Report(
         lora=file.name,
         source=f"{lora.source.name} ({lora.source.architecture})",
@@ -109,9 +111,9 @@ def assemble(
         unknown_keys=file.unknown,
         pairs=alignment.pairs,
         widths=plan.widths,
+        warnings=tuple(str(doubt) for doubt in doubts if doubt.is_warning),
         notes=(
-            *lora.doubts,
-            *doubts_of_target(file.metadata, file.config, lora.source, target),
+            *(str(doubt) for doubt in doubts if not doubt.is_warning),
             *([describe(file.accelerator)] if file.accelerator else []),
             *file.notes,
             # Without a host fewer names may be known, which must be told where some are not.

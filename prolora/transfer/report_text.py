@@ -15,7 +15,12 @@ _LOST = 0.5  # a module that loses more of its energy than this share is named
 
 
 def warning_of(report: Report) -> str:
-    """What the user must hear, or ""."""
+    """What the user must hear, a line each, or ""."""
+    return "\n".join(filter(None, (*report.warnings, _empty(report))))
+
+
+def _empty(report: Report) -> str:
+    """Why the result is empty, where it is, and what to do."""
     if report.transferred:
         return ""
     best = max((phi.score for phi, _ in _measured(report)), default=None)

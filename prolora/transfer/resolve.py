@@ -12,7 +12,7 @@ from ..models.references import WeightRef
 from ..pairing.module_pairs import ResolvedAdapter, as_matrix, by, padded
 from ..pairing.module_tree import path_of
 from ..pairing.target_locations import closest_name
-from ..provenance.doubts import doubts_of_source
+from ..provenance.doubts import Doubt, doubts_of_source
 from ..provenance.hashes import Progress
 from ..provenance.header import base_said
 
@@ -41,7 +41,7 @@ class ResolvedLora:
         adapters, vectors: what was found in the source, in the order of the file.
         shadowed: name in the report -> why, for what another part of the file takes the place of.
         unresolved: the modules' names that the source does not know, in the order of the file.
-        doubts: what the file's header says against the source, a line each.
+        doubts: what the file's header says against the source.
     """
 
     file: AdapterFile
@@ -50,7 +50,7 @@ class ResolvedLora:
     vectors: tuple[ResolvedVector, ...]
     shadowed: Mapping[str, str]
     unresolved: tuple[str, ...]
-    doubts: tuple[str, ...] = ()
+    doubts: tuple[Doubt, ...] = ()
 
     @property
     def weights(self) -> frozenset[str]:

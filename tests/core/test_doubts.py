@@ -1,20 +1,28 @@
 """Whether a header contradicts the source or names the target; and the file that it names."""
 
 import hashlib
+import json
 from dataclasses import replace
 
 import pytest
 
 from fixtures import inventory
+from prolora.adapters import lora_state_dict, parse_adapter_file
+from prolora.errors import ProLoRAError
+from prolora.inspection import describe_source
 from prolora.provenance import doubts as checked
 from prolora.provenance import finding
 from prolora.provenance.doubts import doubts_of_source, doubts_of_target
 from prolora.provenance.families import family_of
 from prolora.provenance.finding import Found, find_base
 from prolora.provenance.header import base_said
+from prolora.transfer.job import transfer_lora
+from prolora.transfer.report_text import summary_of, warning_of
+from prolora.transfer.resolve import resolve
+from prolora.transfer.settings import TransferSettings
 from tests.host.architectures import without_a_host
 
-from .small_models import model_of
+from .small_models import model_of, random_lora, random_weight
 
 MEGABYTE = 0x100000
 CONTENT = {
@@ -98,10 +106,10 @@ def test_the_source(files, hashed, said, source, answer, read):
     assert bool(lines) == bool(answer)
     if lines:
         (line,) = lines
-        assert answer in line
-        assert line.startswith("WARNING") == (answer == WARNS)
-        assert source in line
-        assert (base_said(said).name or base_said(said).hash) in line
+        assert answer in str(line)
+        assert line.is_warning == (answer == WARNS)
+        assert source in line.text
+        assert (base_said(said).name or base_said(said).hash) in line.text
 
 
 def test_a_hash_that_is_cut_to_what_tools_show(files):
@@ -129,7 +137,7 @@ def test_a_model_whose_file_is_not_known_is_not_doubted(files):
 def test_the_architecture(files, said, architecture, warns):
     lines = list(doubts_of_source(said, {}, model(files, ONE, architecture)))
     assert len(lines) == warns
-    assert all("WARNING" in line and ONE in line for line in lines)
+    assert all(line.is_warning and ONE in line.text for line in lines)
 
 
 @pytest.mark.parametrize("name", inventory.names())
@@ -158,7 +166,10 @@ def test_source_and_target_swapped(files, said, source, target, swapped):
     models = model(files, source), model(files, target)
     lines = list(doubts_of_target(said, {}, *models))
     assert len(lines) == swapped
-    assert all("was source and target swapped?" in line and target in line for line in lines)
+    for line in lines:
+        assert line.is_warning
+        assert "was source and target swapped?" in line.text
+        assert target in line.text
 
 
 @pytest.mark.parametrize(
@@ -193,3 +204,36 @@ def test_of_two_names_the_exact_one(tmp_path):
         found = find_base(base_said({"ss_sd_model_name": wanted}), paths)
         stem = wanted.rpartition("/")[2].partition(".")[0].lower()
         assert found.name.lower().rpartition("/")[2].startswith(f"{stem}.")
+
+
+def test_doubts_reach_the_report(files):
+    weight = random_weight((24, 16))
+    tensors = lora_state_dict([random_lora("linear", (24, 16))])
+    file = parse_adapter_file(tensors, "style.safetensors", header(name=ONE))
+    one, two = (
+        replace(model_of(name, {"linear": weight}), path=files[name]) for name in (ONE, TWO)
+    )
+    swapped = transfer_lora(file, two, one, TransferSettings()).report
+    first, second = swapped.warnings
+    assert "the source is two.safetensors" in first
+    assert "swapped?" in second
+    assert warning_of(swapped) == f"{first}\n{second}"
+    assert all(line in summary_of(swapped) for line in swapped.warnings)
+    assert json.loads(swapped.to_json())["warnings"] == [first, second]
+    assert first in describe_source(resolve(file, two))
+
+    right = transfer_lora(file, one, two, TransferSettings()).report
+    assert right.warnings == ()
+    assert "WARNING" not in summary_of(right) + describe_source(resolve(file, one))
+
+    changed = parse_adapter_file(tensors, "style.safetensors", header(name=TWO))
+    report = transfer_lora(changed, two, one, TransferSettings()).report
+    assert report.warnings == ()
+    assert any("another hash" in note for note in report.notes)
+
+
+def test_a_source_of_another_architecture_is_refused_with_the_name_of_the_right_one():
+    tensors = lora_state_dict([random_lora("lora_unet_double_blocks_0_img_attn_qkv", (24, 16))])
+    file = parse_adapter_file(tensors, "style.safetensors", header())
+    with pytest.raises(ProLoRAError, match=r"its file says that this is one\.safetensors"):
+        resolve(file, model_of("x", {"linear": random_weight((24, 16))}))
