@@ -1,5 +1,6 @@
 """What blocks that nothing serves get of their neighbours' updates, by the dense reference."""
 
+import copy
 from dataclasses import replace
 
 import numpy as np
@@ -11,10 +12,16 @@ from hypothesis import strategies as st
 from prolora.adapters import FullDifference
 from prolora.adapters.dora import DoraAdapter
 from prolora.errors import ProLoRAError
+from prolora.models.model import Model
+from prolora.models.references import WeightRef
+from prolora.models.weights import StateDictWeights
+from prolora.recording.calibrated import transfer_recorded
 from prolora.transfer.job import transfer_lora
 from prolora.transfer.report_text import summary_of
+from prolora.transfer.resolve import resolve
 from prolora.transfer.settings import TransferSettings
 
+from . import running_models as running
 from .dense_reference import dense_pair, dense_project
 from .small_models import delta, file_of, matrix, random_weight
 from .stacks import BLOCK, Weights, block, by_name, lora_for, model, noisy, stack
@@ -158,3 +165,29 @@ def test_a_dora_is_not_shared_and_told():
 def test_a_share_out_of_range_is_refused(share):
     with pytest.raises(ProLoRAError, match="from 0 to 1"):
         replace(TransferSettings(), unserved=share)
+
+
+def test_with_a_recording_a_share_is_calibrated():
+    """To what the neighbour read in the source, by what the unserved block is given."""
+    file = running.lora_file("qkv", "proj")
+    recording = running.recorded(file)
+    target = running.drifted(0.1)
+    target.blocks.append(copy.deepcopy(target.blocks[0]))
+    inside = {f"{name} of 1": (f"blocks.1.{name}.weight", None) for name in ("qkv", "proj")}
+    names = {name: WeightRef(*place) for name, place in (running.NAMES | inside).items()}
+    weights = StateDictWeights(target.state_dict())
+    result = transfer_recorded(
+        resolve(file, running.model_of(running.source())),
+        Model("B", "Small", weights, names),
+        recording,
+        running.network_of(target),
+        TransferSettings(threshold=0.0, unserved=1.0),
+    )
+    made = {adapter.name: delta(adapter) for adapter in result.adapters}
+    assert made.keys() == {"qkv", "proj", "qkv of 1", "proj of 1"}
+    off = [row.measures.readouts_off for row in result.report.rows if row.status == "shared"]
+    assert len(off) == 4  # q, k and v by themselves
+    for copied, fitted in off:
+        assert copied > 0.05
+        assert fitted < copied
+    assert relative_error(made["proj of 1"], made["proj"]) > 0.01  # of other inputs
