@@ -16,6 +16,7 @@ from .files import (
     read_lora,
     recording_names,
     recording_path,
+    stamp,
 )
 from .loaded_model import (
     clip_without_loras,
@@ -73,6 +74,7 @@ __all__ = [
     "samplers",
     "schedulers",
     "show",
+    "stamp",
     "text_network_of",
     "trainable",
     "without_loras",
