@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+from ..prolora.errors import ProLoRAError
 from ..prolora.inspection import describe_source
 from ..prolora.transfer.resolve import resolve
 from . import host
@@ -56,6 +57,16 @@ class LoadSourceLora:
             },
             "hidden": {"unique_id": "UNIQUE_ID", "prompt": "PROMPT"},
         }
+
+    @classmethod
+    def IS_CHANGED(cls, lora_name=None, source_checkpoint=None, **others):
+        """What tells one content of the files from another, without reading them."""
+        models = host.model_paths()
+        chosen = models.values() if source_checkpoint == AUTO else [models.get(source_checkpoint)]
+        try:
+            return [host.stamp(path) for path in (host.lora_path(lora_name), *chosen) if path]
+        except (ProLoRAError, OSError):  # which load says better
+            return ""
 
     def load(
         self,

@@ -21,6 +21,7 @@ from .files import (
     recording_names,
     recording_path,
     saved_to,
+    stamp,
 )
 from .fingerprint import Untold, conduct, fingerprint
 from .kept import kept
@@ -93,6 +94,8 @@ __all__ = [
     "saved_to",
     "say",
     "schedulers",
+    "show",
+    "stamp",
     "stop_if_cancelled",
     "text_network_of",
     "trainable",

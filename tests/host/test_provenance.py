@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import re
 
 import pytest
 from safetensors import safe_open
@@ -49,13 +50,11 @@ def lora(comfy, request):
     """Writes the demo's LoRA under a header; returns its name in the list."""
 
     def write(said: dict[str, str] | None) -> str:
-        name = f"{request.node.name.partition('[')[0]}_{write.count}.safetensors"
-        write.count += 1
+        name = re.sub(r"\W+", "_", request.node.name) + ".safetensors"
         style = load_file(MODELS / "emoji_style_lora.safetensors")
         save_file(style, comfy.folder / "models" / "loras" / name, said)
         return name
 
-    write.count = 0
     return write
 
 
@@ -167,6 +166,16 @@ def test_auto_without_a_file(client, graph, lora, said, fragments):
     link = graph.source(lora(said), source_checkpoint="auto")
     graph.save(graph.transfer(link, graph.checkpoint(B)), "loras/none")
     fails(client, graph, link, *fragments)
+
+
+def test_a_file_that_was_replaced_is_read_anew(client, comfy, graph, lora):
+    """The host would take what it had of the same inputs."""
+    name = lora({"ss_sd_model_name": A})
+    link, _ = moved(graph, name, "auto")
+    assert f"source {A}" in text_of(client, graph, link)[0]
+    style = load_file(MODELS / "emoji_style_lora.safetensors")
+    save_file(style, comfy.folder / "models" / "loras" / name, {"ss_sd_model_name": B})
+    assert f"source {B}" in text_of(client, graph, link)[0]
 
 
 def test_auto_is_the_choice_of_a_new_graph(object_info):
