@@ -1,4 +1,4 @@
-"""Makes the pictures of the graphs and of the nodes (`python -m demo.pictures`), in a newer ComfyUI.
+"""Makes the pictures of the graphs and of the nodes (`python -m demo.pictures`), in a new ComfyUI.
 
 workflows/*.jpg, which the page's list of templates shows, and web/docs/images/*.jpg, for the help
 pages. Needs chromium, and COMFYUI_PATH of a ComfyUI whose page draws nodes (Nodes 2.0).
