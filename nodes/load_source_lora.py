@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 from ..prolora.errors import ProLoRAError
+from ..prolora.files.digests import stamp
 from ..prolora.inspection import describe_source
 from ..prolora.transfer.resolve import resolve
 from . import host
@@ -64,7 +65,7 @@ class LoadSourceLora:
         models = host.model_paths()
         chosen = models.values() if source_checkpoint == AUTO else [models.get(source_checkpoint)]
         try:
-            return [host.stamp(path) for path in (host.lora_path(lora_name), *chosen) if path]
+            return [stamp(path) for path in (host.lora_path(lora_name), *chosen) if path]
         except (ProLoRAError, OSError):  # which load says better
             return ""
 

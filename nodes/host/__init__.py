@@ -21,7 +21,6 @@ from .files import (
     recording_names,
     recording_path,
     saved_to,
-    stamp,
 )
 from .fingerprint import Untold, conduct, fingerprint
 from .kept import kept
@@ -94,8 +93,6 @@ __all__ = [
     "saved_to",
     "say",
     "schedulers",
-    "show",
-    "stamp",
     "stop_if_cancelled",
     "text_network_of",
     "trainable",

@@ -116,16 +116,6 @@ def model_paths() -> dict[str, Path]:
     return {name: Path(path) for name, path in found.items() if path is not None}
 
 
-def stamp(path: Path) -> str:
-    """What changes when a file does.
-
-    Raises:
-        OSError: it is not there.
-    """
-    found = path.stat()
-    return f"{path} {found.st_size} {found.st_mtime_ns}"
-
-
 def output_path(filename_prefix: str, suffix: str = ".safetensors") -> Path:
     """The next free file for a prefix in the host's output folder, numbered like saved images.
 
