@@ -102,3 +102,17 @@ def test_another_model_is_refused_by_name(client, graph, sd15):
     graph.latents(load(graph, SD15), "refused")
     with pytest.raises(PromptFailed, match="is no checkpoint of this demo"):
         client.queue(graph.prompt)
+
+
+def test_an_inserted_block_takes_a_share_if_asked(client, comfy, graph, children):
+    for share, prefix in ((0.0, "no_share"), (0.5, "half_a_share")):
+        model = load(graph, "emoji_a_deepened.safetensors")
+        graph.save(graph.transfer(graph.source(), model, unserved=share), prefix)
+    client.queue(graph.prompt)
+    without, shared = (
+        set(load_file(max((comfy.folder / "output").glob(f"{prefix}_*.safetensors"))))
+        for prefix in ("no_share", "half_a_share")
+    )
+    assert not any("joint_blocks_2_" in key for key in without)
+    assert all("joint_blocks_2_" in key for key in shared - without)
+    assert without < shared
