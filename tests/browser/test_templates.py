@@ -1,4 +1,4 @@
-"""Every shipped graph as a user opens it: dropped on the page, or chosen from its list of templates.
+"""Every shipped graph as a user opens it: dropped on the page, or chosen from its templates.
 
 On both canvases, where the page has two: the classic one, and Nodes 2.0, whose nodes are elements.
 """
