@@ -1,9 +1,11 @@
 """Load Source LoRA: a LoRA file and the checkpoint that it was trained on."""
 
+from dataclasses import replace
+
 from ..prolora.inspection import describe_source
 from ..prolora.transfer.resolve import resolve
 from . import host
-from .source_model import SOURCE_INPUTS, checkpoint_input, chosen_source
+from .source_model import AUTO, SOURCE_INPUTS, checkpoint_input, chosen_source, named_by
 
 
 class LoadSourceLora:
@@ -13,7 +15,8 @@ class LoadSourceLora:
     RETURN_NAMES = ("source_lora", "info")
     OUTPUT_TOOLTIPS = (
         "Connect to ProLoRA Transfer.",
-        "Architecture, family, rank, how many modules the source has, and which it does not have.",
+        "Architecture, family, rank; what the file says of itself and of its checkpoint, and what "
+        "speaks against the source; how many modules the source has.",
     )
     FUNCTION = "load"
 
@@ -27,8 +30,10 @@ class LoadSourceLora:
                 ),
                 "source_checkpoint": checkpoint_input(
                     "The checkpoint or diffusion model the LoRA was trained on. It is not loaded: "
-                    "its weights are read one at a time. (the connected source_model) also stands "
-                    "for a connected recording."
+                    "its weights are read one at a time. auto takes the file that the LoRA's own "
+                    "header names. (the connected source_model) also stands for a connected "
+                    "recording.",
+                    AUTO,
                 ),
             },
             "optional": {
@@ -55,12 +60,16 @@ class LoadSourceLora:
         prompt=None,
     ):
         file = host.read_lora(host.lora_path(lora_name))
+        guess = ()
+        if source_checkpoint == AUTO and source_model is None and recording is None:
+            source_checkpoint, guess = named_by(file)
         model = chosen_source(
             source_checkpoint, source_model, source_clip, unique_id, prompt, recording
         )
         if recording is not None:
             recording.check_lora(file.digest, file.name)
-        lora = resolve(file, model)
+        lora = resolve(file, model, host.Progress())
+        lora = replace(lora, doubts=(*guess, *lora.doubts))
         info = describe_source(lora)
         host.show(info, unique_id)
         return {"ui": {"text": [info]}, "result": (lora, info)}

@@ -24,7 +24,8 @@ class Moved:
 def target_of(model, clip, unique_id, prompt):
     """The core's Model of the node's inputs `model` and `clip`."""
     name = host.file_behind(prompt or {}, unique_id, "model") or "the MODEL of the graph"
-    return host.model_from_graph(model, clip, name)
+    path = host.path_behind(prompt or {}, unique_id, "model")
+    return host.model_from_graph(model, clip, name, path)
 
 
 def move(source_lora, target, model, clip, settings, recording=None, notes=()) -> Moved:

@@ -115,7 +115,8 @@ class RefineTransferredLora:
         bare = host.without_loras(model)
         recording.check_latents(*host.latent_format(bare), name)
         note = self.check_lora(lora, recording)
-        target = host.model_from_graph(bare, None, name)
+        path = host.path_behind(prompt or {}, unique_id, "model")
+        target = host.model_from_graph(bare, None, name, path)
         settings = RefineSettings(steps, batch, rate, own, seed)
         adapters = [part for part in parts if not isinstance(part, VectorPatch)]
         patched = self.with_rest(bare, target, parts)

@@ -1,15 +1,18 @@
 """Save Transferred LoRA: a .safetensors file that every LoRA loader reads."""
 
 from ..prolora.adapters import FILE_DTYPES, lora_state_dict
-from ..prolora.files.safetensors import write_safetensors
 from ..prolora.naming.output_names import NAMINGS
+from ..prolora.provenance.written import write_lora
 from . import host
 from .transferred_lora import parts_of, renamed
 
 
 class SaveTransferredLora:
     CATEGORY = "loaders/ProLoRA"
-    DESCRIPTION = "Saves a transferred LoRA into the output folder, with its source and target."
+    DESCRIPTION = (
+        "Saves a transferred LoRA into the output folder. The file keeps what the original says of "
+        "itself, and names its own source and target."
+    )
     RETURN_TYPES = ()
     OUTPUT_NODE = True
     FUNCTION = "save"
@@ -50,5 +53,6 @@ class SaveTransferredLora:
         named = renamed(lora, parts, naming)
         tensors = lora_state_dict(named.adapters, FILE_DTYPES[dtype], named.style)
         path = host.output_path(filename_prefix)
-        write_safetensors(tensors, path, getattr(lora, "metadata", {}))
+        header, target = getattr(lora, "metadata", {}), getattr(lora, "path", None)
+        write_lora(tensors, path, header, target, host.Progress())
         return {"ui": {"text": ["\n".join((f"saved {path.name}", *named.notes))]}}

@@ -2,14 +2,22 @@
 
 from ..prolora.errors import ProLoRAError
 from ..prolora.models.model import Model
+from ..prolora.provenance.doubts import Doubt
+from ..prolora.provenance.finding import find_base
+from ..prolora.provenance.header import base_said
 from . import host
 
 FROM_INPUT = "(the connected source_model)"
+AUTO = "auto"  # the file that the LoRA's header names
 
 
-def checkpoint_input(tooltip):
-    """An input that chooses a checkpoint or diffusion model, or the connected source_model."""
-    return ([*host.model_names(), FROM_INPUT], {"tooltip": tooltip})
+def checkpoint_input(tooltip, *before):
+    """An input that chooses a checkpoint or diffusion model, or the connected source_model.
+
+    Args:
+        before: other choices, which come first.
+    """
+    return ([*before, *host.model_names(), FROM_INPUT], {"tooltip": tooltip})
 
 
 SOURCE_INPUTS = {
@@ -37,11 +45,46 @@ def chosen_source(
         )
     if source_model is not None:
         name = host.file_behind(prompt or {}, unique_id, "source_model") or "the source MODEL"
-        return host.model_from_graph(source_model, source_clip, name)
-    if source_checkpoint == FROM_INPUT and recording is not None:
+        path = host.path_behind(prompt or {}, unique_id, "source_model")
+        return host.model_from_graph(source_model, source_clip, name, path)
+    if source_checkpoint in (AUTO, FROM_INPUT) and recording is not None:
         return recording.source
     if source_checkpoint == FROM_INPUT:
         raise ProLoRAError(
             "No source: connect a MODEL to source_model, or choose a source_checkpoint."
         )
     return host.model_from_file(host.model_path(source_checkpoint))
+
+
+def named_by(lora):
+    """The file among the host's that a LoRA says it was trained on; see find_base.
+
+    Args:
+        lora: an AdapterFile.
+
+    Returns:
+        Its name in the list, and the doubts about it: one where it is a guess.
+
+    Raises:
+        ProLoRAError: it says nothing, or there is no such file.
+    """
+    base = base_said(lora.metadata, lora.config)
+    if not base:
+        raise ProLoRAError(
+            f"{lora.name} does not say which checkpoint it was trained on, so source_checkpoint "
+            "cannot be auto. Choose the file; the LoRA's page may name it."
+        )
+    found = find_base(base, host.model_paths(), host.Progress())
+    if found is None:
+        raise ProLoRAError(
+            f"{lora.name} says that it was trained on {base}, and no checkpoint or diffusion model "
+            "of this ComfyUI is that file. Put it there (and press R), or choose the "
+            "source_checkpoint by hand."
+        )
+    if not found.is_guess:
+        return found.name, ()
+    guess = (
+        f"auto took {found.name} as the source, by its name alone: a guess. Choose the "
+        "source_checkpoint by hand if it is another."
+    )
+    return found.name, (Doubt(guess),)

@@ -1,6 +1,7 @@
 """The LORA_MODEL that ProLoRA Transfer makes and the nodes after it take."""
 
 from collections.abc import Mapping
+from pathlib import Path
 
 from ..prolora.adapters import lora_state_dict, parse_adapter_file
 from ..prolora.errors import ProLoRAError
@@ -14,11 +15,13 @@ class TransferredLora(dict):
     Attributes:
         metadata: the header of the file.
         key_map, architecture: of the target model, to rename the modules.
+        path: of its file, for its hashes; None where it is not known.
     """
 
     metadata: Mapping[str, str]
     key_map: Mapping[str, WeightRef]
     architecture: str
+    path: Path | None
 
     @classmethod
     def of(cls, adapters, style, metadata, target):
@@ -26,6 +29,7 @@ class TransferredLora(dict):
         lora = cls(lora_state_dict(adapters, style=style))
         lora.metadata = metadata
         lora.key_map, lora.architecture = target.key_map, target.architecture
+        lora.path = target.path
         return lora
 
 

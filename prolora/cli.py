@@ -18,12 +18,13 @@ from .comparison.figures import compare
 from .comparison.heat_map import check_pillow, draw
 from .errors import ProLoRAError
 from .files.atomic_write import atomic_write
-from .files.safetensors import open_safetensors, write_safetensors
+from .files.safetensors import open_safetensors
 from .inspection import describe_adapter
 from .models.key_map import load_checkpoint
 from .models.model import Model
 from .naming.output_names import CHOICES, Renamed, rename
 from .pairing.block_pairs import read_pairs, write_pairs
+from .provenance.written import write_lora
 from .transfer.assemble import TransferResult
 from .transfer.backends import Progress
 from .transfer.job import transfer_lora
@@ -169,7 +170,7 @@ def _write(
 ) -> None:
     if result.contents:
         tensors = lora_state_dict(named.adapters, FILE_DTYPES[options.dtype], named.style)
-        write_safetensors(tensors, options.out, result.metadata())
+        write_lora(tensors, options.out, result.metadata(), options.target)
         said.append(f"wrote {options.out}")
     if options.report is not None:
         _write_text(options.report, result.report.to_json() + "\n", said)

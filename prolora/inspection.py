@@ -6,13 +6,14 @@ from collections.abc import Iterator
 from .adapters import AdapterFile, accelerators
 from .errors import truncated_list
 from .models.architectures import guess_architecture
+from .provenance.header import describe_header
 from .transfer.resolve import ResolvedLora
 
 _LISTED = 8  # how many unmatched keys are named before the rest is counted
 
 
 def describe_adapter(file: AdapterFile) -> str:
-    """Family, architecture, modules, ranks, and what cannot be moved."""
+    """Family, architecture, modules, ranks, what its header says, and what cannot be moved."""
     return "\n".join(_adapter_lines(file))
 
 
@@ -22,8 +23,9 @@ def describe_source(lora: ResolvedLora) -> str:
     matched = len(file.module_names) - len(missing)
     lines = [
         *_adapter_lines(file),
-        f"trained on {source.name} ({source.architecture}): "
+        f"source {source.name} ({source.architecture}): "
         f"{matched} of {len(file.module_names)} modules match",
+        *(f"  {doubt}" for doubt in lora.doubts),
         *(f"  not in it: {name}" for name in truncated_list(missing, _LISTED)),
     ]
     return "\n".join(lines)
@@ -36,6 +38,7 @@ def _adapter_lines(file: AdapterFile) -> Iterator[str]:
     yield f"{file.name}: {families}, its names are those of {architecture}"
     if file.tool:
         yield f"  written by {file.tool}, it seems"
+    yield from (f"  {line}" for line in describe_header(file.metadata, file.config))
     if file.accelerator:
         yield f"  {accelerators.describe(file.accelerator)}"
     if file.adapters:

@@ -13,6 +13,7 @@ from .files import (
     lora_path,
     model_names,
     model_path,
+    model_paths,
     output_path,
     read_lora,
     recording_beside,
@@ -25,6 +26,7 @@ from .loaded_model import (
     file_behind,
     kept_as,
     model_from_graph,
+    path_behind,
     without_loras,
 )
 from .network import network_of
@@ -67,9 +69,11 @@ __all__ = [
     "model_from_graph",
     "model_names",
     "model_path",
+    "model_paths",
     "network_of",
     "one_latent",
     "output_path",
+    "path_behind",
     "prompts_of",
     "read_lora",
     "recording_beside",

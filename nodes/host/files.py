@@ -105,6 +105,17 @@ def model_path(name: str) -> Path:
     return _find(name, _model_folders())
 
 
+def model_paths() -> dict[str, Path]:
+    """Their paths, by the names in the list, without what is a link to nothing."""
+    folders = _model_folders()
+    found = {
+        name: folder_paths.get_full_path(folder, name)
+        for folder in reversed(folders)
+        for name in folder_paths.get_filename_list(folder)
+    }
+    return {name: Path(path) for name, path in found.items() if path is not None}
+
+
 def output_path(filename_prefix: str, suffix: str = ".safetensors") -> Path:
     """The next free file for a prefix in the host's output folder, numbered like saved images.
 

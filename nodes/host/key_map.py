@@ -1,6 +1,7 @@
 """Makes the core's Model from ComfyUI's LoRA key map."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -11,7 +12,9 @@ from ...prolora.models.references import Slice, WeightRef, swap_halves
 from ...prolora.models.weights import Weights
 
 
-def host_model(name: str, config: Any, weights: Weights, names: Mapping[str, Any]) -> Model:
+def host_model(
+    name: str, config: Any, weights: Weights, names: Mapping[str, Any], path: Path | None = None
+) -> Model:
     """A Model whose key map is the host's.
 
     Names of weights that the model does not have are left out.
@@ -22,13 +25,14 @@ def host_model(name: str, config: Any, weights: Weights, names: Mapping[str, Any
         weights: the model's weights, by the host's keys.
         names: the module name in a LoRA file -> the host's place: a key, or a tuple (see
             _weight_ref).
+        path: of the model's file, if it is known.
 
     Raises:
         ProLoRAError: the host reorders the rows of a weight in an unknown way.
     """
     refs = {lora: _weight_ref(place) for lora, place in names.items()}
     key_map = {lora: ref for lora, ref in refs.items() if _is_in(ref, weights)}
-    return Model(name, type(config).__name__, weights, key_map)
+    return Model(name, type(config).__name__, weights, key_map, path=path)
 
 
 def _is_in(ref: WeightRef, weights: Weights) -> bool:

@@ -2,6 +2,7 @@
 
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,14 @@ import comfy.model_patcher
 import comfy.utils
 import torch
 
+from ...prolora.errors import ProLoRAError
 from ...prolora.models.ggml import from_ggml, is_ggml
 from ...prolora.models.model import Model
+from .files import model_path
 from .key_map import host_model
 
 
-def model_from_graph(model: Any, clip: Any | None, name: str) -> Model:
+def model_from_graph(model: Any, clip: Any | None, name: str, path: Path | None = None) -> Model:
     """A Model of a MODEL (and CLIP) of the graph, without the LoRAs that patch them.
 
     Neither is changed.
@@ -23,13 +26,14 @@ def model_from_graph(model: Any, clip: Any | None, name: str) -> Model:
     Args:
         model, clip: the host's; clip may be None.
         name: what to call the model in reports.
+        path: of its file, see path_behind.
     """
     names = comfy.lora.model_lora_keys_unet(model.model, {})
     patchers = [model]
     if clip is not None:
         names = comfy.lora.model_lora_keys_clip(clip.cond_stage_model, names)
         patchers.append(clip.patcher)
-    return host_model(name, model.model.model_config, PatchedModelWeights(patchers), names)
+    return host_model(name, model.model.model_config, PatchedModelWeights(patchers), names, path)
 
 
 def kept_as(model: Any) -> Callable[[str], torch.dtype | None]:
@@ -114,6 +118,19 @@ def file_behind(prompt: dict[str, Any], node_id: str, input_name: str) -> str:
         prompt: the host's prompt, node id -> class_type and inputs.
         node_id, input_name: the input.
     """
+    return next((Path(value).name for value in _files_behind(prompt, node_id, input_name)), "")
+
+
+def path_behind(prompt: dict[str, Any], node_id: str, input_name: str) -> Path | None:
+    """The path of that file; None where it is none of the host's models."""
+    for value in _files_behind(prompt, node_id, input_name):
+        with suppress(ProLoRAError):
+            return model_path(value)
+    return None
+
+
+def _files_behind(prompt: dict[str, Any], node_id: str, input_name: str) -> list[str]:
+    """What looks like a file's name in the inputs of the loader."""
     inputs = prompt.get(node_id, {}).get("inputs", {})
     link = inputs.get(input_name)
     seen = set()
@@ -121,8 +138,8 @@ def file_behind(prompt: dict[str, Any], node_id: str, input_name: str) -> str:
         seen.add(link[0])
         inputs = prompt.get(link[0], {}).get("inputs", {})
         link = inputs.get("model")
-    files = (value for value in inputs.values() if isinstance(value, str) and "." in value)
-    return next((Path(value).name for value in files if seen), "")
+    values = [value for value in inputs.values() if isinstance(value, str) and "." in value]
+    return values if seen else []
 
 
 def _has(model: Any, key: str) -> bool:

@@ -82,7 +82,7 @@ def model_from_file(path: Path) -> Model:
     if text:  # the host only asks for the keys, which are those of a loaded text encoder
         text_model = SimpleNamespace(state_dict=lambda: text)
         names = comfy.lora.model_lora_keys_clip(text_model, names)
-    return host_model(path.name, source.config, weights, names)
+    return host_model(path.name, source.config, weights, names, path)
 
 
 def _recognise(name: str, tensors: Tensors, metadata: dict[str, str]) -> _Source:

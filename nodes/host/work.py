@@ -1,5 +1,6 @@
 """What a job needs of ComfyUI while it runs: a device, memory, progress, a place for texts."""
 
+import inspect
 import logging
 from collections.abc import Iterable
 from typing import Any
@@ -58,10 +59,14 @@ def apply_lora(
     strength_model: float,
     strength_clip: float,
 ) -> tuple[Any, Any]:
-    """MODEL and CLIP, patched by the host's own LoRA loader; the inputs stay unchanged."""
-    patched: tuple[Any, Any] = comfy.sd.load_lora_for_models(
-        model, clip, lora, strength_model, strength_clip
-    )
+    """MODEL and CLIP, patched by the host's own LoRA loader; the inputs stay unchanged.
+
+    Its own node hands the file's header over too, since 0.33.0: it is kept with the MODEL.
+    """
+    load = comfy.sd.load_lora_for_models
+    takes_header = "lora_metadata" in inspect.signature(load).parameters
+    header = {"lora_metadata": getattr(lora, "metadata", None)} if takes_header else {}
+    patched: tuple[Any, Any] = load(model, clip, lora, strength_model, strength_clip, **header)
     return patched
 
 

@@ -2,7 +2,7 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
@@ -79,6 +79,7 @@ class AdapterFile:
         notes: what the user must know about how the file was read, a line each.
         differences: what has no subspaces: norms, biases and weights that are set.
         tool: what seems to have written it, or "".
+        config: PEFT's configuration beside it; empty for every other file.
     """
 
     name: str
@@ -89,6 +90,7 @@ class AdapterFile:
     notes: tuple[str, ...] = ()
     vector_patches: tuple[VectorPatch, ...] = ()
     tool: str = ""
+    config: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def accelerator(self) -> str:
@@ -177,6 +179,7 @@ def parse_adapter_file(
         notes=tuple(notes),
         vector_patches=tuple(part for found in read.values() for part in found.vector_patches),
         tool=tool,
+        config=origin.config,
     )
 
 

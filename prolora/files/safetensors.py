@@ -100,10 +100,17 @@ def write_safetensors(
             is then as it was, and no temporary file is left behind.
     """
     with atomic_write(path) as temporary:
-        temporary.touch(exist_ok=False)
-        permissions = temporary.stat().st_mode  # the library lets the owner alone read its files
-        save_file(_apart(tensors), temporary, dict(metadata))
-        temporary.chmod(permissions)
+        save_safetensors(tensors, temporary, metadata)
+
+
+def save_safetensors(
+    tensors: Mapping[str, torch.Tensor], temporary: Path, metadata: Mapping[str, str]
+) -> None:
+    """The same into a file of atomic_write, whose errors the user sees."""
+    temporary.touch()
+    permissions = temporary.stat().st_mode  # the library lets the owner alone read its files
+    save_file(_apart(tensors), temporary, dict(metadata))
+    temporary.chmod(permissions)
 
 
 def _apart(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -8,6 +8,7 @@ docs/architectures.md both have the same names, which tests compare.
 
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from .architectures import guess_architecture, guess_architectures
@@ -57,7 +58,7 @@ def load_checkpoint(path: Path) -> Model:
         ProLoRAError: it is missing, damaged, of another kind, or quantised in a form that is not
             known.
     """
-    return model_of(path.absolute().name, _open(path))
+    return replace(model_of(path.absolute().name, _open(path)), path=path)
 
 
 def model_of(name: str, weights: Weights) -> Model:

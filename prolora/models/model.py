@@ -4,6 +4,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 
 import torch
 
@@ -25,6 +26,7 @@ class Model:
         weights: its weights, by the keys that ComfyUI gives them.
         key_map: from the module names that LoRA files use to the weight each one means.
         hint: what to say of a LoRA none of whose names is in it.
+        path: of its file or folder; None where it is not known.
     """
 
     name: str
@@ -32,6 +34,7 @@ class Model:
     weights: Weights
     key_map: Mapping[str, WeightRef]
     hint: str = ""
+    path: Path | None = None
 
     def resolve(self, name: str) -> WeightRef | None:
         """The weight that a LoRA's module name means, in any spelling (see module_names.py).

@@ -16,6 +16,8 @@ from ..pairing.alignment import Alignment
 from ..pairing.module_pairs import ModulePair
 from ..pairing.summary import stage_lines
 from ..pairing.target_locations import closest_name
+from ..provenance.doubts import doubts_of_target
+from ..provenance.moved import Move, moved_header
 from .modes import CROSSING
 from .plan import Plan
 from .report import Report
@@ -36,6 +38,7 @@ class TransferResult:
         vector_patches: what has no subspaces, carried over as it was.
         accelerator: see AdapterFile.
         file: the LoRA that was moved.
+        move: what its header becomes in the result's.
     """
 
     adapters: tuple[Adapter, ...]
@@ -43,6 +46,7 @@ class TransferResult:
     vector_patches: tuple[VectorPatch, ...] = ()
     accelerator: str = ""
     file: AdapterFile | None = None
+    move: Move | None = None
 
     def noted(self, note: str) -> "TransferResult":
         """The same with one more note in its report."""
@@ -55,7 +59,13 @@ class TransferResult:
         return (*self.adapters, *self.vector_patches)
 
     def metadata(self) -> dict[str, str]:
-        """What a file of this result says about itself, for a safetensors header."""
+        """What a file of this result says about itself, for write_lora."""
+        ours = self._ours()
+        if self.file is None or self.move is None:
+            return ours
+        return moved_header(self.file.metadata, self.move, ours)
+
+    def _ours(self) -> dict[str, str]:
         report = self.report
         return {
             "prolora_version": __version__,
@@ -86,6 +96,8 @@ def assemble(
     """
     adapters = _named(results, target)
     file = lora.file
+    against_target = doubts_of_target(file.metadata, file.config, lora.source, target)
+    doubts = (*lora.doubts, *against_target)
     report = Report(
         lora=file.name,
         source=f"{lora.source.name} ({lora.source.architecture})",
@@ -99,7 +111,9 @@ def assemble(
         unknown_keys=file.unknown,
         pairs=alignment.pairs,
         widths=plan.widths,
+        warnings=tuple(str(doubt) for doubt in doubts if doubt.is_warning),
         notes=(
+            *(str(doubt) for doubt in doubts if not doubt.is_warning),
             *([describe(file.accelerator)] if file.accelerator else []),
             *file.notes,
             # Without a host fewer names may be known, which must be told where some are not.
@@ -110,7 +124,8 @@ def assemble(
             *_vectors_alone(results, adapters, plan),
         ),
     )
-    return TransferResult(adapters, report, plan.vectors, file.accelerator, file)
+    move = Move(lora.source, target, file.families, {adapter.family for adapter in adapters})
+    return TransferResult(adapters, report, plan.vectors, file.accelerator, file, move)
 
 
 def _named(results: Results, target: Model) -> tuple[Adapter, ...]:

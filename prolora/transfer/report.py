@@ -85,6 +85,7 @@ class Report:
         settings: the choices, as text.
         unknown_keys: keys of the LoRA file that belong to no known family.
         notes: what the user must know about how the file was read and its blocks were paired.
+        warnings: what makes the result wrong if it is so.
         widths: in which the two models differ, see module_tree.other_widths; "" where the
             mode goes from one to another.
         pairs: target block -> source block, as a user may give them; see block_pairs.py.
@@ -99,6 +100,7 @@ class Report:
     notes: tuple[str, ...] = ()
     pairs: Mapping[str, str | None] = field(default_factory=dict)
     widths: str = ""
+    warnings: tuple[str, ...] = ()
 
     def count(self, *statuses: str) -> int:
         """How many modules have one of these statuses; all modules, if none is named.

@@ -15,7 +15,12 @@ _LOST = 0.5  # a module that loses more of its energy than this share is named
 
 
 def warning_of(report: Report) -> str:
-    """What the user must hear, or ""."""
+    """What the user must hear, a line each, or ""."""
+    return "\n".join(filter(None, (*report.warnings, _empty(report))))
+
+
+def _empty(report: Report) -> str:
+    """Why the result is empty, where it is, and what to do."""
     if report.transferred:
         return ""
     best = max((phi.score for phi, _ in _measured(report)), default=None)
@@ -68,7 +73,7 @@ def _summary_lines(report: Report) -> Iterator[str]:
     yield f"  from {report.source} to {report.target}"
     yield "  " + ", ".join(f"{name} {value}" for name, value in report.settings.items())
     if warning_of(report):
-        yield f"  {warning_of(report)}"
+        yield from (f"  {line}" for line in warning_of(report).splitlines())
     copied = Counter(row.reason for row in report.rows if row.status == "copied")
     for reason, count in copied.items():
         yield f"  {count} copied: {reason}"

@@ -12,6 +12,9 @@ from ..models.references import WeightRef
 from ..pairing.module_pairs import ResolvedAdapter, as_matrix, by, padded
 from ..pairing.module_tree import path_of
 from ..pairing.target_locations import closest_name
+from ..provenance.doubts import Doubt, doubts_of_source
+from ..provenance.hashes import Progress
+from ..provenance.header import base_said
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,7 @@ class ResolvedLora:
         adapters, vectors: what was found in the source, in the order of the file.
         shadowed: name in the report -> why, for what another part of the file takes the place of.
         unresolved: the modules' names that the source does not know, in the order of the file.
+        doubts: what the file's header says against the source.
     """
 
     file: AdapterFile
@@ -46,6 +50,7 @@ class ResolvedLora:
     vectors: tuple[ResolvedVector, ...]
     shadowed: Mapping[str, str]
     unresolved: tuple[str, ...]
+    doubts: tuple[Doubt, ...] = ()
 
     @property
     def weights(self) -> frozenset[str]:
@@ -54,12 +59,20 @@ class ResolvedLora:
         return frozenset(found)
 
 
-def resolve(file: AdapterFile, source: Model) -> ResolvedLora:
+def resolve(
+    file: AdapterFile,
+    source: Model,
+    progress: Progress = lambda done, total, name: None,
+) -> ResolvedLora:
     """Finds every module of a LoRA in the checkpoint that it was trained on.
+
+    Args:
+        progress: while the source's file is read for its hash; see provenance/doubts.py for when.
 
     Raises:
         ProLoRAError: the LoRA was not trained on this checkpoint, as far as shapes and names tell:
             no module of it is there, or one has another shape there.
+        Exception: whatever `progress` raises.
     """
     found = {name: source.resolve(name) for name in file.module_names}
     places = {name: place for name, place in found.items() if place is not None}
@@ -86,6 +99,7 @@ def resolve(file: AdapterFile, source: Model) -> ResolvedLora:
         vectors=tuple(vectors),
         shadowed=_shadowed(file, places, source),
         unresolved=tuple(name for name, place in found.items() if place is None),
+        doubts=tuple(doubts_of_source(file.metadata, file.config, source, progress)),
     )
 
 
@@ -154,8 +168,10 @@ def _advice(file: AdapterFile, source: Model) -> str:
     """What to do about names that the source does not know; it says what was checked, no more."""
     of_source = guess_architectures(path_of(source, key) for key in source.weights)
     of_both = [name for name in guess_architectures(file.module_names) if name in of_source]
+    base = base_said(file.metadata, file.config)
     if not of_both:
-        return "Choose the checkpoint it was trained on."
+        named = f"; its file says that this is {base}" if base else ""
+        return f"Choose the checkpoint it was trained on{named}."
     example = closest_name(file.module_names[0], source.key_map)
     return (
         f"Both fit {one_of(of_both)}: if this is the checkpoint it was trained on, use a copy of "

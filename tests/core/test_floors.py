@@ -16,6 +16,7 @@ FLOORS = (
     ("models",),
     ("adapters",),
     ("naming",),
+    ("provenance",),
     ("pairing",),
     ("transfer",),
     ("recording",),
