@@ -3,7 +3,7 @@
 import json
 from collections.abc import Collection, Mapping
 from dataclasses import asdict, dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -13,14 +13,16 @@ from ..prolora.adapters.peft_config import config_beside
 from ..prolora.errors import ProLoRAError, bullets
 from ..prolora.files.cache import Entry, FileCache
 from ..prolora.files.digests import DigestMemory
+from ..prolora.provenance.written import write_lora
 from ..prolora.recording.file import read_recording
 from ..prolora.transfer.modes import CALIBRATED
 from ..prolora.transfer.resolve import resolve
 from ..prolora.transfer.settings import TransferSettings
 from . import host
-from .loading_inputs import BESIDE
+from .loading_inputs import BESIDE, source_path
 from .moving import misfit, move, target_of
-from .source_model import chosen_source
+from .source_model import AUTO
+from .transferred_lora import TransferredLora
 
 # Of what is kept. With another one, nothing that was kept before is used any more.
 FORMAT = 1
@@ -46,6 +48,22 @@ class Loaded:
     def told(self, *lines: str) -> "Loaded":
         """The same with more lines in its summary."""
         return replace(self, summary="\n".join((self.summary, *bullets(lines))))
+
+
+@dataclass(frozen=True)
+class Files:
+    """What a LoRA is moved by.
+
+    Attributes:
+        recording: beside the LoRA, if it is to be used.
+        source: None where the recording stands for it.
+        doubts: about the source.
+    """
+
+    lora: Path
+    recording: Path | None
+    source: Path | None = None
+    doubts: tuple[Any, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -78,61 +96,67 @@ class Loader:
         Raises:
             ProLoRAError: it cannot be moved.
         """
-        path = host.lora_path(lora_name)
-        recording = self._recording_of(path)
+        files = self._files_of(host.lora_path(lora_name))
         if not self.cache_gb:
-            return self._moved(path, recording)
+            return self._moved(files)
         try:
-            key = self._key(path, recording)
+            key = self._key(files)
         except host.Untold as untold:
             line = f"not kept: it hangs on a {untold} in the MODEL, which cannot be told apart"
-            return self._moved(path, recording).told(line)
+            return self._moved(files).told(line)
         entry, problem = self._found(key)
         if entry is not None:
-            told = (entry.metadata.get(name, "") for name in (_SUMMARY, _WARNING))
-            found = Loaded(entry.tensors, *told, entry.path)
+            summary, warning = (entry.metadata.get(name, "") for name in (_SUMMARY, _WARNING))
+            found = Loaded(_as_lora(entry), summary, warning, entry.path)
             return found.told(f"taken from the cache: {entry.path.name}")
-        moved = self._moved(path, recording).told(*problem)
-        return self._kept(moved, key, f"{path.stem} for {Path(self._target.name).stem}", in_use)
+        return self._kept(self._moved(files).told(*problem), files.lora, key, in_use)
 
     @property
     def _listens(self) -> bool:
         """Whether a recording is used where there is one."""
         return self.settings.settled(recorded=True).mode == CALIBRATED
 
-    @property
-    def _is_recorded(self) -> bool:
-        """Whether the recording stands for the source."""
-        return self.source_checkpoint == BESIDE
+    def _files_of(self, lora: Path) -> Files:
+        recording = host.recording_beside(lora)
+        if self.source_checkpoint == BESIDE:
+            if recording is None:
+                raise ProLoRAError(
+                    f"There is no {lora.stem}.recording.safetensors beside {lora.name}. Put it "
+                    "there, or choose the checkpoint that the LoRA was trained on as "
+                    "source_checkpoint."
+                )
+            return Files(lora, recording)
+        if not self._listens:
+            recording = None
+        try:
+            source, doubts = source_path(lora, self.source_checkpoint)
+        except ProLoRAError:
+            if recording is None or self.source_checkpoint != AUTO:
+                raise
+            return Files(lora, recording)
+        return Files(lora, recording, source, doubts)
 
-    def _recording_of(self, lora: Path) -> Path | None:
-        """The recording beside a LoRA, if it is to be used."""
-        found = host.recording_beside(lora)
-        if found is None and self._is_recorded:
-            raise ProLoRAError(
-                f"There is no {lora.stem}.recording.safetensors beside {lora.name}. Put it there, "
-                "or choose the checkpoint that the LoRA was trained on as source_checkpoint."
-            )
-        return found if self._listens or self._is_recorded else None
-
-    def _moved(self, path: Path, recording_path: Path | None) -> Loaded:
-        file = host.read_lora(path)
+    def _moved(self, files: Files) -> Loaded:
+        file = host.read_lora(files.lora)
         recording, notes = None, ()
-        if recording_path is not None:
-            recording, notes = self._read(recording_path, file)
-        source = recording.source if self._is_recorded else self._source
+        if files.recording is not None:
+            recording, notes = self._read(files, file)
+        source = recording.source if files.source is None else self._source(files.source)
         if not self._listens:
             recording, notes = None, ()
-        job = resolve(file, source), self._target, self.model, self.clip, self.settings
+        lora = resolve(file, source, host.Progress())
+        lora = replace(lora, doubts=(*files.doubts, *lora.doubts))
+        job = lora, self._target, self.model, self.clip, self.settings
         moved = move(*job, self.kept, recording, notes)
         return Loaded(moved.lora, moved.summary, moved.warning)
 
-    def _read(self, path: Path, file):
+    def _read(self, files: Files, file):
         """The recording and what to say of it; None for one that does not fit.
 
         Raises:
             ProLoRAError: it does not fit, and nothing else will do.
         """
+        path = files.recording
         try:
             recording = read_recording(path)
             problem = misfit(recording, file, self._target, self.model)
@@ -140,7 +164,7 @@ class Loader:
             problem = str(error)
         if not problem:
             return recording, (f"by the recording beside it, {path.name}",)
-        if self._is_recorded or self.settings.mode == CALIBRATED:
+        if files.source is None or self.settings.mode == CALIBRATED:
             raise ProLoRAError(f"{path.name}, beside the LoRA, cannot be used: {problem}")
         return None, (f"{path.name}, beside the LoRA, was not used: {problem}",)
 
@@ -151,32 +175,33 @@ class Loader:
         except ProLoRAError as error:
             return None, (f"moved again, because in the cache {error}",)
 
-    def _kept(self, moved: Loaded, key: str, name: str, in_use: Collection[Path]) -> Loaded:
-        told = {_SUMMARY: moved.summary, _WARNING: moved.warning}
+    def _kept(self, moved: Loaded, file: Path, key: str, in_use: Collection[Path]) -> Loaded:
+        name = f"{file.stem} for {Path(self._target.name).stem}"
+        header = {**moved.lora.metadata, _SUMMARY: moved.summary, _WARNING: moved.warning}
+        write = partial(write_lora, base=self._target.path, progress=host.Progress())
         try:
-            path = self._cache.keep(key, name, moved.lora, moved.lora.metadata | told, in_use)
+            path = self._cache.keep(key, name, moved.lora, header, in_use, write)
         except ProLoRAError as error:
             return moved.told(f"not kept: {error}")
         return replace(moved, path=path).told(f"kept in the cache: {path.name}")
 
-    def _key(self, lora: Path, recording: Path | None) -> str:
+    def _key(self, files: Files) -> str:
         """A digest of all that the result hangs on, by content.
 
         Raises:
             host.Untold: something of it has no content that can be compared.
         """
+        recorded = files.recording is not None
         # With a recording, auto may come to another mode than calibrated: see _read.
-        settled = self.settings if recording is not None else self.settings.settled(recorded=False)
-        settings = asdict(settled)
+        settings = asdict(self.settings if recorded else self.settings.settled(recorded=False))
         del settings["device"], settings["dtype"]
-        source = recording if self._is_recorded else host.model_path(self.source_checkpoint)
-        files = {"lora": lora, "config": config_beside(lora), "recording": recording}
-        files |= {"source": source}
-        digests = {name: self._digest(path) for name, path in files.items() if path is not None}
+        paths = {"lora": files.lora, "config": config_beside(files.lora)}
+        paths |= {"recording": files.recording, "source": files.source}
+        digests = {name: self._digest(path) for name, path in paths.items() if path is not None}
         rest = {
             "made by": [__version__, FORMAT],
             "target": self._fingerprint,
-            "conduct": "" if recording is None else host.conduct(self.model, self.clip),
+            "conduct": host.conduct(self.model, self.clip) if recorded else "",
             "settings": settings,
         }
         return sha256(json.dumps(digests | rest, sort_keys=True).encode()).hexdigest()
@@ -201,5 +226,16 @@ class Loader:
         return host.fingerprint(self._target, self.model, self.clip)
 
     @cached_property
-    def _source(self):
-        return chosen_source(self.source_checkpoint, None, None, self.unique_id, self.prompt)
+    def _sources(self) -> dict[Path, Any]:
+        return {}
+
+    def _source(self, path: Path):
+        if path not in self._sources:
+            self._sources[path] = host.model_from_file(path)
+        return self._sources[path]
+
+
+def _as_lora(entry: Entry) -> TransferredLora:
+    lora = TransferredLora(entry.tensors)
+    lora.metadata = entry.metadata
+    return lora

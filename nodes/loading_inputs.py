@@ -11,7 +11,7 @@ from ..prolora.files.digests import stamp
 from ..prolora.transfer.modes import MODES, describe_modes
 from ..prolora.transfer.settings import DEFAULTS
 from . import host
-from .source_model import FROM_INPUT, checkpoint_input
+from .source_model import AUTO, FROM_INPUT, checkpoint_input, named_by
 
 # A choice of source_checkpoint.
 BESIDE = "(the recording beside the LoRA)"
@@ -57,20 +57,33 @@ def source_input():
     """The input source_checkpoint of a node without an input for a source MODEL."""
     names, options = checkpoint_input(
         "The checkpoint or diffusion model the LoRA was trained on. It is not loaded: its weights "
-        f"are read one at a time. {BESIDE}: NAME.recording.safetensors stands for it."
+        f"are read one at a time. {AUTO} takes the file that the LoRA's own header names. "
+        f"{BESIDE}: NAME.recording.safetensors stands for it.",
+        AUTO,
     )
     return ([*(name for name in names if name != FROM_INPUT), BESIDE], options)
+
+
+def source_path(lora: Path, source_checkpoint: str):
+    """The file of the source, and the doubts about it.
+
+    Raises:
+        ProLoRAError: it is not there, or the LoRA does not name it.
+    """
+    if source_checkpoint != AUTO:
+        return host.model_path(source_checkpoint), ()
+    name, doubts = named_by(host.read_lora(lora))
+    return host.model_path(name), doubts
 
 
 def files_behind(lora_names: Iterable[str], source_checkpoint) -> list[Path]:
     """The files that LoRAs are moved by, as far as they are there; the node says what is not."""
     found: list[Path | None] = []
-    with suppress(ProLoRAError):
-        found.append(host.model_path(source_checkpoint))
     for name in lora_names:
         with suppress(ProLoRAError):
             lora = host.lora_path(name)
             found += [lora, config_beside(lora), host.recording_beside(lora)]
+            found.append(source_path(lora, source_checkpoint)[0])
     return [path for path in found if path is not None]
 
 

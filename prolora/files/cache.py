@@ -7,7 +7,7 @@ Several processes may use one folder: an entry appears whole, and a missing one 
 
 import os
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
@@ -21,6 +21,8 @@ from .safetensors import open_safetensors, read_safetensors, write_safetensors
 KEY, CONTENT = "prolora_cache_key", "prolora_cache_content"
 _IN_NAME = 8  # hexadecimal digits of the key in the file's name
 _LONGEST = 100  # letters of a name
+
+Write = Callable[[Mapping[str, torch.Tensor], Path, Mapping[str, str]], None]
 
 
 @dataclass(frozen=True)
@@ -71,12 +73,14 @@ class FileCache:
         tensors: Mapping[str, torch.Tensor],
         metadata: Mapping[str, str],
         in_use: Collection[Path] = (),
+        write: Write = write_safetensors,
     ) -> Path:
         """Writes an entry, then removes the oldest ones beyond the limit.
 
         Args:
             name: for people, of the file; what no file may be called is replaced.
             in_use: entries that are not removed.
+            write: writes the file whole or not at all; it may add to its header.
 
         Raises:
             ProLoRAError: it cannot be written, or a file of another has its name.
@@ -89,7 +93,7 @@ class FileCache:
                 "overwritten. Move it elsewhere."
             )
         marks = {KEY: key, CONTENT: _digest(tensors)}
-        write_safetensors(tensors, path, {**metadata, **marks})
+        write(tensors, path, {**metadata, **marks})
         self._trim({path, *in_use})
         return path
 

@@ -107,7 +107,7 @@ def test_the_text_encoder(client, sd15, latents):
     graph.latents(model, clip, "stack_clip_without")
     client.queue(graph.prompt)
     assert relative(latents("stack_clip_without"), latents("stack_clip_three")) > 1e-3
-    assert np.array_equal(latents("stack_clip"), latents("stack_clip_three"))
+    assert relative(latents("stack_clip"), latents("stack_clip_three")) < 1e-6
 
 
 def test_an_empty_stack(client, graph, latents):
