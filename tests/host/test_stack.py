@@ -152,7 +152,8 @@ def test_a_replaced_file_in_a_linked_stack_is_moved_again(client, comfy, graph, 
     stack = stacked(graph, ("will_change.safetensors", 1, 1))
     node = graph.stack(model, "", lora_stack=stack)
     graph.latents(node, "before_change")
-    client.free()
+    client.free()  # which a host may do after the next prompt
+    client.queue(graph.prompt)
     client.queue(graph.prompt)
     assert node[0] not in client.queue(graph.prompt).executed
     before = latents("before_change")
