@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -71,6 +71,37 @@ canvas.ds.offset[0] = (width / scale - left - right) / 2;
 canvas.ds.offset[1] = (height / scale - top - bottom) / 2;
 canvas.setDirty(true, true);
 """
+
+
+# What a person reads in the text boxes of a node, on either canvas.
+TEXTS = """
+const node = window.app.graph.getNodeById(args[0]);
+const drawn = document.querySelector(`[data-node-id="${args[0]}"]`);  // by "Nodes 2.0"
+const areas = drawn
+  ? [...drawn.querySelectorAll("textarea")]
+  : (node.widgets ?? []).map((widget) => widget.element ?? widget.inputEl).filter(Boolean);
+return areas.filter((area) => area.isConnected && area.checkVisibility())
+  .map((area) => area.value);
+"""
+
+# The pictures that a node shows, each as its width and height in pixels.
+PICTURES = """
+const node = window.app.graph.getNodeById(args[0]);
+const drawn = document.querySelector(`[data-node-id="${args[0]}"]`);
+const pictures = drawn ? [...drawn.querySelectorAll("img")] : (node.imgs ?? []);
+return pictures.filter((picture) => picture.complete)
+  .map((picture) => [picture.naturalWidth, picture.naturalHeight]);
+"""
+
+IS_BUSY = """
+const queue = await (await fetch("queue")).json();
+return queue.queue_running.length + queue.queue_pending.length > 0;
+"""
+
+HAS_VUE_NODES = "return Boolean(app.extensionManager?.setting?.get('Comfy.VueNodes.Enabled'));"
+TAB = ".workflow-tabs button.p-togglebutton"
+# Where the pages show errors: over the graph, beside it, and in June 2024.
+MESSAGES = "[role=dialog], [data-testid=error-overlay], .p-dialog, .comfy-modal"
 
 
 class BrowserNotFound(RuntimeError):
@@ -145,6 +176,73 @@ class ComfyPage:
     def saved_graph(self) -> dict[str, Any]:
         """The open workflow as the page would save it."""
         return dict(self.call("return JSON.parse(JSON.stringify(window.app.graph.serialize()));"))
+
+    # A graph that runs
+
+    def queue(self) -> None:
+        """Queue the open workflow, as the button does."""
+        self.call("await window.app.queuePrompt(0);")
+
+    def is_busy(self) -> bool:
+        """Whether the host has prompts that run or wait."""
+        return bool(self.call(IS_BUSY))
+
+    def run(self, timeout: float = 120) -> None:
+        """Queue the open workflow and wait until the host has nothing more to do."""
+        self.queue()
+        self.wait_until(lambda: not self.is_busy(), "the end of the run", timeout)
+        time.sleep(1.0)  # for the last messages
+
+    def cancel(self) -> None:
+        """Stop what runs, as the button does."""
+        self.call("await window.app.api.interrupt();")
+
+    def wait_until(self, is_so: Callable[[], bool], what: str, timeout: float = 60) -> None:
+        """Ask again and again.
+
+        Raises:
+            TimeoutError: it does not come true.
+        """
+        deadline = time.monotonic() + timeout
+        while not is_so():
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"waited in vain for {what}:\n{self.console()}")
+            time.sleep(0.2)
+
+    # What it shows
+
+    def texts(self, node: int) -> list[str]:
+        """What stands in the text boxes of a node."""
+        return list(self.call(TEXTS, node))
+
+    def pictures(self, node: int) -> list[tuple[int, int]]:
+        """Width and height of the pictures on a node."""
+        return [(width, height) for width, height in self.call(PICTURES, node)]
+
+    def messages(self) -> str:
+        """The text of the dialogs and panels that are open."""
+        found = self.driver.find_elements(By.CSS_SELECTOR, MESSAGES)
+        return "\n".join(element.text for element in found if element.is_displayed())
+
+    # What only the newer pages have
+
+    def use_vue_nodes(self, on: bool) -> bool:
+        """Choose "Nodes 2.0" or the canvas; False where the page has no such choice."""
+        if self.call("return !app.extensionManager?.setting;"):
+            return not on
+        self.call("await app.extensionManager.setting.set('Comfy.VueNodes.Enabled', args[0]);", on)
+        return bool(self.call(HAS_VUE_NODES)) == on
+
+    def tabs(self) -> int:
+        """How many workflows are open in tabs; 0 where the page has none."""
+        return len(self.driver.find_elements(By.CSS_SELECTOR, TAB))
+
+    def go_to_tab(self, index: int) -> None:
+        """Bring a tab to the front."""
+        before = self.call("return app.graph.id;")
+        self.driver.find_elements(By.CSS_SELECTOR, TAB)[index].click()
+        self.wait_until(lambda: self.call("return app.graph.id;") != before, "another tab")
+        time.sleep(0.5)
 
     def screenshot(self, path: Path, fit: bool = True) -> Path:
         """Save a PNG of the page without dialogs; `fit` brings the whole graph into view."""

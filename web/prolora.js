@@ -1,5 +1,6 @@
 // What the nodes of ProLoRA say stands on them: a result until the next one, and meanwhile how far
-// a job is. Results are kept in the graph, so they are there after a reload and in a saved file.
+// a job is, or why it stopped. Results are kept in the graph, so they are there after a reload and
+// in a saved file.
 
 import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
@@ -7,6 +8,7 @@ import { api } from "../../scripts/api.js";
 const TEXT = "prolora_text"; // the property of a node, and its widget
 const HEIGHT = 100; // of the widget at least: six lines
 const ENDS = ["executing", "execution_success", "execution_error", "execution_interrupted"];
+const ERROR = "ProLoRAError"; // whose message is written for an artist
 
 const graph = () => app.rootGraph ?? app.graph; // a host from June 2024 has no subgraphs
 
@@ -34,11 +36,11 @@ function addWidget(node) {
   Object.assign(area, { readOnly: true, placeholder: "The result will stand here." });
 }
 
-/** Shows how far the job is, or with "" the result. */
-function show(node, progress = "") {
+/** Shows the result, or something else for a while. */
+function show(node, meanwhile = "") {
   const widget = node?.widgets?.find((widget) => widget.name === TEXT);
   if (!widget) return;
-  widget.value = progress || node.properties[TEXT] || "";
+  widget.value = meanwhile || node.properties[TEXT] || "";
   graph().setDirtyCanvas?.(true, false);
 }
 
@@ -122,11 +124,31 @@ async function onProgress({ detail }) {
   show(shown, detail.text);
 }
 
+// Errors: the newer pages hide the sentence behind a button and below a report.
+
+let failed = null; // the node that shows one
+
+async function onError({ detail }) {
+  if (detail.exception_type !== ERROR) return;
+  const sentence = detail.exception_message.trim();
+  app.extensionManager?.toast?.add({ severity: "error", summary: "ProLoRA", detail: sentence });
+  if (!isInFront(await graphIdOf(detail.prompt_id))) return;
+  failed = nodeAt(detail.node_id);
+  show(failed, sentence);
+}
+
+function onStart() {
+  if (failed) show(failed);
+  failed = null;
+}
+
 app.registerExtension({
   name: "ProLoRA.Texts",
   setup() {
     api.addEventListener("executed", onExecuted);
     api.addEventListener("prolora.progress", onProgress);
+    api.addEventListener("execution_error", onError);
+    api.addEventListener("execution_start", onStart);
     for (const end of ENDS) api.addEventListener(end, clearProgress);
   },
   beforeRegisterNodeDef(nodeType, definition) {

@@ -1,0 +1,165 @@
+"""What a person reads on the nodes: results that stay, progress, errors, a report's picture."""
+
+import json
+import re
+from collections.abc import Iterator
+
+import pytest
+
+from comfy_harness.graph import with_widget
+from comfy_harness.hosts import PACK_ROOT
+from comfy_harness.server import ComfyServer
+from tests.host.small_sd15 import write_small_sd15
+
+pytestmark = pytest.mark.browser
+
+CANVASES = ["canvas", "nodes_2"]
+SAVED = "saved to output/loras/my_style_for_realisticVision_00"
+MOVED = "8 of 8 modules transferred: 8 moved; energy kept: "
+QUICK = {
+    "KSampler": {"steps": 1},
+    "EmptyLatentImage": {"width": 64, "height": 64},
+    "ProLoRARecord": {"samples": 40, "steps": 20, "positions": 80},  # a minute, if nobody stops it
+}
+TRANSFER, SAVE = 4, 5  # nodes of transfer_lora.json
+PROMPTS, RECORD = 5, 8  # nodes of record_and_refine.json
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory) -> Iterator[ComfyServer]:
+    folder = tmp_path_factory.mktemp("results")
+    for place in ("checkpoints", "loras"):
+        (folder / "models" / place).mkdir(parents=True)
+    write_small_sd15(folder / "models")
+    with ComfyServer(folder) as running:
+        yield running
+
+
+@pytest.fixture(params=CANVASES)
+def page(server, request) -> Iterator:
+    from comfy_harness.browser import ComfyPage  # selenium is there for the browser tests only
+
+    with ComfyPage(server.url) as opened:
+        if not opened.use_vue_nodes(request.param == "nodes_2"):
+            pytest.skip("this page has one canvas")
+        yield opened
+        if opened.is_busy():
+            opened.cancel()
+            opened.wait_until(lambda: not opened.is_busy(), "the end of the job")
+
+
+def graph(server: ComfyServer, name: str, **widgets: object) -> dict:
+    """A shipped graph with small pictures; `widgets` of its one node that has them."""
+    object_info = server.client().object_info()
+    content = json.loads((PACK_ROOT / "workflows" / f"{name}.json").read_text(encoding="utf-8"))
+    for node in content["nodes"]:
+        for widget, value in QUICK.get(node["type"], {}).items():
+            content = with_widget(content, object_info, node["id"], widget, value)
+        for widget in widgets.keys() & set(_inputs(object_info, node["type"])):
+            content = with_widget(content, object_info, node["id"], widget, widgets[widget])
+    return content
+
+
+def _inputs(object_info: dict, node_type: str) -> dict:
+    inputs = object_info.get(node_type, {}).get("input", {})
+    return inputs.get("required", {}) | inputs.get("optional", {})
+
+
+def said(page, node: int) -> str:
+    """The text of a node: the last of its boxes."""
+    return page.texts(node)[-1]
+
+
+def test_results_stay(server, page, tmp_path):
+    page.load(graph(server, "transfer_lora", threshold=0.5))
+    assert said(page, TRANSFER) == said(page, SAVE) == ""
+    sent = page.prompt()
+    page.run()
+    moved, saved = said(page, TRANSFER), said(page, SAVE)
+    assert moved.startswith(MOVED) and "threshold 0.5" in moved
+    assert saved.startswith(SAVED)
+    page.screenshot(tmp_path / "results.png")
+
+    page.wait_until(lambda: page.prompt() == sent, "the same prompt: a result is no input")
+    page.run()  # from the cache
+    assert (said(page, TRANSFER), said(page, SAVE)) == (moved, saved)
+    page.reload()
+    page.wait_until(lambda: page.texts(TRANSFER) != [], "the graph after F5")
+    assert (said(page, TRANSFER), said(page, SAVE)) == (moved, saved)
+
+
+def test_a_result_is_no_value_of_a_saved_graph(server, page):
+    before = graph(server, "transfer_lora")
+    page.load(before)
+    page.run()
+    assert said(page, TRANSFER).startswith(MOVED)
+    nodes = {node["id"]: node for node in page.saved_graph()["nodes"]}
+    assert nodes[TRANSFER]["widgets_values"] == [0.8, 0, "full", 0.8, True, ""]
+    assert len(nodes[SAVE]["widgets_values"]) == 3
+    page.load(page.saved_graph())  # as a file that was saved and opened again
+    assert said(page, TRANSFER).startswith(MOVED)
+
+
+def test_progress_until_cancel(server, page, tmp_path):
+    page.load(graph(server, "record_and_refine", samples=41))
+    page.queue()
+    page.wait_until(lambda: "left" in said(page, RECORD), "the time left")
+    page.screenshot(tmp_path / "progress.png")
+    assert re.match(r"\d+ of \d+, \d+ (s|min) left\nsampling", said(page, RECORD))
+    page.cancel()
+    page.wait_until(lambda: not page.is_busy(), "the end of the job")
+    page.wait_until(lambda: said(page, RECORD) == "", "no progress after Cancel", 5)
+
+
+def test_a_tab_in_front_of_the_one_that_runs(server, page):
+    """The same graph in both: its nodes have the same ids."""
+    if page.tabs() == 0:
+        pytest.skip("this page has no tabs")
+    page.load(graph(server, "record_and_refine", samples=4, positions=40))
+    page.queue()
+    page.wait_until(lambda: said(page, RECORD) != "", "progress")
+    page.load(graph(server, "record_and_refine"))
+    other = page.tabs() - 1
+    while page.is_busy():
+        assert said(page, RECORD) == said(page, 10) == ""
+    assert said(page, RECORD) == said(page, 10) == ""
+    page.go_to_tab(other - 1)
+    page.wait_until(lambda: said(page, RECORD) != "", "the result of the other tab")
+    assert said(page, RECORD).startswith("8 of 8 modules heard")
+    page.go_to_tab(other)
+    assert said(page, RECORD) == said(page, 10) == ""
+    page.go_to_tab(other - 1)
+    page.reload()
+    page.wait_until(lambda: page.texts(RECORD) != [], "the graph after F5")
+    assert said(page, RECORD).startswith("8 of 8 modules heard")
+
+
+def test_an_error_says_its_sentence(server, page, tmp_path):
+    page.load(graph(server, "record_and_refine", filename_prefix="../../outside", samples=1))
+    page.queue()
+    sentence = "leads out of ComfyUI's output folder. Nothing was written."
+    page.wait_until(lambda: sentence in page.messages(), "the sentence")
+    page.screenshot(tmp_path / "error.png")
+    first = page.messages().partition(sentence)[0]
+    assert "prolora.errors" not in first and ".py" not in first
+
+
+def test_the_picture_of_a_report(server, page, tmp_path):
+    content = graph(server, "transfer_lora")
+    page.load(content)
+    node = page.call(
+        """
+        const report = LiteGraph.createNode("ProLoRAReport");
+        app.graph.add(report);
+        report.pos = [780, 520];
+        app.graph.getNodeById(args[0]).connect(0, report, 0);
+        return report.id;
+        """,
+        TRANSFER,
+    )
+    page.run()
+    page.wait_until(lambda: page.pictures(int(node)) != [], "the picture", 10)
+    page.screenshot(tmp_path / "report.png")
+    ((width, height),) = page.pictures(int(node))
+    assert min(width, height) > 300
+    assert said(page, int(node)).startswith(MOVED)
