@@ -17,6 +17,7 @@ import websocket
 Prompt = Mapping[str, Mapping[str, Any]]
 OnProgress = Callable[["Progress"], None]
 
+CONNECT_SECONDS = 60.0  # a busy host answers late
 QUIET_SECONDS = 2.0  # after such a silence the history tells whether the end was missed
 
 
@@ -150,7 +151,8 @@ class ComfyClient:
         client_id = uuid.uuid4().hex
         address = self.url.replace("http", "ws", 1) + f"/ws?clientId={client_id}"
         began = time.monotonic()
-        socket = websocket.create_connection(address, timeout=QUIET_SECONDS)
+        socket = websocket.create_connection(address, timeout=CONNECT_SECONDS)
+        socket.settimeout(QUIET_SECONDS)
         try:
             run = _Run(self._post(prompt, client_id, extra_data or {}), prompt, on_progress)
             self._follow(socket, run, began + (timeout or self.timeout))
