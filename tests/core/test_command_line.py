@@ -260,7 +260,7 @@ def test_extract_as_a_program(folder):
     out = ("-o", "difference", "--report", "report.json", "--naming", "comfyui")
     done = run(folder, "extract", "a.safetensors", "b.safetensors", *out, *whole)
     assert (done.returncode, done.stderr) == (0, "")
-    assert "base a.safetensors (SD3), tuned b.safetensors (SD3)" in done.stdout
+    assert "b.safetensors (SD3) minus a.safetensors (SD3)" in done.stdout
     assert "wrote difference.safetensors (.safetensors was added to the name)" in done.stdout
     assert json.loads((folder / "report.json").read_text())["rows"]
     name = f"diffusion_model.{QKV.format(0)}"
