@@ -207,7 +207,7 @@ class Loader:
         return sha256(json.dumps(digests | rest, sort_keys=True).encode()).hexdigest()
 
     def _digest(self, path: Path) -> str:
-        return self._digests.of(path, host.stop_if_cancelled)
+        return self._digests.of(path, host.Progress())
 
     @cached_property
     def _cache(self) -> FileCache:

@@ -9,7 +9,7 @@ from contextlib import contextmanager, suppress
 from tqdm import tqdm
 
 from ..errors import printable
-from ..transfer.backends import Progress
+from ..progress import Progress
 
 _SECONDS = 5.0  # between two lines
 

@@ -17,7 +17,7 @@ from ..pairing.alignment import Alignment, BlockPair, Link, align
 from ..pairing.block_similarity import RandomizedBlockSimilarity
 from ..pairing.module_pairs import finest_parts
 from ..pairing.module_tree import Node, as_linear, module_tree
-from ..transfer.backends import Progress
+from ..progress import Progress, silent
 from ..transfer.settings import TransferSettings
 
 # Identical weights are not decomposed, so their chance levels are not known.
@@ -117,7 +117,7 @@ def compare(
     source: Model,
     target: Model,
     settings: TransferSettings,
-    progress: Progress = lambda done, total, name: None,
+    progress: Progress = silent,
 ) -> Comparison:
     """Measures phi (Eq. 1) for every pair of weights that belong together and have the same shape.
 

@@ -15,7 +15,7 @@ from ..algebra.updates import DenseUpdate
 from ..errors import ProLoRAError
 from ..models.model import Model
 from ..pairing.module_tree import module_tree
-from ..transfer.backends import Progress
+from ..progress import Progress, silent
 from ..transfer.report import Measures, ModuleReport, Report
 from .places import Place, blocks_in, lone_text_encoder, places_of
 from .settings import ExtractionSettings
@@ -79,7 +79,7 @@ def extract_difference(
     base: Model,
     tuned: Model,
     settings: ExtractionSettings | None = None,
-    progress: Progress = lambda done, total, name: None,
+    progress: Progress = silent,
 ) -> Extraction:
     """The difference of two models as a LoRA for the base: base + LoRA is the tuned model.
 

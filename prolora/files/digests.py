@@ -2,12 +2,12 @@
 
 import json
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
 
 from ..errors import ProLoRAError
+from ..progress import Progress, silent
 from .atomic_write import atomic_write
 
 _PIECE = 2**22
@@ -16,21 +16,25 @@ _PIECE = 2**22
 _TICK = 2.0
 
 
-def file_sha256(path: Path, meanwhile: Callable[[], object] = lambda: None) -> str:
-    """The SHA-256 of a file's bytes, in hex.
+def file_sha256(path: Path, progress: Progress = silent, start: int = 0) -> str:
+    """The SHA-256 of a file's bytes, in 64 hexadecimal digits.
 
     Args:
-        meanwhile: called after every few MB; what it raises ends the reading.
+        progress: called with the bytes read and all of them, before every few MB.
+        start: where the bytes begin that count.
 
     Raises:
         ProLoRAError: the file cannot be read.
+        Exception: whatever `progress` raises.
     """
     found = sha256()
     try:
+        total = path.stat().st_size
         with path.open("rb") as file:
+            file.seek(start)
             while piece := file.read(_PIECE):
+                progress(file.tell() - len(piece), total, path.name)
                 found.update(piece)
-                meanwhile()
     except OSError as error:
         raise ProLoRAError(f"{path} cannot be read: {error}.") from error
     return found.hexdigest()
@@ -60,11 +64,12 @@ class DigestMemory:
     def __init__(self, path: Path) -> None:
         self._path = path
 
-    def of(self, file: Path, meanwhile: Callable[[], object] = lambda: None) -> str:
+    def of(self, file: Path, progress: Progress = silent) -> str:
         """The SHA-256 of a file.
 
         Raises:
             ProLoRAError: the file cannot be read, or was written while it was read.
+            Exception: whatever `progress` raises.
         """
         file = file.resolve()
         before = _stamped(file)
@@ -72,7 +77,7 @@ class DigestMemory:
         if str(file) in known and known[str(file)][0] == before:
             return known[str(file)][1]
         settled = time.time() - max(file.stat().st_mtime, file.stat().st_ctime) > _TICK
-        digest = file_sha256(file, meanwhile)
+        digest = file_sha256(file, progress)
         if _stamped(file) != before:
             raise ProLoRAError(f"{file} was written while it was read. Wait until it is complete.")
         if settled:

@@ -20,8 +20,9 @@ from typing import Any
 
 from ..errors import one_line
 from ..models.model import Model
+from ..progress import Progress, silent
 from .families import family_of
-from .hashes import Progress, file_sha256, old_style_hash
+from .hashes import file_sha256, old_style_hash
 from .header import Base, base_said, is_file_name, same_model_name
 
 
@@ -70,9 +71,7 @@ class Candidate:
         return self.path is not None or is_file_name(self.name)
 
 
-def verdict(
-    base: Base, model: Candidate, progress: Progress = lambda done, total, name: None
-) -> Verdict:
+def verdict(base: Base, model: Candidate, progress: Progress = silent) -> Verdict:
     """Whether a model is the one that a header names; see the table above.
 
     A repository is not compared with a file but by its name: its files may be called otherwise.
@@ -110,7 +109,7 @@ def doubts_of_source(
     metadata: Mapping[str, str],
     config: Mapping[str, Any],
     source: Model,
-    progress: Progress = lambda done, total, name: None,
+    progress: Progress = silent,
 ) -> Iterator[Doubt]:
     """What speaks against a source, naming both; nothing where all agrees.
 
@@ -153,7 +152,7 @@ def doubts_of_target(
     config: Mapping[str, Any],
     source: Model,
     target: Model,
-    progress: Progress = lambda done, total, name: None,
+    progress: Progress = silent,
 ) -> Iterator[Doubt]:
     """Says so where the header names the target and not the source: they may be swapped.
 

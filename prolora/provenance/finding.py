@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from .hashes import Progress, file_sha256, old_style_hash
+from ..progress import Progress, silent
+from .hashes import file_sha256, old_style_hash
 from .header import Base, same_model_name, stem_of
 
 
@@ -19,7 +20,7 @@ class Found:
 def find_base(
     base: Base,
     files: Mapping[str, Path],
-    progress: Progress = lambda done, total, name: None,
+    progress: Progress = silent,
 ) -> Found | None:
     """The file that the header names; None where there is none.
 

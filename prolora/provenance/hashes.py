@@ -12,24 +12,22 @@ first 12 digits of the hash of the data, as a LoRA's header has it.
 """
 
 import hashlib
-from collections.abc import Callable
 from pathlib import Path
 
 from ..errors import ProLoRAError
+from ..files import digests
+from ..files.digests import stamp
+from ..progress import Progress, silent
 
-# Bytes done, bytes in all, what of. It may raise, to cancel.
-Progress = Callable[[int, int, str], None]
-
-_PIECE = 1 << 24
 _OLD_STYLE_AT, _OLD_STYLE_LENGTH = 0x100000, 0x10000
 # What the old style makes of every file that ends before the place where it reads.
 OF_NOTHING = hashlib.sha256(b"").hexdigest()[:8]
 
-# (path, size, mtime, ctime, inode), where the digest begins -> digest.
-_known: dict[tuple[object, ...], str] = {}
+# (path, stamp, where the bytes begin) -> digest.
+_known: dict[tuple[str, str, int], str] = {}
 
 
-def file_sha256(path: Path, progress: Progress = lambda done, total, name: None) -> str:
+def file_sha256(path: Path, progress: Progress = silent) -> str:
     """64 hexadecimal digits, in lower case. A file that did not change is read once a process.
 
     Raises:
@@ -46,7 +44,7 @@ def data_sha256(path: Path) -> str:
         ProLoRAError: the file cannot be read.
     """
     head = _read(path, 0, 8)
-    return _sha256(path, 8 + int.from_bytes(head, "little"), lambda done, total, name: None)
+    return _sha256(path, 8 + int.from_bytes(head, "little"), silent)
 
 
 def old_style_hash(path: Path) -> str:
@@ -60,24 +58,13 @@ def old_style_hash(path: Path) -> str:
 
 
 def _sha256(path: Path, start: int, progress: Progress) -> str:
-    key = (*_identity(path), start)
-    if key not in _known:
-        digest, done, size = hashlib.sha256(), start, path.stat().st_size
-        while piece := _read(path, done, _PIECE):
-            progress(done, size, path.name)
-            digest.update(piece)
-            done += len(piece)
-        _known[key] = digest.hexdigest()
-    return _known[key]
-
-
-def _identity(path: Path) -> tuple[object, ...]:
-    """What changes when the file does."""
     try:
-        found = path.stat()
+        key = str(path), stamp(path), start
     except OSError as error:
         raise ProLoRAError(f"{path} cannot be read: {error}.") from error
-    return str(path), found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino
+    if key not in _known:
+        _known[key] = digests.file_sha256(path, progress, start)
+    return _known[key]
 
 
 def _read(path: Path, start: int, length: int) -> bytes:

@@ -15,7 +15,8 @@ import torch
 
 from ..files.atomic_write import atomic_write
 from ..files.safetensors import save_safetensors
-from .hashes import Progress, data_sha256, file_sha256, old_style_hash
+from ..progress import Progress, silent
+from .hashes import data_sha256, file_sha256, old_style_hash
 from .moved import BASE_HASH, DATA_HASH, KEPT, LEGACY_HASH, MODELSPEC_HASH, OLD_BASE_HASH
 
 _DOWN = (".lora_down.weight", ".lora_A.weight")
@@ -27,7 +28,7 @@ def write_lora(
     path: Path,
     metadata: Mapping[str, str],
     base: Path | None = None,
-    progress: Progress = lambda done, total, name: None,
+    progress: Progress = silent,
 ) -> None:
     """Writes a moved LoRA whole or not at all.
 

@@ -23,8 +23,8 @@ from ..algebra.updates import DenseUpdate, LowRankUpdate, Update
 from ..models.model import Model
 from ..models.outline import is_outline
 from ..pairing.module_pairs import ModulePair, ResolvedAdapter
+from ..progress import Progress, silent
 from ..transfer.assemble import TransferResult
-from ..transfer.backends import Progress
 from ..transfer.job import transfer_resolved
 from ..transfer.maps import BothWeights, CopiedMaps, Maps, Moved, PairMaps, SubspaceMaps
 from ..transfer.modes import CALIBRATED
@@ -51,7 +51,7 @@ def transfer_recorded(
     recording: Recording,
     network: Network,
     settings: TransferSettings,
-    progress: Progress = lambda done, total, name: None,
+    progress: Progress = silent,
     text: TextNetwork | None = None,
     room: int = ROOM,
     kept: Forgetful = NOTHING_KEPT,

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from ..errors import ProLoRAError
-from ..transfer.backends import Progress
+from ..progress import Progress
 from .network import Network
 from .recording import Recording
 from .teacher import along, answers, at_once, derivative

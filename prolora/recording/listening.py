@@ -11,7 +11,7 @@ from typing import Protocol
 import torch
 from torch import nn
 
-from ..transfer.backends import Progress
+from ..progress import Progress
 from .layers import Place
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from ..models.references import WeightRef
-from ..transfer.backends import Progress
+from ..progress import Progress
 from .layers import Place, why_not_heard
 from .listening import Examples, listen
 from .recording import ReadOut

@@ -13,7 +13,7 @@ from ..models.model import Model
 from ..models.module_names import is_text_encoder
 from ..models.outline import outline_of
 from ..pairing.module_pairs import ResolvedAdapter
-from ..transfer.backends import Progress
+from ..progress import Progress, silent
 from ..transfer.resolve import ResolvedLora
 from .listening import Examples
 from .network import Network, Prompt, TextNetwork
@@ -95,7 +95,7 @@ def record(
     sigmas: Sequence[float],
     latent_format: str,
     settings: RecordingSettings,
-    progress: Progress = lambda done, total, name: None,
+    progress: Progress = silent,
     text: TextNetwork | None = None,
 ) -> Recording:
     """Listens to the source on noised latents, without the LoRA and with it.

@@ -14,7 +14,7 @@ import torch
 from ..adapters import Adapter, LoraAdapter
 from ..errors import ProLoRAError
 from ..models.model import Model
-from ..transfer.backends import Progress
+from ..progress import Progress, silent
 from .forgetful import forgetful
 from .lesson import Lesson
 from .network import Network
@@ -88,7 +88,7 @@ def refine(
     network: Network,
     recording: Recording,
     settings: RefineSettings,
-    progress: Progress = lambda done, total, name: None,
+    progress: Progress = silent,
     bare: Network | None = None,
 ) -> Refined:
     """Refines a moved LoRA; the result is never worse than it on the latents kept apart.

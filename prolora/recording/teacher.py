@@ -5,7 +5,7 @@ from itertools import pairwise
 import torch
 
 from ..errors import ProLoRAError
-from ..transfer.backends import Progress
+from ..progress import Progress
 from .network import Network, Prompt
 
 _AT_ONCE = 1 << 16  # numbers in the latents of a batch: one of SDXL at 1024 pixels

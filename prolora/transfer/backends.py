@@ -1,17 +1,14 @@
 """Third stage: a backend takes the tasks of a job and gives their results."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import torch
 
 from ..pairing.module_pairs import ModulePair
+from ..progress import Progress
 from .maps import Maps
 from .tasks import ModuleResult, Task, run
-
-# Called before each module with (modules done, modules in all, name of the next), and once at the
-# end. Whatever it raises stops the job: that is how a user cancels.
-Progress = Callable[[int, int, str], None]
 
 
 @torch.no_grad()

@@ -11,8 +11,9 @@ from ..pairing.alignment import Alignment, align, align_blocks
 from ..pairing.block_similarity import RandomizedBlockSimilarity
 from ..pairing.module_tree import module_tree, other_widths
 from ..pairing.unserved import neighbours
+from ..progress import Progress, silent
 from .assemble import TransferResult, assemble
-from .backends import Progress, serial
+from .backends import serial
 from .maps import Maps
 from .plan import check_rank, plan
 from .resolve import ResolvedLora, resolve
@@ -26,7 +27,7 @@ def transfer_lora(
     source: Model,
     target: Model,
     settings: TransferSettings,
-    progress: Progress = lambda done, total, name: None,
+    progress: Progress = silent,
 ) -> TransferResult:
     """Moves a LoRA from the source model to the target model.
 
@@ -44,7 +45,7 @@ def transfer_resolved(
     lora: ResolvedLora,
     target: Model,
     settings: TransferSettings,
-    progress: Progress = lambda done, total, name: None,
+    progress: Progress = silent,
     maps: Maps | None = None,
     kept: Forgetful = NOTHING_KEPT,
 ) -> TransferResult:

@@ -12,8 +12,8 @@ from ..models.references import WeightRef
 from ..pairing.module_pairs import ResolvedAdapter, as_matrix, by, padded
 from ..pairing.module_tree import path_of
 from ..pairing.target_locations import closest_name
+from ..progress import Progress, silent
 from ..provenance.doubts import Doubt, doubts_of_source
-from ..provenance.hashes import Progress
 from ..provenance.header import base_said
 
 
@@ -62,7 +62,7 @@ class ResolvedLora:
 def resolve(
     file: AdapterFile,
     source: Model,
-    progress: Progress = lambda done, total, name: None,
+    progress: Progress = silent,
 ) -> ResolvedLora:
     """Finds every module of a LoRA in the checkpoint that it was trained on.
 

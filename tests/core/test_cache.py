@@ -144,7 +144,7 @@ class Counted:
     def __init__(self) -> None:
         self.pieces = 0
 
-    def __call__(self) -> None:
+    def __call__(self, done: int, total: int, name: str) -> None:
         self.pieces += 1
 
 
@@ -212,7 +212,7 @@ def test_a_damaged_memory_is_none(tmp_path, file, settled, content):
 
 
 def test_a_file_that_is_written_meanwhile_is_refused(tmp_path, file):
-    def write() -> None:
+    def write(*_) -> None:
         os.utime(file, ns=(0, 0))
 
     with pytest.raises(ProLoRAError, match="written while it was read"):

@@ -11,7 +11,7 @@ from lycoris.utils import precalculate_safetensors_hashes
 from safetensors.torch import save, save_file
 
 from prolora.errors import ProLoRAError
-from prolora.provenance import hashes
+from prolora.files import digests
 from prolora.provenance.hashes import OF_NOTHING, data_sha256, file_sha256, old_style_hash
 
 MEGABYTE = 0x100000
@@ -27,11 +27,11 @@ def test_by_their_definitions(tmp_path_factory, size, seed, piece):
     content = os.urandom(64) * (size // 64 + 1)
     content = seed.to_bytes(4, "little") + content[:size]
     path.write_bytes(content)
-    before, hashes._PIECE = hashes._PIECE, piece * 100
+    before, digests._PIECE = digests._PIECE, piece * 100
     try:
         assert file_sha256(path) == hashlib.sha256(content).hexdigest()
     finally:
-        hashes._PIECE = before
+        digests._PIECE = before
     old = hashlib.sha256(content[MEGABYTE : MEGABYTE + 0x10000]).hexdigest()[:8]
     assert old_style_hash(path) == old
     assert (old == OF_NOTHING) == (len(content) <= MEGABYTE)
