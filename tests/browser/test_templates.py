@@ -31,6 +31,7 @@ for (const node of nodes) {
   if (!node.title) found.push(`${node.type}: no title`);
   for (const slot of [...(node.inputs ?? []), ...(node.outputs ?? [])])
     if (!(slot.label ?? slot.localized_name ?? slot.name)) found.push(`${node.title}: a slot`);
+  if (node.type === "Note") continue;  // it is a text, which needs no label
   for (const widget of node.widgets ?? [])
     if (!(widget.label ?? widget.name)) found.push(`${node.title}: a widget`);
 }
