@@ -73,10 +73,21 @@ canvas.setDirty(true, true);
 """
 
 
+# The pages draw no text box that is out of sight or too small to be read.
+LOOK_AT = """
+const canvas = window.app.canvas, node = window.app.graph?.getNodeById(args[0]);
+if (!node) return [];  // not loaded yet
+canvas.ds.scale = 1;
+canvas.ds.offset[0] = window.innerWidth / 2 - node.pos[0] - node.size[0] / 2;
+canvas.ds.offset[1] = window.innerHeight / 2 - node.pos[1] - node.size[1] / 2;
+canvas.setDirty(true, true);
+await new Promise((resume) => setTimeout(resume, 300));
+"""
+
 # What a person reads in the text boxes of a node, on either canvas.
-TEXTS = """
-const node = window.app.graph.getNodeById(args[0]);
-const drawn = document.querySelector(`[data-node-id="${args[0]}"]`);  // by "Nodes 2.0"
+TEXTS = f"""
+{LOOK_AT}
+const drawn = document.querySelector(`[data-node-id="${{args[0]}}"]`);  // by "Nodes 2.0"
 const areas = drawn
   ? [...drawn.querySelectorAll("textarea")]
   : (node.widgets ?? []).map((widget) => widget.element ?? widget.inputEl).filter(Boolean);
@@ -101,7 +112,7 @@ return queue.queue_running.length + queue.queue_pending.length > 0;
 HAS_VUE_NODES = "return Boolean(app.extensionManager?.setting?.get('Comfy.VueNodes.Enabled'));"
 TAB = ".workflow-tabs button.p-togglebutton"
 # Where the pages show errors: over the graph, beside it, and in June 2024.
-MESSAGES = "[role=dialog], [data-testid=error-overlay], .p-dialog, .comfy-modal"
+MESSAGES = "[role=dialog], .p-toast, [data-testid=error-overlay], .p-dialog, .comfy-modal"
 
 
 class BrowserNotFound(RuntimeError):
@@ -212,7 +223,7 @@ class ComfyPage:
     # What it shows
 
     def texts(self, node: int) -> list[str]:
-        """What stands in the text boxes of a node."""
+        """What stands in the text boxes of a node, which is brought into view."""
         return list(self.call(TEXTS, node))
 
     def pictures(self, node: int) -> list[tuple[int, int]]:

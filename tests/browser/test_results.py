@@ -19,10 +19,11 @@ MOVED = "8 of 8 modules transferred: 8 moved; energy kept: "
 QUICK = {
     "KSampler": {"steps": 1},
     "EmptyLatentImage": {"width": 64, "height": 64},
-    "ProLoRARecord": {"samples": 40, "steps": 20, "positions": 80},  # a minute, if nobody stops it
+    "ProLoRARecord": {"samples": 40, "steps": 20, "positions": 80},  # minutes, if not stopped
+    "ProLoRARefine": {"steps": 1},
 }
 TRANSFER, SAVE = 4, 5  # nodes of transfer_lora.json
-PROMPTS, RECORD = 5, 8  # nodes of record_and_refine.json
+RECORD, MOVE = 8, 10  # nodes of record_and_refine.json
 
 
 @pytest.fixture(scope="module")
@@ -48,21 +49,15 @@ def page(server, request) -> Iterator:
             opened.wait_until(lambda: not opened.is_busy(), "the end of the job")
 
 
-def graph(server: ComfyServer, name: str, **widgets: object) -> dict:
-    """A shipped graph with small pictures; `widgets` of its one node that has them."""
+def graph(server: ComfyServer, name: str, **changed: dict[str, object]) -> dict:
+    """A shipped graph with small pictures; `changed` has widgets by the type of their node."""
     object_info = server.client().object_info()
     content = json.loads((PACK_ROOT / "workflows" / f"{name}.json").read_text(encoding="utf-8"))
     for node in content["nodes"]:
-        for widget, value in QUICK.get(node["type"], {}).items():
+        widgets = QUICK.get(node["type"], {}) | changed.get(node["type"], {})
+        for widget, value in widgets.items():
             content = with_widget(content, object_info, node["id"], widget, value)
-        for widget in widgets.keys() & set(_inputs(object_info, node["type"])):
-            content = with_widget(content, object_info, node["id"], widget, widgets[widget])
     return content
-
-
-def _inputs(object_info: dict, node_type: str) -> dict:
-    inputs = object_info.get(node_type, {}).get("input", {})
-    return inputs.get("required", {}) | inputs.get("optional", {})
 
 
 def said(page, node: int) -> str:
@@ -71,7 +66,7 @@ def said(page, node: int) -> str:
 
 
 def test_results_stay(server, page, tmp_path):
-    page.load(graph(server, "transfer_lora", threshold=0.5))
+    page.load(graph(server, "transfer_lora", ProLoRATransfer={"threshold": 0.5}))
     assert said(page, TRANSFER) == said(page, SAVE) == ""
     sent = page.prompt()
     page.run()
@@ -101,7 +96,7 @@ def test_a_result_is_no_value_of_a_saved_graph(server, page):
 
 
 def test_progress_until_cancel(server, page, tmp_path):
-    page.load(graph(server, "record_and_refine", samples=41))
+    page.load(graph(server, "record_and_refine"))
     page.queue()
     page.wait_until(lambda: "left" in said(page, RECORD), "the time left")
     page.screenshot(tmp_path / "progress.png")
@@ -115,19 +110,19 @@ def test_a_tab_in_front_of_the_one_that_runs(server, page):
     """The same graph in both: its nodes have the same ids."""
     if page.tabs() == 0:
         pytest.skip("this page has no tabs")
-    page.load(graph(server, "record_and_refine", samples=4, positions=40))
+    page.load(graph(server, "record_and_refine", ProLoRARecord={"samples": 4, "steps": 4}))
     page.queue()
     page.wait_until(lambda: said(page, RECORD) != "", "progress")
     page.load(graph(server, "record_and_refine"))
     other = page.tabs() - 1
     while page.is_busy():
-        assert said(page, RECORD) == said(page, 10) == ""
-    assert said(page, RECORD) == said(page, 10) == ""
+        assert said(page, RECORD) == said(page, MOVE) == ""
+    assert said(page, RECORD) == said(page, MOVE) == ""
     page.go_to_tab(other - 1)
     page.wait_until(lambda: said(page, RECORD) != "", "the result of the other tab")
     assert said(page, RECORD).startswith("8 of 8 modules heard")
     page.go_to_tab(other)
-    assert said(page, RECORD) == said(page, 10) == ""
+    assert said(page, RECORD) == said(page, MOVE) == ""
     page.go_to_tab(other - 1)
     page.reload()
     page.wait_until(lambda: page.texts(RECORD) != [], "the graph after F5")
@@ -135,7 +130,7 @@ def test_a_tab_in_front_of_the_one_that_runs(server, page):
 
 
 def test_an_error_says_its_sentence(server, page, tmp_path):
-    page.load(graph(server, "record_and_refine", filename_prefix="../../outside", samples=1))
+    page.load(graph(server, "transfer_lora", ProLoRASave={"filename_prefix": "../../outside"}))
     page.queue()
     sentence = "leads out of ComfyUI's output folder. Nothing was written."
     page.wait_until(lambda: sentence in page.messages(), "the sentence")
