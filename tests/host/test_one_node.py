@@ -8,9 +8,9 @@ from safetensors.torch import load_file, save_file
 
 from .checks import fails, relative
 from .prompts import PromptBuilder, out
+from .sd15_prompt import SD15Prompt
 from .small_sd15 import LORA as SD15_LORA
 from .small_sd15 import SOURCE, TARGET
-from .test_text_encoder import SD15Prompt
 
 pytestmark = pytest.mark.host
 

@@ -13,36 +13,16 @@ from fixtures.stable_diffusion import (
 from prolora.models.key_map import load_checkpoint
 
 from .checks import relative
-from .prompts import PromptBuilder, out
+from .prompts import out
+from .sd15_prompt import SD15Prompt
 from .small_sd15 import LORA, LORA_MODULES, SOURCE, TARGET
 
 pytestmark = pytest.mark.host
 
 
 @pytest.fixture
-def graph() -> "SD15Prompt":
+def graph() -> SD15Prompt:
     return SD15Prompt()
-
-
-class SD15Prompt(PromptBuilder):
-    def source(self, **inputs) -> list:
-        return super().source(LORA, **({"source_checkpoint": SOURCE} | inputs))
-
-    def latents(self, model: list, clip: list, prefix: str) -> None:
-        positive, negative = (
-            self.node("CLIPTextEncode", clip=clip, text=text) for text in ("a lighthouse", "")
-        )
-        empty = self.node("EmptyLatentImage", width=64, height=64, batch_size=1)
-        self.sample(
-            prefix,
-            model=model,
-            steps=2,
-            cfg=2.0,
-            scheduler="normal",
-            positive=positive,
-            negative=negative,
-            latent_image=empty,
-        )
 
 
 @pytest.mark.parametrize(("strength_model", "strength_clip"), [(1, 1), (0, 1), (1, 0), (-0.5, 2)])
