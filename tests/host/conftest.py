@@ -1,7 +1,6 @@
 """One real ComfyUI for all host tests, with the pack, the demo's models and the probe nodes."""
 
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,13 +11,9 @@ from comfy_harness.hosts import PACK_ROOT
 from comfy_harness.server import ComfyServer
 from demo.run import MODEL_FOLDERS, link_model
 
+from .probes import NODES
 from .prompts import PromptBuilder
 from .small_sd15 import write_small_sd15
-
-NODES = {
-    "emoji": PACK_ROOT / "demo" / "emoji",
-    **{path.name: path for path in Path(__file__).parent.glob("probe_*.py")},
-}
 
 
 @pytest.fixture(scope="session")

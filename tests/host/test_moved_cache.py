@@ -18,7 +18,7 @@ from comfy_harness.server import ComfyServer
 from demo.run import MODEL_FOLDERS
 
 from .checks import relative
-from .conftest import NODES
+from .probes import NODES
 from .prompts import PromptBuilder
 
 pytestmark = pytest.mark.host
