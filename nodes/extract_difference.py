@@ -12,6 +12,14 @@ from .transferred_lora import TransferredLora
 
 class ExtractDifference:
     CATEGORY = host.CATEGORY
+    SEARCH_ALIASES = (
+        "extract LoRA",
+        "LoRA from checkpoint",
+        "subtract models",
+        "model difference",
+        "accelerator",
+        "distilled model",
+    )
     DESCRIPTION = (
         "The difference of two models as a LoRA for the first: base + LoRA is the tuned model, as "
         "far as the rank goes. Of a distilled model and its base it is the accelerator. Every "
@@ -45,7 +53,7 @@ class ExtractDifference:
                         "default": EXTRACTION_DEFAULTS.rank,
                         "min": 0,
                         "max": 16384,
-                        "tooltip": "The largest rank of a module; 0 for no bound. Twice the rank "
+                        "tooltip": "The largest rank of a module; 0 sets no limit. Twice the rank "
                         "is twice the file.",
                     },
                 ),

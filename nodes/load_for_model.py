@@ -11,6 +11,18 @@ NOTHING = "Both strengths are 0: nothing was loaded."
 
 class LoadLoraForModel:
     CATEGORY = host.CATEGORY
+    SEARCH_ALIASES = (
+        "load LoRA",
+        "LoRA loader",
+        "move LoRA",
+        "port LoRA",
+        "convert LoRA",
+        "migrate LoRA",
+        "retarget LoRA",
+        "another checkpoint",
+        "base model",
+        "SSD-1B",
+    )
     DESCRIPTION = (
         "Loads a LoRA that was trained on another checkpoint of the family: moves it to this "
         "model and applies it. What was moved is kept, so that it takes a while only once."
@@ -40,7 +52,7 @@ class LoadLoraForModel:
                 ),
                 "lora_name": (
                     host.lora_names(),
-                    {"tooltip": "The LoRA, from the loras folder, as it was trained."},
+                    {"tooltip": "The LoRA to move, from the loras folder."},
                 ),
                 "source_checkpoint": source_input(),
                 **STRENGTH_INPUTS,

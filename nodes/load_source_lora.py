@@ -24,9 +24,9 @@ class LoadSourceLora:
     RETURN_TYPES = ("PROLORA_SOURCE", "STRING")
     RETURN_NAMES = ("source_lora", "info")
     OUTPUT_TOOLTIPS = (
-        "Connect to ProLoRA Transfer.",
-        "Architecture, family, rank; what the file says of itself and of its checkpoint, and what "
-        "speaks against the source; how many modules the source has.",
+        "Connect to ProLoRA Transfer or Record Source LoRA.",
+        "How many of the LoRA's modules the source has, what speaks against the source, and what "
+        "the file says of itself.",
     )
     FUNCTION = "load"
 
@@ -39,10 +39,10 @@ class LoadSourceLora:
                     {"tooltip": "The LoRA to move, from the loras folder."},
                 ),
                 "source_checkpoint": checkpoint_input(
-                    "The checkpoint or diffusion model the LoRA was trained on. It is not loaded: "
-                    "its weights are read one at a time. auto takes the file that the LoRA's own "
-                    "header names. (the connected source_model) also stands for a connected "
-                    "recording.",
+                    "The checkpoint or diffusion model that the LoRA was trained on. It is not "
+                    "loaded: its weights are read one at a time. auto takes the file that the "
+                    "LoRA's own header names. (the connected source_model) also stands for a "
+                    "connected recording.",
                     AUTO,
                 ),
             },
@@ -91,5 +91,5 @@ class LoadSourceLora:
         lora = resolve(file, model, host.Progress())
         lora = replace(lora, doubts=(*guess, *lora.doubts))
         info = describe_source(lora)
-        host.say(info)
+        host.say(info, any(doubt.is_warning for doubt in lora.doubts))
         return {"ui": {"text": [info]}, "result": (lora, info)}

@@ -16,6 +16,15 @@ SEEN = FilesSeen()
 
 class LoadLoraStackForModel:
     CATEGORY = host.CATEGORY
+    SEARCH_ALIASES = (
+        "LoRA stack",
+        "LoRA stacker",
+        "LoRA list",
+        "several LoRAs",
+        "LoRA loader",
+        "move LoRA",
+        "base model",
+    )
     DESCRIPTION = (
         "Loads LoRAs that were trained on another checkpoint of the family: moves all of them to "
         "this model and applies them. What was moved is kept, so that it takes a while only once."
@@ -51,9 +60,9 @@ class LoadLoraStackForModel:
                     {
                         "default": "",
                         "multiline": True,
-                        "tooltip": "A LoRA a line: its name, then its strength, then that for the "
-                        "text encoder, if it is another one. <lora:name:strength> is read too. A "
-                        "line that begins with # is left out.",
+                        "tooltip": "One LoRA a line: its name, then its strength, then the "
+                        "strength for the text encoder where that differs. "
+                        "<lora:name:strength> is read too. A line that begins with # is left out.",
                     },
                 ),
             },

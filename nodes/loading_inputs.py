@@ -56,9 +56,9 @@ LOADING_INPUTS = {
 def source_input():
     """The input source_checkpoint of a node without an input for a source MODEL."""
     names, options = checkpoint_input(
-        "The checkpoint or diffusion model the LoRA was trained on. It is not loaded: its weights "
-        f"are read one at a time. {AUTO} takes the file that the LoRA's own header names. "
-        f"{BESIDE}: NAME.recording.safetensors stands for it.",
+        "The checkpoint or diffusion model that the LoRA was trained on. It is not loaded: its "
+        f"weights are read one at a time. {AUTO} takes the file that the LoRA's own header names. "
+        f"{BESIDE}: NAME.recording.safetensors stands for the checkpoint.",
         AUTO,
     )
     return ([*(name for name in names if name != FROM_INPUT), BESIDE], options)
