@@ -15,25 +15,26 @@ pytestmark = pytest.mark.browser
 
 LANGUAGE = "zh"
 NODE = "ProLoRATransfer"
+# A node alone, its upper left corner at NODE_AT of the window.
 ADD = """
-window.app.graph.clear();
+const {canvas, graph} = window.app;
+graph.clear();
 const node = LiteGraph.createNode(args[0]);
-window.app.graph.add(node);
-node.pos = [300, 300];
-window.app.canvas.selectNode(node);
+graph.add(node);
+node.pos = [0, 0];
+canvas.ds.scale = 1;
+canvas.ds.offset[0] = args[1][0];
+canvas.ds.offset[1] = args[1][1];
+canvas.setDirty(true, true);
+await new Promise((resume) => setTimeout(resume, 500));
 return [node.title, node.inputs.concat(node.widgets.filter((w) => w.serialize !== false))
   .map((slot) => [slot.name, slot.localized_name ?? slot.label])];
 """
-# Where a widget is in the window, and its node in the middle of it.
-PLACE = """
-const {canvas, graph} = window.app;
-const node = graph._nodes[0], widget = node.widgets.find((widget) => widget.name === args[0]);
-canvas.ds.scale = 1;
-canvas.ds.offset[0] = 700 - node.pos[0];
-canvas.ds.offset[1] = 300 - node.pos[1];
-canvas.setDirty(true, true);
-await new Promise((resume) => setTimeout(resume, 500));
-return [730, 300 + widget.last_y + 10].map(Math.round);
+NODE_AT = 400, 300
+TITLE = 430, 285
+HEIGHT_OF = """
+const widget = window.app.graph._nodes[0].widgets.find((widget) => widget.name === args[0]);
+return Math.round(widget.last_y + 10);
 """
 # Texts of the page's own translator, which has a syntax: a brace may break it.
 TRANSLATED = """
@@ -56,6 +57,13 @@ def texts(page: ComfyPage, css: str) -> list[str]:
     return [element.text for element in page.driver.find_elements(By.CSS_SELECTOR, css)]
 
 
+def at(page: ComfyPage, x: int, y: int) -> ActionChains:
+    """The pointer at a place of the window."""
+    hand = ActionChains(page.driver)
+    hand.w3c_actions.pointer_action.move_to_location(x, y)
+    return hand
+
+
 def keys_of(texts: dict, path: str) -> Iterator[tuple[str, str]]:
     for key, value in texts.items():
         if isinstance(value, dict):
@@ -65,10 +73,13 @@ def keys_of(texts: dict, path: str) -> Iterator[tuple[str, str]]:
 
 
 def test_the_help_of_a_node_opens_with_text_and_picture(page, tmp_path):
-    page.call(ADD, NODE)
+    page.call(ADD, NODE, NODE_AT)
+    at(page, *TITLE).click().perform()
     button = "[data-testid=info-button]"
     page.wait_until(lambda: texts(page, button) != [], "the button of the help")
-    page.driver.find_element(By.CSS_SELECTOR, button).click()
+    info = page.driver.find_element(By.CSS_SELECTOR, button)
+    page.wait_until(lambda: info.rect["y"] > 100, "the button above the node")
+    info.click()
     page.wait_until(lambda: texts(page, f"{HELP} h2") != [], "the help page")
     assert texts(page, f"{HELP} h2") == ["Inputs", "Outputs", "Example"]
     page.wait_until(lambda: all(page.call(PICTURES)), "the picture")
@@ -83,18 +94,13 @@ def test_names_and_tooltips_are_in_the_language_of_the_page(page, tmp_path):
     names = json.loads(path.read_text(encoding="utf-8"))
     said = dict(keys_of(names, "nodeDefs"))
     assert page.call(TRANSLATED, list(said)) == list(said.values())
-    title, slots = page.call(ADD, NODE)
+    title, slots = page.call(ADD, NODE, NODE_AT)
     assert title == names[NODE]["display_name"]
     wanted = {name: text["name"] for name, text in names[NODE]["inputs"].items()}
     assert dict(slots) == wanted
 
-    page.driver.set_window_size(1600, 1000)
-    x, y = page.call(PLACE, "threshold")
-    canvas = page.driver.find_element(By.ID, "graph-canvas")
-    middle = canvas.rect["width"] / 2, canvas.rect["height"] / 2
-    hand = ActionChains(page.driver)
-    hand.move_to_element_with_offset(canvas, round(x - middle[0]), round(y - middle[1]))
-    hand.perform()
+    down = page.call(HEIGHT_OF, "threshold")
+    at(page, TITLE[0], NODE_AT[1] + down).perform()
     tooltip = names[NODE]["inputs"]["threshold"]["tooltip"]
     page.wait_until(lambda: texts(page, ".node-tooltip") == [tooltip], "the tooltip", 10)
     page.screenshot(tmp_path / "language.png", fit=False)
