@@ -1,4 +1,4 @@
-"""A node runs again where a file that it read was replaced, came or went; and reads none to know."""
+"""A node runs again where a file it read was replaced, came or went, and reads none to know."""
 
 import os
 import shutil
