@@ -52,7 +52,7 @@ SAYS = {
     "Compare checkpoints": "0 of 100 weights below a transfer's threshold",
     "Compare modes": MOVED,
     "Load a LoRA for this model": MOVED,
-    "Load a stack of LoRAs": "2 LoRAs",
+    "Load a stack of LoRAs": MOVED,
     "Record and refine": "8 of 8 modules heard, 2 of them in the text encoder",
     "Refine for few steps": "schedule 14.6",
     "Transfer a LoRA": MOVED,
