@@ -87,5 +87,5 @@ class LoadSourceLora:
         lora = resolve(file, model, host.Progress())
         lora = replace(lora, doubts=(*guess, *lora.doubts))
         info = describe_source(lora)
-        host.say(info)
+        host.say(info, any(doubt.is_warning for doubt in lora.doubts))
         return {"ui": {"text": [info]}, "result": (lora, info)}

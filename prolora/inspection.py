@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterator
 
 from .adapters import AdapterFile, accelerators
-from .errors import truncated_list
+from .errors import one_line, truncated_list
 from .models.architectures import guess_architecture
 from .provenance.header import describe_header
 from .transfer.resolve import ResolvedLora
@@ -18,15 +18,17 @@ def describe_adapter(file: AdapterFile) -> str:
 
 
 def describe_source(lora: ResolvedLora) -> str:
-    """The same, and how many of the LoRA's modules the source checkpoint has."""
+    """The same, and how many of the LoRA's modules the source checkpoint has; warnings first."""
     file, source, missing = lora.file, lora.source, lora.unresolved
     matched = len(file.module_names) - len(missing)
+    warnings = [str(doubt) for doubt in lora.doubts if doubt.is_warning]
     lines = [
+        *([*warnings, ""] if warnings else []),
         *_adapter_lines(file),
         f"source {source.name} ({source.architecture}): "
         f"{matched} of {len(file.module_names)} modules match",
-        *(f"  {doubt}" for doubt in lora.doubts),
-        *(f"  not in it: {name}" for name in truncated_list(missing, _LISTED)),
+        *(f"  {doubt}" for doubt in lora.doubts if not doubt.is_warning),
+        *(f"  not in it: {one_line(name)}" for name in truncated_list(missing, _LISTED)),
     ]
     return "\n".join(lines)
 
@@ -49,7 +51,7 @@ def _adapter_lines(file: AdapterFile) -> Iterator[str]:
     for reason, count in Counter(file.left_out.values()).items():
         yield f"  {count} modules are left out: {reason}"
     for key in truncated_list(file.unknown, _LISTED):
-        yield f"  unknown key: {key}"
+        yield f"  unknown key: {one_line(key)}"
     yield from (f"  {note}" for note in file.notes)
 
 
