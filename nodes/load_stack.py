@@ -101,7 +101,8 @@ class LoadLoraStackForModel:
         found = []
         for lora in wanted:
             found.append(_load(loader, lora.name, [one.path for one in found if one.path]))
-        summary = "\n".join(one.summary for one in found) or NOTHING
+        in_order = sorted(found, key=lambda one: not one.warning)  # what the user must hear first
+        summary = "\n\n".join(one.summary for one in in_order) or NOTHING
         host.say(summary, any(one.warning for one in found))
         stack = []
         for lora, one in zip(wanted, found, strict=True):

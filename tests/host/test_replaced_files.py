@@ -1,6 +1,5 @@
-"""A node runs again where a file it read was replaced, came or went, and reads none to know."""
+"""A node runs again where a file that it read was replaced, came or went; none is read to know."""
 
-import os
 import shutil
 from threading import Timer
 
@@ -31,6 +30,12 @@ def runs_again(client, graph: PromptBuilder, node: list, free: bool = True) -> b
     return node[0] in client.queue(graph.prompt).executed
 
 
+def put_lora(models, name: str) -> None:
+    """A LoRA of its own content, so that no other test finds it in the cache."""
+    tensors = load_file(models / "loras" / LORA)
+    save_file({key: tensor * 0.75 for key, tensor in tensors.items()}, models / "loras" / name)
+
+
 def replace(path) -> None:
     tensors = load_file(path)
     path.unlink()  # it may be a link
@@ -40,7 +45,7 @@ def replace(path) -> None:
 @pytest.mark.parametrize("kind", ["ProLoRALoadForModel", "ProLoRALoadSource", "ProLoRAStack"])
 def test_a_name_that_a_link_gives(client, models, graph, kind):
     name = f"linked {kind}.safetensors"
-    shutil.copy(models / "loras" / LORA, models / "loras" / name)
+    put_lora(models, name)
     link = graph.node("ProbeName", name=name)
     model = graph.checkpoint(B)
     if kind == "ProLoRALoadForModel":
@@ -79,21 +84,25 @@ def test_a_source_that_is_compared(client, models, graph):
     assert runs_again(client, graph, node, free=False)
 
 
-def test_a_recording_that_is_put_beside(client, models, graph):
-    shutil.copy(models / "loras" / LORA, models / "loras" / "alone.safetensors")
-    node = graph.load_for_model(graph.checkpoint(B), "alone.safetensors")
-    graph.node("ProbeText", text=out(node, 2))
+@pytest.mark.parametrize("is_stack", [False, True])
+def test_a_recording_that_is_put_beside(client, models, graph, is_stack):
+    name = f"alone {is_stack}"
+    put_lora(models, f"{name}.safetensors")
+    load = graph.stack if is_stack else graph.load_for_model
+    node = load(graph.checkpoint(B), f"{name}.safetensors")
+    graph.node("ProbeText", text=out(node, 3 if is_stack else 2))
     assert not runs_again(client, graph, node)
-    (models / "loras" / "alone.recording.safetensors").write_bytes(b"no recording")
+    (models / "loras" / f"{name}.recording.safetensors").write_bytes(b"no recording")
     assert runs_again(client, graph, node, free=False)
 
 
 def test_cancel_while_auto_reads_a_checkpoint(client, models, graph):
-    """The host would take a Cancel for an error of the question whether the node is changed."""
+    """While the host asks whether the node is changed, a Cancel ends 0.33.0's queue for good."""
     with (models / "checkpoints" / "large.safetensors").open("wb") as file:
         file.truncate(20 << 30)  # zeros, which take no place on the disk
     header = {"ss_sd_model_name": "large.safetensors", "ss_new_sd_model_hash": "ab" * 32}
-    save_file(load_file(models / "loras" / LORA), models / "loras" / "of large.safetensors", header)
+    tensors = load_file(models / "loras" / LORA)
+    save_file(tensors, models / "loras" / "of large.safetensors", header)
     given = {"source_checkpoint": "auto"}
     node = graph.load_for_model(graph.checkpoint(B), "of large.safetensors", **given)
     graph.node("ProbeText", text=out(node, 2))
@@ -104,4 +113,4 @@ def test_cancel_while_auto_reads_a_checkpoint(client, models, graph):
             client.queue(graph.prompt, timeout=120)
     finally:
         cancel.join()
-        os.remove(models / "checkpoints" / "large.safetensors")
+        (models / "checkpoints" / "large.safetensors").unlink()
