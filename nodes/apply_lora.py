@@ -1,7 +1,7 @@
 """Apply Transferred LoRA: patches a MODEL (and CLIP) as ComfyUI's own LoRA loader does."""
 
 from . import host
-from .shared_inputs import STRENGTH_INPUTS
+from .shared_inputs import LORA_FROM, STRENGTH_INPUTS
 
 
 class ApplyTransferredLora:
@@ -16,8 +16,8 @@ class ApplyTransferredLora:
     def INPUT_TYPES(cls):
         return {
             "required": {
-                "model": ("MODEL", {"tooltip": "The model that the LoRA was transferred to."}),
-                "lora": ("LORA_MODEL", {"tooltip": "From ProLoRA Transfer."}),
+                "model": ("MODEL", {"tooltip": "The model that the LoRA was moved to."}),
+                "lora": ("LORA_MODEL", {"tooltip": LORA_FROM}),
                 **STRENGTH_INPUTS,
             },
             "optional": {

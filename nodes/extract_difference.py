@@ -6,12 +6,21 @@ from ..prolora.extraction.settings import EXTRACTION_DEFAULTS, ExtractionSetting
 from ..prolora.extraction.text import summary_of
 from ..prolora.naming.output_names import rename
 from . import host
+from .files_seen import SEEN
 from .source_model import checkpoint_input, chosen_source
 from .transferred_lora import TransferredLora
 
 
 class ExtractDifference:
     CATEGORY = host.CATEGORY
+    SEARCH_ALIASES = (
+        "extract LoRA",
+        "LoRA from checkpoint",
+        "subtract models",
+        "model difference",
+        "accelerator",
+        "distilled model",
+    )
     DESCRIPTION = (
         "The difference of two models as a LoRA for the first: base + LoRA is the tuned model, as "
         "far as the rank goes. Of a distilled model and its base it is the accelerator. Every "
@@ -45,7 +54,7 @@ class ExtractDifference:
                         "default": EXTRACTION_DEFAULTS.rank,
                         "min": 0,
                         "max": 16384,
-                        "tooltip": "The largest rank of a module; 0 for no bound. Twice the rank "
+                        "tooltip": "The largest rank of a module; 0 sets no limit. Twice the rank "
                         "is twice the file.",
                     },
                 ),
@@ -98,6 +107,10 @@ class ExtractDifference:
             },
             "hidden": {"unique_id": "UNIQUE_ID", "prompt": "PROMPT"},
         }
+
+    @classmethod
+    def IS_CHANGED(cls, unique_id="", **_):
+        return SEEN.changes(unique_id)
 
     def extract(
         self,

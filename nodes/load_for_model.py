@@ -2,8 +2,9 @@
 
 from ..prolora.transfer.settings import DEFAULTS, TransferSettings
 from . import host
+from .files_seen import SEEN
 from .loading import Loader
-from .loading_inputs import CACHE_GB, LOADING_INPUTS, files_behind, source_input, stamps
+from .loading_inputs import CACHE_GB, LOADING_INPUTS, files_behind, source_input
 from .shared_inputs import STRENGTH_INPUTS
 
 NOTHING = "Both strengths are 0: nothing was loaded."
@@ -11,6 +12,18 @@ NOTHING = "Both strengths are 0: nothing was loaded."
 
 class LoadLoraForModel:
     CATEGORY = host.CATEGORY
+    SEARCH_ALIASES = (
+        "load LoRA",
+        "LoRA loader",
+        "move LoRA",
+        "port LoRA",
+        "convert LoRA",
+        "migrate LoRA",
+        "retarget LoRA",
+        "another checkpoint",
+        "base model",
+        "SSD-1B",
+    )
     DESCRIPTION = (
         "Loads a LoRA that was trained on another checkpoint of the family: moves it to this "
         "model and applies it. What was moved is kept, so that it takes a while only once."
@@ -40,7 +53,7 @@ class LoadLoraForModel:
                 ),
                 "lora_name": (
                     host.lora_names(),
-                    {"tooltip": "The LoRA, from the loras folder, as it was trained."},
+                    {"tooltip": "The LoRA to move, from the loras folder."},
                 ),
                 "source_checkpoint": source_input(),
                 **STRENGTH_INPUTS,
@@ -50,8 +63,8 @@ class LoadLoraForModel:
         }
 
     @classmethod
-    def IS_CHANGED(cls, lora_name=None, source_checkpoint=None, **_):
-        return str(stamps(files_behind([lora_name], source_checkpoint)))
+    def IS_CHANGED(cls, unique_id="", **_):
+        return SEEN.changes(unique_id)
 
     def load(
         self,
@@ -69,6 +82,7 @@ class LoadLoraForModel:
     ):
         if strength_model == 0 and (clip is None or strength_clip == 0):
             return {"ui": {"text": [NOTHING]}, "result": (model, clip, NOTHING)}
+        SEEN.note(unique_id, files_behind([lora_name], source_checkpoint))
         settings = TransferSettings(mode=mode, threshold=threshold, device=host.device())
         given = model, clip, source_checkpoint, settings, cache_gb, self.kept
         found = Loader(*given, unique_id, prompt).load(lora_name)

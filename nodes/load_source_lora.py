@@ -2,11 +2,11 @@
 
 from dataclasses import replace
 
-from ..prolora.errors import ProLoRAError
-from ..prolora.files.digests import stamp
+from ..prolora.adapters.peft_config import CONFIG_NAME
 from ..prolora.inspection import describe_source
 from ..prolora.transfer.resolve import resolve
 from . import host
+from .files_seen import SEEN
 from .source_model import AUTO, SOURCE_INPUTS, checkpoint_input, chosen_source, named_by
 
 
@@ -24,9 +24,9 @@ class LoadSourceLora:
     RETURN_TYPES = ("PROLORA_SOURCE", "STRING")
     RETURN_NAMES = ("source_lora", "info")
     OUTPUT_TOOLTIPS = (
-        "Connect to ProLoRA Transfer.",
-        "Architecture, family, rank; what the file says of itself and of its checkpoint, and what "
-        "speaks against the source; how many modules the source has.",
+        "Connect to ProLoRA Transfer or Record Source LoRA.",
+        "How many of the LoRA's modules the source has, what speaks against the source, and what "
+        "the file says of itself.",
     )
     FUNCTION = "load"
 
@@ -39,10 +39,10 @@ class LoadSourceLora:
                     {"tooltip": "The LoRA to move, from the loras folder."},
                 ),
                 "source_checkpoint": checkpoint_input(
-                    "The checkpoint or diffusion model the LoRA was trained on. It is not loaded: "
-                    "its weights are read one at a time. auto takes the file that the LoRA's own "
-                    "header names. (the connected source_model) also stands for a connected "
-                    "recording.",
+                    "The checkpoint or diffusion model that the LoRA was trained on. It is not "
+                    "loaded: its weights are read one at a time. auto takes the file that the "
+                    "LoRA's own header names. (the connected source_model) also stands for a "
+                    "connected recording.",
                     AUTO,
                 ),
             },
@@ -60,14 +60,8 @@ class LoadSourceLora:
         }
 
     @classmethod
-    def IS_CHANGED(cls, lora_name=None, source_checkpoint=None, **others):
-        """What tells one content of the files from another, without reading them."""
-        models = host.model_paths()
-        chosen = models.values() if source_checkpoint == AUTO else [models.get(source_checkpoint)]
-        try:
-            return [stamp(path) for path in (host.lora_path(lora_name), *chosen) if path]
-        except (ProLoRAError, OSError):  # which load says better
-            return ""
+    def IS_CHANGED(cls, unique_id="", **_):
+        return SEEN.changes(unique_id)
 
     def load(
         self,
@@ -79,7 +73,9 @@ class LoadSourceLora:
         unique_id="",
         prompt=None,
     ):
-        file = host.read_lora(host.lora_path(lora_name))
+        path = host.lora_path(lora_name)
+        SEEN.note(unique_id, [path, path.with_name(CONFIG_NAME)])
+        file = host.read_lora(path)
         guess = ()
         if source_checkpoint == AUTO and source_model is None and recording is None:
             source_checkpoint, guess = named_by(file)
@@ -91,5 +87,5 @@ class LoadSourceLora:
         lora = resolve(file, model, host.Progress())
         lora = replace(lora, doubts=(*guess, *lora.doubts))
         info = describe_source(lora)
-        host.say(info)
+        host.say(info, any(doubt.is_warning for doubt in lora.doubts))
         return {"ui": {"text": [info]}, "result": (lora, info)}

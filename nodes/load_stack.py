@@ -4,18 +4,26 @@ from ..prolora.adapters.lora_list import ListedLora, LoraNames, parse_lora_list
 from ..prolora.errors import ProLoRAError
 from ..prolora.transfer.settings import DEFAULTS, TransferSettings
 from . import host
+from .files_seen import SEEN
 from .loading import Loader
-from .loading_inputs import CACHE_GB, LOADING_INPUTS, FilesSeen, files_behind, source_input
+from .loading_inputs import CACHE_GB, LOADING_INPUTS, files_behind, source_input
 
 NOTHING = "The stack is empty: nothing was loaded."
 # What packs of LoRA stacks have in an empty place.
 _NONE = "None"
-# A stack is not known when the host asks IS_CHANGED: the files of the last run are.
-SEEN = FilesSeen()
 
 
 class LoadLoraStackForModel:
     CATEGORY = host.CATEGORY
+    SEARCH_ALIASES = (
+        "LoRA stack",
+        "LoRA stacker",
+        "LoRA list",
+        "several LoRAs",
+        "LoRA loader",
+        "move LoRA",
+        "base model",
+    )
     DESCRIPTION = (
         "Loads LoRAs that were trained on another checkpoint of the family: moves all of them to "
         "this model and applies them. What was moved is kept, so that it takes a while only once."
@@ -51,9 +59,9 @@ class LoadLoraStackForModel:
                     {
                         "default": "",
                         "multiline": True,
-                        "tooltip": "A LoRA a line: its name, then its strength, then that for the "
-                        "text encoder, if it is another one. <lora:name:strength> is read too. A "
-                        "line that begins with # is left out.",
+                        "tooltip": "One LoRA a line: its name, then its strength, then the "
+                        "strength for the text encoder where that differs. "
+                        "<lora:name:strength> is read too. A line that begins with # is left out.",
                     },
                 ),
             },
@@ -69,8 +77,8 @@ class LoadLoraStackForModel:
         }
 
     @classmethod
-    def IS_CHANGED(cls, loras="", source_checkpoint=None, unique_id="", **_):
-        return SEEN.changes((unique_id, loras, source_checkpoint))
+    def IS_CHANGED(cls, unique_id="", **_):
+        return SEEN.changes(unique_id)
 
     def load(
         self,
@@ -86,8 +94,7 @@ class LoadLoraStackForModel:
         prompt=None,
     ):
         wanted = _wanted(lora_stack, loras)
-        files = files_behind([lora.name for lora in wanted], source_checkpoint)
-        SEEN.note((unique_id, loras, source_checkpoint), files)
+        SEEN.note(unique_id, files_behind([lora.name for lora in wanted], source_checkpoint))
         settings = TransferSettings(mode=mode, threshold=threshold, device=host.device())
         given = model, clip, source_checkpoint, settings, cache_gb, self.kept
         loader = Loader(*given, unique_id, prompt)

@@ -62,7 +62,12 @@ class RecordSourceLora:
                 ),
                 "seed": (
                     "INT",
-                    {"default": 0, "min": 0, "max": 2**64 - 1, "tooltip": "Of all that is random."},
+                    {
+                        "default": 0,
+                        "min": 0,
+                        "max": 2**64 - 1,
+                        "tooltip": "The seed of all that is random.",
+                    },
                 ),
                 "steps": (
                     "INT",

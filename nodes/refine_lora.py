@@ -46,7 +46,7 @@ class RefineTransferredLora:
                 "model": (
                     "MODEL",
                     {
-                        "tooltip": "The model that the LoRA was transferred to. It is not "
+                        "tooltip": "The model that the LoRA was moved to. It is not "
                         "changed. LoRAs that patch it do not count."
                     },
                 ),
@@ -105,8 +105,8 @@ class RefineTransferredLora:
                         "max": 1.0,
                         "step": 0.05,
                         "advanced": True,
-                        "tooltip": "How much of what tells this model from the source is kept. 0 "
-                        "learns to answer as the source does, its pictures and all.",
+                        "tooltip": "How much is kept of what this model does otherwise than the "
+                        "source. 0 learns to answer as the source does, its pictures and all.",
                     },
                 ),
             },

@@ -5,6 +5,7 @@ from ..prolora.errors import bullets
 from ..prolora.naming.output_names import NAMINGS
 from ..prolora.provenance.written import write_lora
 from . import host
+from .shared_inputs import LORA_FROM
 from .transferred_lora import parts_of, renamed
 
 
@@ -23,7 +24,7 @@ class SaveTransferredLora:
     def INPUT_TYPES(cls):
         return {
             "required": {
-                "lora": ("LORA_MODEL", {"tooltip": "From ProLoRA Transfer."}),
+                "lora": ("LORA_MODEL", {"tooltip": LORA_FROM}),
                 "filename_prefix": (
                     "STRING",
                     {

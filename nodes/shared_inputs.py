@@ -4,6 +4,9 @@ from ..prolora.transfer.settings import DEFAULTS
 
 _STRENGTH = {"default": 1.0, "min": -100.0, "max": 100.0, "step": 0.01}
 
+# What an input for a LORA_MODEL takes.
+LORA_FROM = "From ProLoRA Transfer, Refine Transferred LoRA or Extract Difference as LoRA."
+
 STRENGTH_INPUTS = {
     "strength_model": (
         "FLOAT",
@@ -38,10 +41,10 @@ PAIRS_INPUT = {
             "default": "",
             "multiline": True,
             "advanced": True,
-            "tooltip": "Which block of this model takes which block of the source, as JSON: "
-            '{"blocks.2": "blocks.3"}. ProLoRA Similarity writes all pairs in this form. Blocks '
-            "that are not named here are paired by name where both models have as many, else by "
-            "similarity.",
+            "tooltip": "Which block of this model takes the LoRA of which block of the source, as "
+            'JSON: {"blocks.2": "blocks.3"}. ProLoRA Similarity writes all pairs in this form. '
+            "Blocks that are not named here are paired by name where both models have as many, "
+            "else by similarity.",
         },
     ),
 }
@@ -55,9 +58,9 @@ SHARE_INPUT = {
             "max": 1.0,
             "step": 0.05,
             "advanced": True,
-            "tooltip": "Blocks of this model that no block of the source serves (a deepened model "
-            "has some): the share that they get of what goes to their neighbours, as far as the "
-            "threshold lets it pass. 0 leaves them alone.",
+            "tooltip": "For blocks of this model that no block of the source serves (a deepened "
+            "model has some): the share that they get of what goes to their neighbours, where the "
+            "threshold lets it pass. 0 leaves them as they are.",
         },
     ),
 }

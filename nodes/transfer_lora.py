@@ -83,7 +83,10 @@ class ProLoraTransfer:
             "optional": {
                 "clip": (
                     "CLIP",
-                    {"tooltip": "Connect it to move the LoRA's text encoder modules too."},
+                    {
+                        "tooltip": "The text encoder; connect it to move the LoRA's modules for "
+                        "it too."
+                    },
                 ),
                 "copy_identical": (
                     "BOOLEAN",
@@ -98,10 +101,9 @@ class ProLoraTransfer:
                 "recording": (
                     "PROLORA_RECORDING",
                     {
-                        "tooltip": "What the source said of the LoRA, from Record Source LoRA or "
-                        "Load Recording. With it the LoRA is calibrated to what this model's "
-                        "layers are given, which needs the model to run (modes auto and "
-                        "calibrated)."
+                        "tooltip": "A recording of this LoRA, from Record Source LoRA or Load "
+                        "Recording. With it the LoRA is calibrated to what the layers of this "
+                        "model read, for which the model is run (modes auto and calibrated)."
                     },
                 ),
                 **SHARE_INPUT,

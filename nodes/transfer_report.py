@@ -10,6 +10,7 @@ from .transferred_lora import TransferredLora
 
 class TransferReport:
     CATEGORY = host.CATEGORY
+    SEARCH_ALIASES = ("LoRA report", "heat map", "skipped modules", "transfer summary")
     DESCRIPTION = (
         "Shows what a transfer did with every module: moved, copied or skipped, and how much of it "
         "was kept."

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ..adapters import read_adapter_file
 from ..adapters.tools import OTHER_FILES, UNREADABLE, kind_of
-from ..errors import one_line, printable
+from ..errors import bullets, one_line, printable
 from ..inspection import describe_adapter, describe_source
 from ..models.model import Model
 from ..transfer.resolve import resolve
@@ -42,7 +42,9 @@ def _lines(options: argparse.Namespace) -> Iterator[str]:
     else:
         yield _described(checkpoint(options.file))
     if options.metadata:
-        yield from (f"  {one_line(name)}: {one_line(value)}" for name, value in metadata.items())
+        yield from bullets(
+            f"{one_line(name)}: {one_line(value)}" for name, value in metadata.items()
+        )
 
 
 def _described(model: Model) -> str:
@@ -51,7 +53,7 @@ def _described(model: Model) -> str:
     tensors = sum(1 for _ in model.weights)
     return (
         f"{model.name}: a checkpoint, architecture {model.architecture}, {tensors} tensors\n"
-        f"  {matrices} of them can carry a LoRA"
+        f"- {matrices} of them can carry a LoRA"
     )
 
 

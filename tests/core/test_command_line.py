@@ -61,15 +61,15 @@ def test_inspect(folder, capsys):
     assert main(["inspect", str(folder / "style.safetensors")]) == 0
     assert capsys.readouterr().out.splitlines() == [
         "style.safetensors: LoRA, its names are those of SD3",
-        "  written by kohya's sd-scripts or a tool of the same naming, it seems",
-        "  2 modules, rank 2",
+        "- written by kohya's sd-scripts or a tool of the same naming, it seems",
+        "- 2 modules, rank 2",
     ]
     assert main(["inspect", str(folder / "style.safetensors"), "--metadata"]) == 0
-    assert capsys.readouterr().out.splitlines()[3:] == [f"  ss_tag: {'x' * 197}..."]
+    assert capsys.readouterr().out.splitlines()[3:] == [f"- ss_tag: {'x' * 197}..."]
     assert main(["inspect", str(folder / "a.safetensors")]) == 0
     assert capsys.readouterr().out.splitlines() == [
         "a.safetensors: a checkpoint, architecture SD3, 9 tensors",
-        "  8 of them can carry a LoRA",
+        "- 8 of them can carry a LoRA",
     ]
 
 

@@ -220,11 +220,15 @@ def test_doubts_reach_the_report(files):
     assert warning_of(swapped) == f"{first}\n{second}"
     assert all(line in summary_of(swapped) for line in swapped.warnings)
     assert json.loads(swapped.to_json())["warnings"] == [first, second]
-    assert first in describe_source(resolve(file, two))
+    told = describe_source(resolve(file, two)).splitlines()
+    verdict = f"1 of 1 modules match the source {TWO} ({two.architecture})"
+    assert told[:3] == [first, "", verdict]
+    assert "- style.safetensors: " in told[3]
 
     right = transfer_lora(file, one, two, TransferSettings()).report
     assert right.warnings == ()
-    assert "WARNING" not in summary_of(right) + describe_source(resolve(file, one))
+    assert "WARNING" not in summary_of(right)
+    assert describe_source(resolve(file, one)).startswith("1 of 1 modules match")
 
     changed = parse_adapter_file(tensors, "style.safetensors", header(name=TWO))
     report = transfer_lora(changed, two, one, TransferSettings()).report

@@ -15,6 +15,8 @@ pytestmark = pytest.mark.host
 
 LANGUAGES = ("de", "es", "fr", "ja", "ko", "zh")
 MAIN = (
+    "ProLoRALoadForModel",
+    "ProLoRAStack",
     "ProLoRALoadSource",
     "ProLoRATransfer",
     "ProLoRAApply",
@@ -86,6 +88,14 @@ def test_every_node_has_a_help_page_with_its_inputs_a_picture_and_an_example(nod
         assert len(re.findall("^## ", text, re.MULTILINE)) == (3 if outputs else 2)
 
 
+def test_the_templates_that_a_page_names_are_there():
+    pages = [*DOCS.glob("*.md"), *DOCS.glob("*/*.md")]
+    text = "\n".join(page.read_text(encoding="utf-8") for page in pages)
+    named = set(re.findall(r"template \*([^*]+)\*", text))
+    assert named
+    assert named <= {graph.stem for graph in (PACK_ROOT / "workflows").glob("*.json")}
+
+
 def test_the_pictures_of_the_pages_are_small():
     for path in (DOCS / "images").glob("*.jpg"):
         with Image.open(path) as picture:
@@ -116,6 +126,14 @@ def test_every_name_is_translated_and_none_is_stale(nodes, language):
         assert set(said.get("outputs", {})) == {str(i) for i in range(len(info["output"]))}, name
         texts = [*said["inputs"].values(), *said.get("outputs", {}).values()]
         assert all(text["name"] and text["tooltip"] for text in texts), name
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_a_brace_is_written_as_the_page_reads_it(language):
+    """{ } @ and | mean something to the page's translator; {'{'} is a brace."""
+    text = (LOCALES / language / "nodeDefs.json").read_text(encoding="utf-8")
+    told = re.findall(r'": "(.*)"', text)
+    assert not any(re.search(r"[{}@|]", re.sub(r"{'[{}]'}", "", line)) for line in told)
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
