@@ -206,7 +206,7 @@ class ComfyPage:
 
     def cancel(self) -> None:
         """Stop what runs, as the button does."""
-        self.call("await window.app.api.interrupt();")
+        self.call("await fetch('interrupt', {method: 'POST'});")
 
     def wait_until(self, is_so: Callable[[], bool], what: str, timeout: float = 60) -> None:
         """Ask again and again.

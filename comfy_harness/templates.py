@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,27 @@ document.querySelector(`[data-testid="template-workflow-${args[0]}"]`).click();
 TITLES = """
 return (window.app.graph._nodes ?? window.app.graph.nodes).map((node) => node.title).sort();
 """
+
+
+# Folders of a ComfyUI, by the names that it knew in June 2024 and knows still.
+MODEL_FOLDERS = ("checkpoints", "loras", "unet", "clip", "vae")
+
+
+def put_empty_files(graphs: Iterable[Path], folder: Path) -> None:
+    """Empty files of the names in the graphs: the page draws a node red whose file is not there.
+
+    Args:
+        folder: of a ComfyUI. A model's file is put wherever a loader may look for it.
+    """
+    nodes = [node for graph in graphs for node in json.loads(graph.read_text("utf-8"))["nodes"]]
+    values = {str(value) for node in nodes for value in node["widgets_values"]}
+    for name in values:
+        if not name.endswith(".safetensors"):
+            continue
+        places = [folder] if "/" in name else [folder / "models" / of for of in MODEL_FOLDERS]
+        for place in places:
+            (place / name).parent.mkdir(parents=True, exist_ok=True)
+            (place / name).touch()
 
 
 def drop(page: ComfyPage, path: Path, titles: list[str]) -> None:

@@ -1,7 +1,8 @@
 """Makes the pictures of the graphs and of the nodes (`python -m demo.pictures`), in a new ComfyUI.
 
-workflows/*.jpg, which the page's list of templates shows, and web/docs/images/*.jpg, for the help
-pages. Needs chromium, and COMFYUI_PATH of a ComfyUI whose page draws nodes (Nodes 2.0).
+workflows/*.jpg, which the page's list of templates shows, web/docs/images/*.jpg, for the help
+pages, and docs/one_node.png, of a run. Needs chromium, and COMFYUI_PATH of a ComfyUI whose page
+draws nodes as elements (Nodes 2.0).
 """
 
 import io
@@ -17,14 +18,17 @@ from PIL import Image
 from comfy_harness.browser import ComfyPage
 from comfy_harness.hosts import PACK_ROOT
 from comfy_harness.server import ComfyServer
+from comfy_harness.templates import put_empty_files
 
+from .run import MODEL_FOLDERS, link_model
 from .sheet import HEADER, LABEL, MARGIN
 
+DEMO, ONE_NODE = PACK_ROOT / "demo", "one_node"
 DOCS, WORKFLOWS = PACK_ROOT / "docs", PACK_ROOT / "workflows"
 IMAGES = PACK_ROOT / "web" / "docs" / "images"
 CELL = 128  # pixels of a picture in a sheet of the demo
 SIDE = 480  # of a graph's picture, at most
-QUALITY = 82
+QUALITY = 78
 
 
 @dataclass(frozen=True)
@@ -46,11 +50,14 @@ class Cut:
         return cut
 
 
-# What the other graphs do is shown by the graph itself.
+# What the others do is shown by the graph itself, or by what it makes.
+SHEETS = {"Compare checkpoints": "heat_map.png"}
 CUTS = {
+    "Load a LoRA for this model": Cut("children.png", (0, 6, 8)),
     "Transfer a LoRA": Cut("children.png", (0, 1, 3)),
     "Compare modes": Cut("demo.png", (1, 2, 3)),
     "Record and refine": Cut("children.png", (3, 4, 5)),
+    "Use a recording": Cut("children.png", (6, 7, 9)),
 }
 
 # A node alone on the canvas, and where it is then in the window.
@@ -72,6 +79,21 @@ FRAME = """
 const box = document.querySelector("[data-node-id]").getBoundingClientRect();
 return [box.left, box.top, box.right, box.bottom];
 """
+NO_MAP = "await app.extensionManager.setting.set('Comfy.Minimap.Visible', false);"
+# The whole graph at full size, clear of the page's own panels, and where it is then.
+AT_TOP = """
+const {canvas} = window.app;
+canvas.ds.scale = 1;
+canvas.ds.offset = [100, 150];
+canvas.setDirty(true, true);
+"""
+FRAMES = """
+const nodes = [...document.querySelectorAll("[data-node-id]")];
+const boxes = nodes.map((node) => node.getBoundingClientRect());
+const edge = (choose, side) => choose(...boxes.map((box) => box[side]));
+return [edge(Math.min, "left"), edge(Math.min, "top"),
+  edge(Math.max, "right"), edge(Math.max, "bottom")];
+"""
 VALUES = {
     "lora_name": "my_style.safetensors",
     "source_checkpoint": "v1-5-pruned-emaonly-fp16.safetensors",
@@ -81,28 +103,18 @@ VALUES = {
 def main() -> None:
     graphs = sorted(WORKFLOWS.glob("*.json"))
     folder = Path(tempfile.mkdtemp())
-    put_files(graphs, folder / "models")
+    put_empty_files(graphs, folder)
     IMAGES.mkdir(parents=True, exist_ok=True)
     with ComfyServer(folder) as server, ComfyPage(server.url, (1920, 1080)) as page:
-        page.call("await window.app.extensionManager.setting.set('Comfy.VueNodes.Enabled', true);")
+        page.use_vue_nodes(True)
+        page.call(NO_MAP)  # it lies on the graphs
         info = server.client().object_info()
         for name in info:
             if name.startswith("ProLoRA"):
                 save(node_picture(page, name), IMAGES / f"{name}.jpg")
         for path in graphs:
-            cut = CUTS.get(path.stem)
-            save(cut.make() if cut else graph_picture(page, path), path.with_suffix(".jpg"))
-
-
-def put_files(graphs: Sequence[Path], models: Path) -> None:
-    """Empty files of the names in the graphs: a loader whose file is not there is drawn red."""
-    nodes = [node for graph in graphs for node in json.loads(graph.read_text("utf-8"))["nodes"]]
-    values = [value for node in nodes for value in node["widgets_values"]]
-    for place in ("checkpoints", "loras"):
-        (models / place).mkdir(parents=True)
-        for name in values:
-            if str(name).endswith(".safetensors"):
-                (models / place / name).touch()
+            save(picture_of(page, path), path.with_suffix(".jpg"))
+    save(run_picture(ONE_NODE), DOCS / f"{ONE_NODE}.png")
 
 
 def node_picture(page: ComfyPage, name: str) -> Image.Image:
@@ -112,10 +124,36 @@ def node_picture(page: ComfyPage, name: str) -> Image.Image:
     return window(page).crop((left - 16, top - 16, right + 16, bottom + 16))
 
 
+def picture_of(page: ComfyPage, path: Path) -> Image.Image:
+    if path.stem in CUTS:
+        return CUTS[path.stem].make()
+    if path.stem in SHEETS:
+        return Image.open(DOCS / SHEETS[path.stem]).convert("RGB")
+    return graph_picture(page, path)
+
+
 def graph_picture(page: ComfyPage, path: Path) -> Image.Image:
     page.load(json.loads(path.read_text(encoding="utf-8")))
     page.screenshot(Path(tempfile.mkdtemp()) / "fitted.png")
-    return window(page).crop((60, 40, 1660, 900))
+    left, top, right, bottom = page.call(FRAMES)
+    return window(page).crop((left - 20, top - 40, right + 20, bottom + 20))
+
+
+def run_picture(name: str) -> Image.Image:
+    """A graph of the demo after a run, with the pictures and the texts that it made."""
+    folder = Path(tempfile.mkdtemp())
+    for file, place in MODEL_FOLDERS.items():
+        link_model(DEMO / "models" / file, folder / "models" / place / file)
+    graph = json.loads((DEMO / f"{name}.json").read_text(encoding="utf-8"))
+    emoji = {"emoji": DEMO / "emoji"}
+    with ComfyServer(folder, emoji) as server, ComfyPage(server.url, (1920, 1080)) as page:
+        page.use_vue_nodes(True)
+        page.load(graph)
+        page.run()
+        page.call(AT_TOP)
+        time.sleep(2)
+        left, top, right, bottom = page.call(FRAMES)
+        return window(page).crop((left - 12, top - 12, right + 12, bottom + 12))
 
 
 def window(page: ComfyPage) -> Image.Image:
@@ -123,8 +161,10 @@ def window(page: ComfyPage) -> Image.Image:
 
 
 def save(picture: Image.Image, path: Path) -> None:
-    if picture.width > 1000 or path.parent == WORKFLOWS:
+    if path.parent == WORKFLOWS or (path.suffix == ".jpg" and picture.width > 1000):
         picture.thumbnail((2 * SIDE, SIDE))
+    if path.suffix == ".png":
+        picture = picture.quantize()
     picture.save(path, quality=QUALITY, optimize=True)
     print(f"{path.relative_to(PACK_ROOT)}: {path.stat().st_size / 1000:.0f} kB")
 

@@ -6,6 +6,7 @@ from ..prolora.extraction.settings import EXTRACTION_DEFAULTS, ExtractionSetting
 from ..prolora.extraction.text import summary_of
 from ..prolora.naming.output_names import rename
 from . import host
+from .files_seen import SEEN
 from .source_model import checkpoint_input, chosen_source
 from .transferred_lora import TransferredLora
 
@@ -106,6 +107,10 @@ class ExtractDifference:
             },
             "hidden": {"unique_id": "UNIQUE_ID", "prompt": "PROMPT"},
         }
+
+    @classmethod
+    def IS_CHANGED(cls, unique_id="", **_):
+        return SEEN.changes(unique_id)
 
     def extract(
         self,

@@ -1,9 +1,9 @@
 """Load Recording: a file of Save Recording, from output/recordings or from beside the LoRAs."""
 
-from ..prolora.errors import ProLoRAError
 from ..prolora.recording.file import read_recording
 from ..prolora.recording.text import describe
 from . import host
+from .files_seen import SEEN
 
 
 class LoadRecording:
@@ -30,19 +30,17 @@ class LoadRecording:
                     },
                 ),
             },
+            "hidden": {"unique_id": "UNIQUE_ID"},
         }
 
     @classmethod
-    def IS_CHANGED(cls, recording_name):
-        """What tells one content of the file from another."""
-        try:
-            found = host.recording_path(recording_name).stat()
-        except (ProLoRAError, OSError):  # which load says better
-            return ""
-        return f"{found.st_mtime_ns} {found.st_size}"
+    def IS_CHANGED(cls, unique_id="", **_):
+        return SEEN.changes(unique_id)
 
-    def load(self, recording_name):
-        recording = read_recording(host.recording_path(recording_name))
+    def load(self, recording_name, unique_id=""):
+        path = host.recording_path(recording_name)
+        SEEN.note(unique_id, [path])
+        recording = read_recording(path)
         info = describe(recording)
         host.say(info)
         return {"ui": {"text": [info]}, "result": (recording, info)}

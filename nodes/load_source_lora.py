@@ -2,11 +2,11 @@
 
 from dataclasses import replace
 
-from ..prolora.errors import ProLoRAError
-from ..prolora.files.digests import stamp
+from ..prolora.adapters.peft_config import CONFIG_NAME
 from ..prolora.inspection import describe_source
 from ..prolora.transfer.resolve import resolve
 from . import host
+from .files_seen import SEEN
 from .source_model import AUTO, SOURCE_INPUTS, checkpoint_input, chosen_source, named_by
 
 
@@ -60,14 +60,8 @@ class LoadSourceLora:
         }
 
     @classmethod
-    def IS_CHANGED(cls, lora_name=None, source_checkpoint=None, **others):
-        """What tells one content of the files from another, without reading them."""
-        models = host.model_paths()
-        chosen = models.values() if source_checkpoint == AUTO else [models.get(source_checkpoint)]
-        try:
-            return [stamp(path) for path in (host.lora_path(lora_name), *chosen) if path]
-        except (ProLoRAError, OSError):  # which load says better
-            return ""
+    def IS_CHANGED(cls, unique_id="", **_):
+        return SEEN.changes(unique_id)
 
     def load(
         self,
@@ -79,7 +73,9 @@ class LoadSourceLora:
         unique_id="",
         prompt=None,
     ):
-        file = host.read_lora(host.lora_path(lora_name))
+        path = host.lora_path(lora_name)
+        SEEN.note(unique_id, [path, path.with_name(CONFIG_NAME)])
+        file = host.read_lora(path)
         guess = ()
         if source_checkpoint == AUTO and source_model is None and recording is None:
             source_checkpoint, guess = named_by(file)

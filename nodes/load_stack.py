@@ -4,14 +4,13 @@ from ..prolora.adapters.lora_list import ListedLora, LoraNames, parse_lora_list
 from ..prolora.errors import ProLoRAError
 from ..prolora.transfer.settings import DEFAULTS, TransferSettings
 from . import host
+from .files_seen import SEEN
 from .loading import Loader
-from .loading_inputs import CACHE_GB, LOADING_INPUTS, FilesSeen, files_behind, source_input
+from .loading_inputs import CACHE_GB, LOADING_INPUTS, files_behind, source_input
 
 NOTHING = "The stack is empty: nothing was loaded."
 # What packs of LoRA stacks have in an empty place.
 _NONE = "None"
-# A stack is not known when the host asks IS_CHANGED: the files of the last run are.
-SEEN = FilesSeen()
 
 
 class LoadLoraStackForModel:
@@ -78,8 +77,8 @@ class LoadLoraStackForModel:
         }
 
     @classmethod
-    def IS_CHANGED(cls, loras="", source_checkpoint=None, unique_id="", **_):
-        return SEEN.changes((unique_id, loras, source_checkpoint))
+    def IS_CHANGED(cls, unique_id="", **_):
+        return SEEN.changes(unique_id)
 
     def load(
         self,
@@ -95,15 +94,15 @@ class LoadLoraStackForModel:
         prompt=None,
     ):
         wanted = _wanted(lora_stack, loras)
-        files = files_behind([lora.name for lora in wanted], source_checkpoint)
-        SEEN.note((unique_id, loras, source_checkpoint), files)
+        SEEN.note(unique_id, files_behind([lora.name for lora in wanted], source_checkpoint))
         settings = TransferSettings(mode=mode, threshold=threshold, device=host.device())
         given = model, clip, source_checkpoint, settings, cache_gb, self.kept
         loader = Loader(*given, unique_id, prompt)
         found = []
         for lora in wanted:
             found.append(_load(loader, lora.name, [one.path for one in found if one.path]))
-        summary = "\n".join(one.summary for one in found) or NOTHING
+        in_order = sorted(found, key=lambda one: not one.warning)  # what the user must hear first
+        summary = "\n\n".join(one.summary for one in in_order) or NOTHING
         host.say(summary, any(one.warning for one in found))
         stack = []
         for lora, one in zip(wanted, found, strict=True):

@@ -11,7 +11,7 @@ from typing import Any
 from ..prolora import __version__
 from ..prolora.adapters.peft_config import config_beside
 from ..prolora.errors import ProLoRAError, bullets
-from ..prolora.files.cache import Entry, FileCache
+from ..prolora.files.cache import CONTENT, KEY, Entry, FileCache
 from ..prolora.files.digests import DigestMemory
 from ..prolora.provenance.written import write_lora
 from ..prolora.recording.file import read_recording
@@ -26,8 +26,9 @@ from .transferred_lora import TransferredLora
 
 # Of what is kept. With another one, nothing that was kept before is used any more.
 FORMAT = 1
-# Where an entry of the cache has what the node said.
-_SUMMARY, _WARNING = "prolora_summary", "prolora_warning"
+# Where an entry of the cache has what the node said, and how the files were called then.
+_SUMMARY, _WARNING, _NAMES = "prolora_summary", "prolora_warning", "prolora_names"
+_OF_THE_CACHE = (KEY, CONTENT, _SUMMARY, _WARNING, _NAMES)
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ class Files:
     Attributes:
         recording: beside the LoRA, if it is to be used.
         source: None where the recording stands for it.
-        doubts: about the source.
+        doubts: about the choice of the source.
     """
 
     lora: Path
@@ -97,6 +98,9 @@ class Loader:
             ProLoRAError: it cannot be moved.
         """
         files = self._files_of(host.lora_path(lora_name))
+        return self._loaded(files, in_use).told(*map(str, files.doubts))
+
+    def _loaded(self, files: Files, in_use: Collection[Path]) -> Loaded:
         if not self.cache_gb:
             return self._moved(files)
         try:
@@ -108,8 +112,11 @@ class Loader:
         if entry is not None:
             summary, warning = (entry.metadata.get(name, "") for name in (_SUMMARY, _WARNING))
             found = Loaded(_as_lora(entry), summary, warning, entry.path)
+            names = self._names_of(files)
+            if entry.metadata.get(_NAMES) != names:
+                found = found.told(f"moved when the files had other names: now {names}")
             return found.told(f"taken from the cache: {entry.path.name}")
-        return self._kept(self._moved(files).told(*problem), files.lora, key, in_use)
+        return self._kept(self._moved(files).told(*problem), files, key, in_use)
 
     @property
     def _listens(self) -> bool:
@@ -145,7 +152,6 @@ class Loader:
         if not self._listens:
             recording, notes = None, ()
         lora = resolve(file, source, host.Progress())
-        lora = replace(lora, doubts=(*files.doubts, *lora.doubts))
         job = lora, self._target, self.model, self.clip, self.settings
         moved = move(*job, self.kept, recording, notes)
         return Loaded(moved.lora, moved.summary, moved.warning)
@@ -175,15 +181,21 @@ class Loader:
         except ProLoRAError as error:
             return None, (f"moved again, because in the cache {error}",)
 
-    def _kept(self, moved: Loaded, file: Path, key: str, in_use: Collection[Path]) -> Loaded:
-        name = f"{file.stem} for {Path(self._target.name).stem}"
-        header = {**moved.lora.metadata, _SUMMARY: moved.summary, _WARNING: moved.warning}
+    def _kept(self, moved: Loaded, files: Files, key: str, in_use: Collection[Path]) -> Loaded:
+        name = f"{files.lora.stem} for {Path(self._target.name).stem}"
+        said = {_SUMMARY: moved.summary, _WARNING: moved.warning, _NAMES: self._names_of(files)}
+        header = {**moved.lora.metadata, **said}
         write = partial(write_lora, base=self._target.path, progress=host.Progress())
         try:
             path = self._cache.keep(key, name, moved.lora, header, in_use, write)
         except ProLoRAError as error:
             return moved.told(f"not kept: {error}")
         return replace(moved, path=path).told(f"kept in the cache: {path.name}")
+
+    def _names_of(self, files: Files) -> str:
+        """What the files are called, for people."""
+        source = files.source or files.recording
+        return f"{files.lora.name}, from {source and source.name} to {self._target.name}"
 
     def _key(self, files: Files) -> str:
         """A digest of all that the result hangs on, by content.
@@ -237,5 +249,5 @@ class Loader:
 
 def _as_lora(entry: Entry) -> TransferredLora:
     lora = TransferredLora(entry.tensors)
-    lora.metadata = entry.metadata
+    lora.metadata = {k: v for k, v in entry.metadata.items() if k not in _OF_THE_CACHE}
     return lora

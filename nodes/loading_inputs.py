@@ -1,13 +1,11 @@
 """What the nodes ask for that load a LoRA for a MODEL in one go, and the files that it names."""
 
-from collections import Counter
-from collections.abc import Hashable, Iterable
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
-from ..prolora.adapters.peft_config import config_beside
+from ..prolora.adapters.peft_config import CONFIG_NAME
 from ..prolora.errors import ProLoRAError
-from ..prolora.files.digests import stamp
 from ..prolora.transfer.modes import MODES, describe_modes
 from ..prolora.transfer.settings import DEFAULTS
 from . import host
@@ -77,44 +75,11 @@ def source_path(lora: Path, source_checkpoint: str):
 
 
 def files_behind(lora_names: Iterable[str], source_checkpoint) -> list[Path]:
-    """The files that LoRAs are moved by, as far as they are there; the node says what is not."""
-    found: list[Path | None] = []
+    """The files that LoRAs are moved by, there or not, as far as they can be found."""
+    found: list[Path] = []
     for name in lora_names:
         with suppress(ProLoRAError):
             lora = host.lora_path(name)
-            found += [lora, config_beside(lora), host.recording_beside(lora)]
+            found += [lora, lora.with_name(CONFIG_NAME), host.recording_for(lora)]
             found.append(source_path(lora, source_checkpoint)[0])
-    return [path for path in found if path is not None]
-
-
-def stamps(paths: Iterable[Path]) -> dict[Path, str]:
-    """What changes when one of the files does."""
-    found = {}
-    for path in paths:
-        with suppress(OSError):
-            found[path] = stamp(path)
     return found
-
-
-class FilesSeen:
-    """Counts the changes of the files that a node used, for IS_CHANGED.
-
-    A node is known by its id and what was typed into it: other graphs have the same ids.
-    """
-
-    def __init__(self) -> None:
-        self._stamps: dict[Hashable, dict[Path, str]] = {}
-        self._changes: Counter[Hashable] = Counter()
-
-    def note(self, node: Hashable, paths: Iterable[Path]) -> None:
-        """To be called when the node uses the files."""
-        self._stamps.setdefault(node, {}).update(stamps(paths))
-
-    def changes(self, node: Hashable) -> int:
-        """How often one of them was found changed."""
-        known = self._stamps.get(node, {})
-        now = stamps(known)
-        if now != known:
-            self._changes[node] += 1
-            self._stamps[node] = now
-        return self._changes[node]

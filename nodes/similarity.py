@@ -6,6 +6,7 @@ from ..prolora.comparison.heat_map import check_pillow, draw
 from ..prolora.pairing.block_pairs import parse_pairs, write_pairs
 from ..prolora.transfer.settings import TransferSettings
 from . import host
+from .files_seen import SEEN
 from .shared_inputs import ENERGY_INPUT, PAIRS_INPUT
 from .source_model import SOURCE_INPUTS, checkpoint_input, chosen_source
 
@@ -53,6 +54,10 @@ class ProLoraSimilarity:
             },
             "hidden": {"unique_id": "UNIQUE_ID", "prompt": "PROMPT"},
         }
+
+    @classmethod
+    def IS_CHANGED(cls, unique_id="", **_):
+        return SEEN.changes(unique_id)
 
     def compare(
         self,

@@ -6,6 +6,7 @@ from ..prolora.provenance.doubts import Doubt
 from ..prolora.provenance.finding import find_base
 from ..prolora.provenance.header import base_said
 from . import host
+from .files_seen import SEEN
 
 AUTO = "auto"  # the file that the LoRA's header names
 
@@ -42,6 +43,8 @@ def chosen_source(
 ) -> Model:
     """The connected MODEL, else the chosen file, else the source of the recording.
 
+    A node that reads a file by this has SEEN.changes(unique_id) as its IS_CHANGED.
+
     Args:
         side: see checkpoint_input.
 
@@ -64,7 +67,9 @@ def chosen_source(
         raise ProLoRAError(
             f"No {side}: connect a MODEL to {side}_model, or choose a {side}_checkpoint."
         )
-    return host.model_from_file(host.model_path(checkpoint))
+    path = host.model_path(checkpoint)
+    SEEN.note(unique_id, [path])
+    return host.model_from_file(path)
 
 
 def named_by(lora):

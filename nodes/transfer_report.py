@@ -48,8 +48,8 @@ class TransferReport:
         report = getattr(lora, "report", None) if isinstance(lora, TransferredLora) else None
         if report is None:
             raise ProLoRAError(
-                "This LORA_MODEL has no report, because it was not made by a transfer. Connect the "
-                "lora of ProLoRA Transfer or Refine Transferred LoRA."
+                "This LORA_MODEL has no report, because no node of ProLoRA made it. Connect the "
+                "lora of ProLoRA Transfer, Refine Transferred LoRA or Extract Difference as LoRA."
             )
         said = [summary_of(report)]
         if filename_prefix.strip():

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterator
 
 from .adapters import AdapterFile, accelerators
-from .errors import bullets, truncated_list
+from .errors import bullets, one_line, truncated_list
 from .models.architectures import guess_architecture
 from .provenance.header import describe_header
 from .transfer.resolve import ResolvedLora
@@ -27,7 +27,7 @@ def describe_source(lora: ResolvedLora) -> str:
         warnings.append("")
     match = f"{count - len(missing)} of {count} modules match"
     lines = (
-        *(f"not in the source: {name}" for name in truncated_list(missing, _LISTED)),
+        *(f"not in the source: {one_line(name)}" for name in truncated_list(missing, _LISTED)),
         *(str(doubt) for doubt in lora.doubts if not doubt.is_warning),
         *_adapter_lines(file),
     )
@@ -53,7 +53,7 @@ def _adapter_lines(file: AdapterFile) -> Iterator[str]:
     for reason, count in Counter(file.left_out.values()).items():
         yield f"{count} modules are left out: {reason}"
     for key in truncated_list(file.unknown, _LISTED):
-        yield f"unknown key: {key}"
+        yield f"unknown key: {one_line(key)}"
     yield from file.notes
 
 

@@ -44,9 +44,14 @@ def cached_name(path: Path) -> str:
     return str(Path(CACHE, path.name))
 
 
+def recording_for(lora: Path) -> Path:
+    """Where the recording of a LoRA is looked for: NAME.recording.safetensors beside it."""
+    return lora.with_name(f"{lora.stem}{SUFFIX}")
+
+
 def recording_beside(lora: Path) -> Path | None:
-    """NAME.recording.safetensors beside a LoRA; None where there is none."""
-    path = lora.with_name(f"{lora.stem}{SUFFIX}")
+    """That file; None where there is none."""
+    path = recording_for(lora)
     return path if path.is_file() else None
 
 

@@ -22,6 +22,8 @@ _CONDUCT = (
     *("object_patches", "model_options", "attachments", "injections", "wrappers", "callbacks"),
     *("hook_patches", "additional_models"),
 )
+# What 0.33.0 leaves there of LoRAs, which do not count.
+_OF_LORAS = (("attachments", "lora_metadata"), ("injections", "bypass_lora"))
 
 
 class Untold(Exception):
@@ -54,11 +56,18 @@ def conduct(model: Any, clip: Any | None) -> str:
     Raises:
         Untold: another node put something there whose content cannot be told.
     """
-    told = [_told(getattr(model, kind, None) or None) for kind in _CONDUCT]
+    told = _conduct_of(model)
     if clip is not None:
-        told += [_told(getattr(clip.patcher, kind, None) or None) for kind in _CONDUCT]
+        told += _conduct_of(clip.patcher)
         told += [_told(getattr(clip, kind, None)) for kind in ("layer_idx", "tokenizer_options")]
     return repr(told)
+
+
+def _conduct_of(patcher: Any) -> list[Any]:
+    found = {kind: getattr(patcher, kind, None) or {} for kind in _CONDUCT}
+    for kind, name in _OF_LORAS:
+        found[kind] = {key: value for key, value in found[kind].items() if key != name}
+    return [_told(found[kind] or None) for kind in _CONDUCT]
 
 
 def _in_parallel(pieces: Iterator[Callable[[], bytes]]) -> Iterator[bytes]:

@@ -10,6 +10,7 @@ import comfy.sd
 import torch
 
 from ...prolora.algebra.subspace import can_decompose
+from ...prolora.errors import printable
 from ...prolora.models.model import Model
 
 # A projection of one module holds both weights in float32, and one in float64 with its Gram matrix,
@@ -58,4 +59,4 @@ def apply_lora(
 
 def say(text: str, warning: bool = False) -> None:
     """Writes into the log what a node says; the page gets it as the node's `ui`."""
-    log.log(logging.WARNING if warning else logging.INFO, "%s", text)
+    log.log(logging.WARNING if warning else logging.INFO, "%s", printable(text))

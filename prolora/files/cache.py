@@ -20,7 +20,7 @@ from .safetensors import open_safetensors, read_safetensors, write_safetensors
 
 KEY, CONTENT = "prolora_cache_key", "prolora_cache_content"
 _IN_NAME = 8  # hexadecimal digits of the key in the file's name
-_LONGEST = 100  # letters of a name
+_LONGEST = 150  # bytes of a name; file systems take 255, of which the key has some
 
 Write = Callable[[Mapping[str, torch.Tensor], Path, Mapping[str, str]], None]
 
@@ -85,7 +85,7 @@ class FileCache:
         Raises:
             ProLoRAError: it cannot be written, or a file of another has its name.
         """
-        fine = re.sub(r"[^\w .()+-]", "_", name)[:_LONGEST]
+        fine = re.sub(r"[^\w .()+-]", "_", name).encode()[:_LONGEST].decode(errors="ignore")
         path = self.folder / f"{fine} {key[:_IN_NAME]}.safetensors"
         if _is_foreign(path):
             raise ProLoRAError(

@@ -11,6 +11,7 @@ from ..progress import Progress, silent
 from .atomic_write import atomic_write
 
 _PIECE = 2**22
+_MB = 10**6
 # Clocks of file systems tick this slowly: of a file that changed since, a second change could
 # bear the same time.
 _TICK = 2.0
@@ -20,7 +21,7 @@ def file_sha256(path: Path, progress: Progress = silent, start: int = 0) -> str:
     """The SHA-256 of a file's bytes, in 64 hexadecimal digits.
 
     Args:
-        progress: called with the bytes read and all of them, before every few MB.
+        progress: called with the MB read and all of them, before every few MB.
         start: where the bytes begin that count.
 
     Raises:
@@ -33,7 +34,8 @@ def file_sha256(path: Path, progress: Progress = silent, start: int = 0) -> str:
         with path.open("rb") as file:
             file.seek(start)
             while piece := file.read(_PIECE):
-                progress(file.tell() - len(piece), total, path.name)
+                done = file.tell() - len(piece)
+                progress(done // _MB, max(total // _MB, 1), f"MB of {path.name} read")
                 found.update(piece)
     except OSError as error:
         raise ProLoRAError(f"{path} cannot be read: {error}.") from error
@@ -76,7 +78,9 @@ class DigestMemory:
         known = self._read()
         if str(file) in known and known[str(file)][0] == before:
             return known[str(file)][1]
-        settled = time.time() - max(file.stat().st_mtime, file.stat().st_ctime) > _TICK
+        # A time in the future, as of an unpacked archive, is none that a change now would bear.
+        times = file.stat().st_mtime, file.stat().st_ctime
+        settled = all(abs(time.time() - at) > _TICK for at in times)
         digest = file_sha256(file, progress)
         if _stamped(file) != before:
             raise ProLoRAError(f"{file} was written while it was read. Wait until it is complete.")

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from statistics import median
 
 from ..algebra.subspace import Similarity
-from ..errors import bullets, truncated_list
+from ..errors import bullets, one_line, truncated_list
 from .modes import CROSSING, mode_named
 from .report import ModuleReport, Report
 
@@ -92,7 +92,7 @@ def _labelled(report: Report) -> Iterator[tuple[ModuleReport, str]]:
     rows = Counter(row.name for row in report.rows)
     for row in report.rows:
         _, bracket, part = row.target_key.partition("[")
-        yield row, row.name + (bracket + part if rows[row.name] > 1 else "")
+        yield row, one_line(row.name) + (bracket + part if rows[row.name] > 1 else "")
 
 
 def _lines(report: Report) -> Iterator[str]:
@@ -119,7 +119,8 @@ def _lines(report: Report) -> Iterator[str]:
     yield from report.notes
     if report.unknown_keys:
         yield f"{len(report.unknown_keys)} keys of the file are of no known kind:"
-        yield from (f"  {key}" for key in truncated_list(report.unknown_keys, _LISTED))
+        keys = list(map(one_line, report.unknown_keys))
+        yield from (f"  {key}" for key in truncated_list(keys, _LISTED))
 
 
 def _share_lines(report: Report) -> Iterator[str]:

@@ -14,7 +14,7 @@ from tests.host.small_sd15 import write_small_sd15
 pytestmark = pytest.mark.browser
 
 CANVASES = ["canvas", "nodes_2"]
-SAVED = "saved to output/loras/my_style_for_realisticVision_00"
+SAVED = "saved to output/loras/my_style_for_DreamShaper_00"
 MOVED = "8 of 8 modules transferred: 8 moved; energy kept: "
 QUICK = {
     "KSampler": {"steps": 1},
@@ -22,8 +22,9 @@ QUICK = {
     "ProLoRARecord": {"samples": 40, "steps": 20, "positions": 80},  # minutes, if not stopped
     "ProLoRARefine": {"steps": 1},
 }
-TRANSFER, SAVE = 4, 5  # nodes of transfer_lora.json
-RECORD, MOVE = 8, 10  # nodes of record_and_refine.json
+TRANSFER, SAVE, REPORT = 4, 6, 7  # nodes of Transfer a LoRA
+RECORD, MOVE = 8, 10  # nodes of Record and refine
+LOAD, PICTURE = 3, 9  # nodes of Load a LoRA for this model
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +67,7 @@ def said(page, node: int) -> str:
 
 
 def test_results_stay(server, page, tmp_path):
-    page.load(graph(server, "transfer_lora", ProLoRATransfer={"threshold": 0.5}))
+    page.load(graph(server, "Transfer a LoRA", ProLoRATransfer={"threshold": 0.5}))
     assert said(page, TRANSFER) == said(page, SAVE) == ""
     sent = page.prompt()
     page.run()
@@ -84,19 +85,19 @@ def test_results_stay(server, page, tmp_path):
 
 
 def test_a_result_is_no_value_of_a_saved_graph(server, page):
-    before = graph(server, "transfer_lora")
+    before = graph(server, "Transfer a LoRA")
     page.load(before)
     page.run()
     assert said(page, TRANSFER).startswith(MOVED)
     nodes = {node["id"]: node for node in page.saved_graph()["nodes"]}
-    assert nodes[TRANSFER]["widgets_values"] == [0.8, 0, "full", 0.8, True, ""]
+    assert nodes[TRANSFER]["widgets_values"] == [0.8, 0, "auto", 0.8, True, "", 0.0]
     assert len(nodes[SAVE]["widgets_values"]) == 3
     page.load(page.saved_graph())  # as a file that was saved and opened again
     assert said(page, TRANSFER).startswith(MOVED)
 
 
 def test_progress_until_cancel(server, page, tmp_path):
-    page.load(graph(server, "record_and_refine"))
+    page.load(graph(server, "Record and refine"))
     page.queue()
     page.wait_until(lambda: "left" in said(page, RECORD), "the time left")
     page.screenshot(tmp_path / "progress.png")
@@ -110,10 +111,10 @@ def test_a_tab_in_front_of_the_one_that_runs(server, page):
     """The same graph in both: its nodes have the same ids."""
     if page.tabs() == 0:
         pytest.skip("this page has no tabs")
-    page.load(graph(server, "record_and_refine", ProLoRARecord={"samples": 4, "steps": 4}))
+    page.load(graph(server, "Record and refine", ProLoRARecord={"samples": 4, "steps": 4}))
     page.queue()
     page.wait_until(lambda: said(page, RECORD) != "", "progress")
-    page.load(graph(server, "record_and_refine"))
+    page.load(graph(server, "Record and refine"))
     other = page.tabs() - 1
     while page.is_busy():
         assert said(page, RECORD) == said(page, MOVE) == ""
@@ -130,7 +131,7 @@ def test_a_tab_in_front_of_the_one_that_runs(server, page):
 
 
 def test_an_error_says_its_sentence(server, page, tmp_path):
-    page.load(graph(server, "transfer_lora", ProLoRASave={"filename_prefix": "../../outside"}))
+    page.load(graph(server, "Transfer a LoRA", ProLoRASave={"filename_prefix": "../../outside"}))
     page.queue()
     sentence = "leads out of ComfyUI's output folder. Nothing was written."
     page.wait_until(lambda: sentence in page.messages(), "the sentence")
@@ -140,21 +141,25 @@ def test_an_error_says_its_sentence(server, page, tmp_path):
 
 
 def test_the_picture_of_a_report(server, page, tmp_path):
-    content = graph(server, "transfer_lora")
-    page.load(content)
-    node = page.call(
-        """
-        const report = LiteGraph.createNode("ProLoRAReport");
-        app.graph.add(report);
-        report.pos = [780, 520];
-        app.graph.getNodeById(args[0]).connect(0, report, 0);
-        return report.id;
-        """,
-        TRANSFER,
-    )
+    page.load(graph(server, "Transfer a LoRA"))
     page.run()
-    page.wait_until(lambda: page.pictures(int(node)) != [], "the picture", 10)
+    page.wait_until(lambda: page.pictures(REPORT) != [], "the picture", 10)
     page.screenshot(tmp_path / "report.png")
-    ((width, height),) = page.pictures(int(node))
+    ((width, height),) = page.pictures(REPORT)
     assert min(width, height) > 300
-    assert said(page, int(node)).startswith(MOVED)
+    assert said(page, REPORT).startswith(MOVED)
+
+
+def test_the_one_node(server, page, tmp_path):
+    """The verdict beside the picture that was sampled, before and after a reload."""
+    page.load(graph(server, "Load a LoRA for this model"))
+    assert said(page, LOAD) == ""
+    page.run()
+    verdict = said(page, LOAD)
+    assert verdict.startswith(MOVED)
+    page.texts(PICTURE)  # brings the node into view
+    page.wait_until(lambda: page.pictures(PICTURE) == [(64, 64)], "the picture", 10)
+    page.screenshot(tmp_path / "one_node.png")
+    page.reload()
+    page.wait_until(lambda: page.texts(LOAD) != [], "the graph after F5")
+    assert said(page, LOAD) == verdict

@@ -60,6 +60,12 @@ def test_any_name_is_one_of_a_file_in_the_folder(tmp_path, name):
     assert cache.find(ONE) is not None
 
 
+def test_a_long_name_of_any_letters_is_cut(tmp_path):
+    """File systems count bytes: a Chinese letter has three."""
+    path = FileCache(tmp_path, 10**6).keep("a" * 64, "画" * 120, {"x": torch.zeros(1)}, {})
+    assert path.name.startswith("画画") and path.exists()
+
+
 def test_the_oldest_goes_first_and_a_use_counts(tmp_path):
     keys = [str(digit) * 64 for digit in range(5)]
     cache = FileCache(tmp_path, BIG)
@@ -176,6 +182,27 @@ def test_a_file_that_was_just_written_is_not_remembered(tmp_path, file):
     memory.of(file, read)
     memory.of(file, read)
     assert read.pieces == 2
+
+
+def test_a_file_of_the_future_is_remembered(tmp_path, file, settled):
+    """As an archive of another time zone unpacks it."""
+    tomorrow = file.stat().st_mtime + 86_400
+    os.utime(file, (tomorrow, tomorrow))
+    memory, read = DigestMemory(tmp_path / "digests.json"), Counted()
+    assert memory.of(file, read) == memory.of(file, read)
+    assert read.pieces == 1
+
+
+def test_the_progress_of_a_large_file_is_in_megabytes(tmp_path):
+    """Numbers that people can read: it stands on the node."""
+    path, seen = tmp_path / "large.safetensors", []
+    with path.open("wb") as large:
+        large.truncate(50_000_000)
+    file_sha256(path, lambda *said: seen.append(said))
+    assert {total for _, total, _ in seen} == {50}
+    assert all("MB of large.safetensors" in name for *_, name in seen)
+    assert [done for done, *_ in seen] == sorted(done for done, *_ in seen)
+    assert 40 < seen[-1][0] <= 50
 
 
 @pytest.mark.parametrize("how", ["written", "renamed over"])

@@ -17,7 +17,7 @@ from prolora.provenance.families import family_of
 from prolora.provenance.finding import Found, find_base
 from prolora.provenance.header import base_said
 from prolora.transfer.job import transfer_lora
-from prolora.transfer.report_text import summary_of, warning_of
+from prolora.transfer.report_text import summary_of, table_of, warning_of
 from prolora.transfer.resolve import resolve
 from prolora.transfer.settings import TransferSettings
 from tests.host.architectures import without_a_host
@@ -241,3 +241,18 @@ def test_a_source_of_another_architecture_is_refused_with_the_name_of_the_right_
     file = parse_adapter_file(tensors, "style.safetensors", header())
     with pytest.raises(ProLoRAError, match=r"its file says that this is one\.safetensors"):
         resolve(file, model_of("x", {"linear": random_weight((24, 16))}))
+
+
+def test_a_strangers_names_do_not_flood_the_page():
+    """A key of a file may be megabytes long, and would be kept in every saved graph."""
+    flood = "x" * 10**6
+    tensors = lora_state_dict([random_lora("linear", (24, 16)), random_lora(flood, (24, 16))])
+    file = parse_adapter_file(
+        {**tensors, f"{flood}y": tensors["linear.lora_up.weight"]}, "a.safetensors"
+    )
+    source = model_of("a", {"linear": random_weight((24, 16))})
+    report = transfer_lora(file, source, source, TransferSettings()).report
+    texts = summary_of(report), table_of(report), describe_source(resolve(file, source))
+    for text in texts:
+        assert "xxx" in text
+        assert len(text) < 10_000

@@ -14,6 +14,12 @@ from PIL import Image
 ROOT = Path(__file__).parents[2]
 GRAPHS = sorted((ROOT / "workflows").glob("*.json"))
 TITLE_BAR = 30  # pixels above a node's position
+# Where a model of a loader lies, if not with the checkpoints.
+FOLDERS = {"UNETLoader": "diffusion_models", "CLIPLoader": "text_encoders", "VAELoader": "vae"}
+OF_THE_USER = {
+    "my_style.safetensors",
+    "output/recordings/my_style_00001_.recording.safetensors",
+}
 VERSION = re.compile(r"\d+\.\d+\.\d+")
 
 every_graph = pytest.mark.parametrize("path", GRAPHS, ids=lambda path: path.stem)
@@ -35,6 +41,10 @@ def box(group: dict) -> tuple[float, float, float, float]:
 
 def overlap(a, b) -> bool:
     return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
+
+
+def folder_of(kind: str, name: str) -> str:
+    return FOLDERS.get(kind, "diffusion_models" if name.startswith("wan") else "checkpoints")
 
 
 def inside(a, b) -> bool:
@@ -119,7 +129,7 @@ def test_compared_columns_have_one_prompt(path):
     ]
     positive = [node for node in written if not node["title"].startswith("Negative")]
     primitive = [node for node in nodes if node["type"] == "PrimitiveNode"]
-    pictures = [node for node in nodes if node["type"] == "SaveImage"]
+    pictures = [node for node in nodes if node["type"] in ("SaveImage", "SaveVideo")]
     assert len(positive) + len(primitive) == bool(pictures)
 
 
@@ -135,8 +145,14 @@ def test_nodes_say_where_they_come_from(path):
         assert VERSION.fullmatch(properties["ver"])
         for model in properties.get("models", ()):
             assert model["name"] in node["widgets_values"]
-            assert model["directory"] == "checkpoints"
+            assert model["directory"] == folder_of(node["type"], model["name"])
             assert model["url"].startswith("https://") and model["url"].endswith(model["name"])
+
+
+def test_every_node_of_the_pack_is_in_a_graph():
+    used = {node["type"] for path in GRAPHS for node in graph_of(path)["nodes"]}
+    nodes = (ROOT / "nodes" / "__init__.py").read_text(encoding="utf-8")
+    assert set(re.findall(r'^    "(\w+)": [A-Z]\w+,$', nodes, re.MULTILINE)) - used == set()
 
 
 @every_graph
@@ -144,7 +160,7 @@ def test_every_checkpoint_has_an_address(path):
     for node in graph_of(path)["nodes"]:
         named = {value for value in node["widgets_values"] if str(value).endswith(".safetensors")}
         listed = {model["name"] for model in node["properties"].get("models", ())}
-        assert named - listed <= {"my_style.safetensors"}
+        assert named - listed <= OF_THE_USER
 
 
 @every_graph

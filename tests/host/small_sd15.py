@@ -14,7 +14,8 @@ from fixtures.stable_diffusion import Shapes, small_sd15_checkpoint
 
 SOURCE, TARGET = "v1-5-pruned-emaonly-fp16.safetensors", "DreamShaper_8_pruned.safetensors"
 DISTILLED = "sdxl_lightning_4step.safetensors"
-LORA = "my_style.safetensors"
+LORA, OTHER_LORA = "my_style.safetensors", "my_character.safetensors"
+RECORDING = "output/recordings/my_style_00001_.recording.safetensors"
 # The other names in graphs, and whose file each has.
 OTHER_NAMES = {
     "sd_xl_base_1.0.safetensors": SOURCE,
@@ -53,6 +54,7 @@ def write_small_sd15(models: Path) -> None:
     target = {key: _drifted(tensor, random) for key, tensor in source.items()}
     save_file(target, models / "checkpoints" / TARGET)
     save_file(_lora(shapes, random), models / "loras" / LORA)
+    (models / "loras" / OTHER_LORA).hardlink_to(models / "loras" / LORA)
     distilled = {key: _drifted(tensor, random) for key, tensor in source.items()}
     save_file(distilled, models / "checkpoints" / DISTILLED)
     for name, of in OTHER_NAMES.items():

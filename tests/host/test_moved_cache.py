@@ -25,7 +25,7 @@ pytestmark = pytest.mark.host
 
 A, B = "emoji_a.safetensors", "emoji_b.safetensors"
 LORA = "emoji_style_lora.safetensors"
-TAKEN, KEPT = "taken from the cache: ", "kept in the cache: "
+TAKEN, KEPT = "- taken from the cache: ", "- kept in the cache: "
 # How long a file must have been left alone until its digest is remembered.
 TICK = 2.0
 
@@ -74,7 +74,7 @@ def run(client, prefix: str = "cached", free: bool = True, lora: str = LORA, **i
 
 
 def last(summary: str) -> str:
-    return summary.splitlines()[-1].strip()
+    return summary.splitlines()[-1].removeprefix("- ")
 
 
 def test_a_second_start(client, comfy, latents):
@@ -92,7 +92,9 @@ def test_a_second_start(client, comfy, latents):
     shutil.copy(path_of(comfy, LORA), path_of(comfy, LORA).with_name("renamed.safetensors"))
     shutil.copy(path_of(comfy, A), path_of(comfy, A).with_name("copy of a.safetensors"))
     copied = {"lora": "renamed.safetensors", "source_checkpoint": "copy of a.safetensors"}
-    assert last(run(client, "renamed", **copied)) == f"{TAKEN}{entry.name}"
+    renamed = run(client, "renamed", **copied)
+    assert last(renamed) == f"{TAKEN}{entry.name}"
+    assert f"now renamed.safetensors, from copy of a.safetensors to {B}" in renamed
     run(client, "uncached", cache_gb=0)
     for prefix in ("found", "renamed", "uncached"):
         assert np.array_equal(latents("made"), latents(prefix)), prefix
@@ -141,6 +143,18 @@ def test_what_was_chosen_counts_and_the_strength_does_not(client, comfy):
     for inputs in ({"strength_model": 0.5}, {"mode": "full"}, {"cache_gb": 1}):
         assert TAKEN in run(client, **inputs), inputs
     assert len(entries(comfy)) == 4
+
+
+def test_how_the_source_was_chosen_is_of_this_run(client, comfy):
+    """auto took it by its name, which is a guess; by hand it is none."""
+    tensors = load_file(path_of(comfy, LORA))
+    save_file(
+        tensors, path_of(comfy, LORA).with_name("says a.safetensors"), {"ss_sd_model_name": A}
+    )
+    for source, guesses in (("auto", True), (A, False), ("auto", True)):
+        text = run(client, lora="says a.safetensors", source_checkpoint=source)
+        assert ("a guess" in text) == guesses
+    assert TAKEN in text
 
 
 def test_off(client, comfy):
@@ -196,7 +210,7 @@ def test_a_file_of_another_in_its_place_is_left(client, comfy):
     content = entry.read_bytes()
     summary = run(client)
     assert f"{entry.name} was not written by ProLoRA's cache" in summary
-    assert last(summary).startswith("not kept: ") and "Move it elsewhere" in summary
+    assert last(summary).startswith("- not kept: ") and "Move it elsewhere" in summary
     assert entry.read_bytes() == content
 
 
@@ -215,8 +229,9 @@ def test_a_cancelled_run_leaves_nothing(client, comfy):
     assert not [path for path in cache(comfy).glob("*") if path.name != "digests.json"]
 
 
-def test_what_a_recording_hangs_on(client, comfy):
-    """By a recording the MODEL runs, so that what other nodes do to it counts too."""
+@pytest.fixture(scope="module")
+def heard(client, comfy) -> str:
+    """A LoRA with its recording beside it."""
     shutil.copy(path_of(comfy, LORA), path_of(comfy, LORA).with_name("heard.safetensors"))
     graph = PromptBuilder()
     recording = graph.record(graph.source("heard.safetensors"), graph.checkpoint(A))
@@ -224,13 +239,35 @@ def test_what_a_recording_hangs_on(client, comfy):
     client.queue(graph.prompt)
     (made,) = (comfy.folder / "output" / "recordings").glob("heard_*")
     shutil.copy(made, path_of(comfy, LORA).with_name("heard.recording.safetensors"))
+    return "heard.safetensors"
+
+
+def test_a_lora_that_came_before_does_not_count(client, heard):
+    """The host keeps its header with the MODEL: that of an entry is no other than that of a new."""
+
+    def ran(strength: float) -> list[str]:
+        graph = PromptBuilder()
+        first = graph.load_for_model(graph.checkpoint(B), LORA, strength_model=strength)
+        second = graph.load_for_model(first, heard)
+        graph.latents(second, "one_after_another")
+        client.free()
+        done = client.queue(graph.prompt)
+        return [last(done.of(node[0])["text"][0]) for node in (first, second)]
+
+    assert all(text.startswith(KEPT) for text in ran(1.0))
+    assert all(text.startswith(TAKEN) for text in ran(1.0))
+    assert ran(0.0)[1].startswith(TAKEN)
+
+
+def test_what_a_recording_hangs_on(client, heard):
+    """By a recording the MODEL runs, so that what other nodes do to it counts too."""
 
     def ran(changes: dict | None, **inputs) -> str:
         graph = PromptBuilder()
         model = graph.checkpoint(B)
         for node, widgets in (changes or {}).items():
             model = graph.node(node, model=model, **widgets)
-        one = graph.load_for_model(model, "heard.safetensors", **inputs)
+        one = graph.load_for_model(model, heard, **inputs)
         graph.latents(one, "heard")
         client.free()
         return last(client.queue(graph.prompt).of(one[0])["text"][0])
@@ -239,7 +276,7 @@ def test_what_a_recording_hangs_on(client, comfy):
     assert all(ran(changes).startswith(KEPT) for changes in (None, *shifts))
     assert all(ran(changes).startswith(TAKEN) for changes in (None, *shifts))
     rescaled = {"RescaleCFG": {"multiplier": 0.7}}
-    assert ran(rescaled).startswith("not kept: it hangs on a function")
+    assert ran(rescaled).startswith("- not kept: it hangs on a function")
     # By weights alone nothing of that counts.
     assert ran(None, mode="full").startswith(KEPT)
     assert all(ran(c, mode="full").startswith(TAKEN) for c in (*shifts, rescaled))

@@ -2,15 +2,22 @@
 
 import json
 from pathlib import Path
+from shutil import copy
 
 import pytest
 
 from comfy_harness.graph import to_prompt, with_widget
 from comfy_harness.hosts import PACK_ROOT
 
+from .small.architectures import ARCHITECTURES
+from .small.files import skip_unless_it_loads, write_small_files
+from .small_sd15 import RECORDING
+
 pytestmark = pytest.mark.host
 
-WORKFLOWS = sorted((PACK_ROOT / "workflows").glob("*.json"))
+SHIPPED = PACK_ROOT / "workflows"
+OF_WAN = SHIPPED / "Two experts of Wan.json"  # has files of its own
+WORKFLOWS = sorted(set(SHIPPED.glob("*.json")) - {OF_WAN})
 # Saved by earlier versions: a graph for every shape that a node has had.
 FORMER = sorted((PACK_ROOT / "tests" / "graphs").glob("*.json"))
 DEMOS = {"workflow": 5, "children": 11}  # columns of their pictures, of 6 rows
@@ -40,12 +47,16 @@ def load(path: Path, object_info: dict) -> dict:
 # What a node of the graph says.
 MOVED = "8 of 8 modules transferred"
 SAYS = {
-    "Base to distilled": "schedule 14.6",
+    "Base to distilled": MOVED,
     "Choose a threshold by picture": MOVED,
     "Compare checkpoints": "0 of 100 weights below a transfer's threshold",
     "Compare modes": MOVED,
+    "Load a LoRA for this model": MOVED,
+    "Load a stack of LoRAs": MOVED,
     "Record and refine": "8 of 8 modules heard, 2 of them in the text encoder",
+    "Refine for few steps": "schedule 14.6",
     "Transfer a LoRA": MOVED,
+    "Use a recording": "calibrated",
     "2026-11-23 transfer_lora": MOVED,
     "2026-11-24 compare_checkpoints": "0 of 100 weights below a transfer's threshold",
     "2026-11-28 base_to_distilled": "schedule 14.6",
@@ -54,13 +65,63 @@ SAYS = {
 }
 
 
+@pytest.fixture(scope="module")
+def recorded(comfy, client, sd15, object_info) -> None:
+    """The recording that a graph names, made as its note says."""
+    graph = load(SHIPPED / "Record and refine.json", object_info)
+    client.queue(to_prompt(graph, object_info))
+    assert (comfy.folder / RECORDING).is_file()
+
+
 @pytest.mark.parametrize("path", [*WORKFLOWS, *FORMER], ids=lambda path: path.stem)
-def test_a_workflow_runs(client, sd15, object_info, path):
+def test_a_workflow_runs(client, recorded, object_info, path):
     graph = load(path, object_info)
     done = client.queue(to_prompt(graph, object_info))
-    shown = ("SaveImage", "PreviewImage")
+    shown = ("SaveImage", "PreviewImage", "ProLoRAReport")
     assert len(done.images()) == sum(node["type"] in shown for node in graph["nodes"])
     assert any(SAYS[path.stem] in text for text in done.texts())
+
+
+def test_two_experts(client, comfy, object_info):
+    """With small models of both experts. They have no text encoder and no VAE, so a probe gives the
+    text, and what would be decoded is saved."""
+    skip_unless_it_loads(ARCHITECTURES["wan"], client)
+    graph = json.loads(OF_WAN.read_text(encoding="utf-8"))
+    put_wan(graph, comfy.folder / "models")
+    prompt = to_prompt(graph, client.object_info())
+    for node in prompt.values():
+        if node["class_type"] == "CLIPTextEncode":
+            node["class_type"] = "ProbeConditioning"
+            node["inputs"] = {"context": ARCHITECTURES["wan"].context, "pooled": 0}
+        if node["class_type"] == "EmptyHunyuanLatentVideo":
+            node["inputs"] |= {"width": 64, "height": 64, "length": 5}
+        if node["class_type"] == "VAEDecode":
+            node["class_type"] = "SaveLatent"
+            node["inputs"]["filename_prefix"] = "two_experts"
+            del node["inputs"]["vae"]
+        for widget in ("steps", "end_at_step", "start_at_step"):
+            if node["class_type"] == "KSamplerAdvanced":
+                node["inputs"][widget] = min(4, node["inputs"][widget] // 5)
+    unused = ("CLIPLoader", "VAELoader", "CreateVideo", "SaveVideo")
+    done = client.queue(
+        {key: node for key, node in prompt.items() if node["class_type"] not in unused}
+    )
+    texts = [text for text in done.texts() if "modules transferred" in text]
+    assert len(texts) == 2
+    for expert in ("high", "low"):
+        assert any(f"{expert}_noise" in text for text in texts)
+
+
+def put_wan(graph: dict, models: Path) -> None:
+    """Small files under the names that the graph names: the experts are children of Wan 2.1."""
+    files = write_small_files("wan", models)
+    for node in graph["nodes"]:
+        if node["type"] == "UNETLoader":
+            copy(models / "unet" / files.child, models / "unet" / node["widgets_values"][0])
+        if node["type"] == "ProLoRALoadForModel":
+            source = node["widgets_values"][1]
+            copy(models / "unet" / files.parent, models / "unet" / source)
+            node["widgets_values"][0] = files.lora
 
 
 @pytest.mark.parametrize(("name", "columns"), DEMOS.items())
