@@ -14,7 +14,7 @@ from tests.host.small_sd15 import write_small_sd15
 pytestmark = pytest.mark.browser
 
 CANVASES = ["canvas", "nodes_2"]
-SAVED = "saved to output/loras/my_style_for_DreamShaper_00"
+SAVED = "saved to output/loras/my_style_moved_00"
 MOVED = "8 of 8 modules transferred: 8 moved; energy kept: "
 QUICK = {
     "KSampler": {"steps": 1},
