@@ -66,7 +66,7 @@ def test_ctrl_c_in_the_middle_of_a_job_leaves_nothing(long_job):
             first = program.stderr.readline()
         assert PROGRESS.fullmatch(first)  # a line for a pipe, and not a bar
         program.send_signal(signal.SIGINT)
-        out, error = program.communicate(timeout=60)
+        out, error = program.communicate(timeout=300)
     assert (program.returncode, out) == (130, "")
     assert re.sub(PROGRESS, "", error) == "cancelled; no unfinished file is left\n"
     assert set(long_job.iterdir()) == before

@@ -197,5 +197,5 @@ def test_the_command_line(tmp_path, capsys):
     assert main(["inspect", files[2]]) == 0
     assert capsys.readouterr().out.splitlines() == [
         f"b.gguf: a checkpoint, architecture SD3, {len(bare)} tensors",
-        f"  {len(bare)} of them can carry a LoRA",
+        f"- {len(bare)} of them can carry a LoRA",
     ]

@@ -17,6 +17,7 @@ from comfy_harness.hosts import PACK_ROOT
 from comfy_harness.server import ComfyServer
 from demo.run import MODEL_FOLDERS
 
+from .changed_files import changed
 from .checks import relative
 from .probes import NODES
 from .prompts import PromptBuilder
@@ -126,13 +127,6 @@ def test_a_file_that_was_replaced(client, comfy, latents, name):
         path.write_bytes(before[0])
     assert TAKEN in run(client, "restored")
     assert np.array_equal(latents("restored"), latents("not_replaced"))
-
-
-def changed(key: str, tensor: torch.Tensor) -> torch.Tensor:
-    if tensor.ndim < 2 or "lora_down" in key or "mlp" not in key:
-        return tensor
-    noise = torch.randn(tensor.shape, generator=torch.Generator().manual_seed(1))
-    return tensor + (0.2 * tensor.float().std() * noise).to(tensor.dtype)
 
 
 def test_what_was_chosen_counts_and_the_strength_does_not(client, comfy):

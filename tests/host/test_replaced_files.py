@@ -8,8 +8,8 @@ from safetensors.torch import load_file, save_file
 
 from comfy_harness.client import PromptInterrupted
 
+from .changed_files import changed
 from .prompts import PromptBuilder, out
-from .test_moved_cache import changed
 
 pytestmark = pytest.mark.host
 
