@@ -101,8 +101,11 @@ class LoadLoraStackForModel:
         found = []
         for lora in wanted:
             found.append(_load(loader, lora.name, [one.path for one in found if one.path]))
-        in_order = sorted(found, key=lambda one: not one.warning)  # what the user must hear first
-        summary = "\n\n".join(one.summary for one in in_order) or NOTHING
+        told = [
+            (one, f"{lora.name}: {one.summary}") for lora, one in zip(wanted, found, strict=True)
+        ]
+        told.sort(key=lambda both: not both[0].warning)  # what the user must hear first
+        summary = "\n\n".join(text for _, text in told) or NOTHING
         host.say(summary, any(one.warning for one in found))
         stack = []
         for lora, one in zip(wanted, found, strict=True):

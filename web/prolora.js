@@ -71,7 +71,11 @@ async function askHost(prompt) {
 const waiting = JSON.parse(sessionStorage.getItem(TEXT) ?? "{}");
 
 function keepWaiting() {
-  sessionStorage.setItem(TEXT, JSON.stringify(waiting));
+  try {
+    sessionStorage.setItem(TEXT, JSON.stringify(waiting));
+  } catch {
+    // It is full: until a reload they are there all the same.
+  }
 }
 
 function setResults(texts) {

@@ -16,6 +16,7 @@ from ..pairing.alignment import Alignment
 from ..pairing.module_pairs import ModulePair
 from ..pairing.summary import stage_lines
 from ..pairing.target_locations import closest_name
+from ..progress import Progress, silent
 from ..provenance.doubts import doubts_of_target
 from ..provenance.moved import Move, moved_header
 from .modes import CROSSING
@@ -88,15 +89,21 @@ def assemble(
     plan: Plan,
     results: Results,
     settings: TransferSettings,
+    progress: Progress = silent,
 ) -> TransferResult:
     """The result of a job.
 
+    Args:
+        progress: told of where a model's file has to be read to know it.
+
     Raises:
         ProLoRAError: two modules go to one weight of the target and cannot be joined to one.
+        Exception: whatever `progress` raises.
     """
     adapters = _named(results, target)
     file = lora.file
-    against_target = doubts_of_target(file.metadata, file.config, lora.source, target)
+    said = file.metadata, file.config
+    against_target = doubts_of_target(*said, lora.source, target, progress)
     doubts = (*lora.doubts, *against_target)
     report = Report(
         lora=file.name,

@@ -77,7 +77,7 @@ def transfer_resolved(
     of_pair = {id(pair): result for pair, result in serial(tasks, maps, progress)}
     results = [(pair, of_pair[id(pair)]) for pair in made.pairs]  # in the order of the file
     results = share(results, settings.unserved, settings.rank)
-    return assemble(lora, target, found.alignment, made, results, settings)
+    return assemble(lora, target, found.alignment, made, results, settings, progress)
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from comfy_harness.browser import ComfyPage
 from comfy_harness.graph import with_widget
 from comfy_harness.hosts import PACK_ROOT
 from comfy_harness.server import ComfyServer
@@ -39,8 +40,6 @@ def server(tmp_path_factory) -> Iterator[ComfyServer]:
 
 @pytest.fixture(params=CANVASES)
 def page(server, request) -> Iterator:
-    from comfy_harness.browser import ComfyPage  # selenium is there for the browser tests only
-
     with ComfyPage(server.url) as opened:
         if not opened.use_vue_nodes(request.param == "nodes_2"):
             pytest.skip("this page has one canvas")

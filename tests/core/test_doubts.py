@@ -236,6 +236,18 @@ def test_doubts_reach_the_report(files):
     assert any("another hash" in note for note in report.notes)
 
 
+def test_cancel_while_the_target_is_read_to_know_it(files):
+    """After the last module: the header has a hash that only the whole file tells."""
+    tensors = lora_state_dict([random_lora("linear", (24, 16))])
+    said = header(name="other.safetensors", old="", sha=TWO)
+    file = parse_adapter_file(tensors, "style.safetensors", said)
+    weights = {"linear": random_weight((24, 16))}
+    one, two = model_of(ONE, weights), replace(model_of(TWO, weights), path=files[TWO])
+    seen = []
+    transfer_lora(file, one, two, TransferSettings(), lambda *now: seen.append(now[2]))
+    assert files[TWO].name in seen[-1] and "" in seen  # which is the end of the modules
+
+
 def test_a_source_of_another_architecture_is_refused_with_the_name_of_the_right_one():
     tensors = lora_state_dict([random_lora("lora_unet_double_blocks_0_img_attn_qkv", (24, 16))])
     file = parse_adapter_file(tensors, "style.safetensors", header())
