@@ -20,7 +20,8 @@ Node = Mapping[str, Any]
 ObjectInfo = Mapping[str, Mapping[str, Any]]
 ApiPrompt = dict[str, dict[str, Any]]
 
-WIDGET_TYPES = frozenset({"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO"})
+DYNAMIC = "COMFY_DYNAMICCOMBO_V3"  # a combo of 2026 whose choices bring inputs of their own
+WIDGET_TYPES = frozenset({"INT", "FLOAT", "STRING", "BOOLEAN", "COMBO", DYNAMIC})
 NOTES = frozenset({"Note", "MarkdownNote"})
 PAGE_ONLY = NOTES | {"Reroute", "PrimitiveNode"}
 MUTED, BYPASSED = 2, 4
@@ -206,8 +207,10 @@ def _kind_and_options(spec: Sequence[Any]) -> tuple[str, Mapping[str, Any]]:
 
 def _default(kind: str, options: Mapping[str, Any]) -> Any:
     choices = options.get("options") or [None]
-    fallback = {"INT": 0, "FLOAT": 0.0, "STRING": "", "BOOLEAN": False, "COMBO": choices[0]}
-    return options.get("default", fallback[kind])
+    if kind == DYNAMIC:
+        choices = [choice["key"] for choice in choices if choice]
+    fallback = {"INT": 0, "FLOAT": 0.0, "STRING": "", "BOOLEAN": False}
+    return options.get("default", fallback.get(kind, next(iter(choices), None)))
 
 
 def _is_skipped(node: Node) -> bool:
