@@ -20,9 +20,9 @@ _SCALE = "moved: share of the energy kept"
 def draw(report: Report) -> Picture:
     """Draws a line for each block of the target, a column for each module.
 
-    What was moved has a colour and its share of the energy, what was copied a sign, and what was
-    skipped is hatched, with a letter for the reason. Signs and hatches tell without colours, and
-    the colours of the scale by their lightness alone.
+    What was moved has a colour and its share of the energy, what was copied or shared a sign, and
+    what was skipped is hatched, with a letter for the reason. Signs and hatches tell without
+    colours, and the colours of the scale by their lightness alone.
 
     Raises:
         ProLoRAError: Pillow is not installed.
@@ -32,12 +32,15 @@ def draw(report: Report) -> Picture:
     signs: dict[str, Callable[[Box, ModuleReport], None]] = {
         "moved": lambda box, row: _moved(canvas, box, row),
         "copied": lambda box, _: _sign(canvas, box, "="),
+        "shared": lambda box, _: _sign(canvas, box, "~"),
         "skipped": lambda box, row: _skipped(canvas, box, letters.get(_kind(row), "")),
     }
     swatches = [
         Swatch("copied as it was", lambda box: _sign(canvas, box, "=")),
         Swatch("skipped", lambda box: _skipped(canvas, box, "a" if letters else "")),
     ]
+    if report.count("shared"):
+        swatches.append(Swatch("a share of its neighbours'", lambda box: _sign(canvas, box, "~")))
     return panels.draw(
         canvas,
         cells(report),

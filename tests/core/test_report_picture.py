@@ -74,6 +74,19 @@ def test_the_fates_are_told_without_colours():
         assert np.ptp(pixels(found, *place), axis=2).max() < 16
 
 
+def test_a_share_has_a_sign_of_its_own():
+    """Both neighbours of a block share with one place of it, which has one cell."""
+    reason = "0.5 of what goes to its neighbour"
+    own = replace(row("blocks.2.a", "shared", reason, kept=0.8), shared_from="blocks.0")
+    other = replace(own, shared_from="blocks.1")
+    pairs = {**FATES.pairs, "blocks.2": None}
+    found = draw(replace(FATES, rows=(*FATES.rows, own, other), pairs=pairs))
+    copied, shared = pixels(found, "blocks.1", "a"), pixels(found, "blocks.2", "a")
+    assert np.array_equal(copied[:, :10], shared[:, :10])  # plain, beside the sign
+    assert not np.array_equal(copied, shared)
+    assert np.ptp(shared, axis=2).max() < 16
+
+
 def test_a_letter_for_every_reason():
     """The picture is taller by a line for each."""
     more = replace(FATES, rows=(*FATES.rows, row("blocks.0.c", "skipped", "shapes differ: 1, 2")))
