@@ -16,7 +16,7 @@ from prolora.adapters import lora_state_dict
 from .command_line_files import arguments, command, environment, run, write_files
 from .small_models import random_lora
 
-WIDE, BLOCKS = 1536, 14  # a second or more for each block, so that a signal comes in the middle
+WIDE, BLOCKS = 1536, 14  # long enough for each block that a signal comes in the middle
 PROGRESS = re.compile(r"\d+ of 14 modules, about [\dhmins ]+ left: lora_unet_\w+\n")
 
 
@@ -46,10 +46,19 @@ def long_job(tmp_path_factory) -> Path:
     return folder
 
 
+IN_A_HURRY = """
+import sys
+from prolora.command_line import main
+from prolora.command_line import terminal
+terminal._SECONDS = 0  # between two lines of progress
+sys.exit(main())
+"""
+
+
 def started(folder: Path) -> subprocess.Popen[str]:
     words = arguments(folder, "--report", str(folder / "report.json"), "--threshold", "0")
     return subprocess.Popen(
-        command(*words),
+        [sys.executable, "-c", IN_A_HURRY, *words],
         env=environment(),
         text=True,
         stdout=subprocess.PIPE,
@@ -70,15 +79,6 @@ def test_ctrl_c_in_the_middle_of_a_job_leaves_nothing(long_job):
     assert (program.returncode, out) == (130, "")
     assert re.sub(PROGRESS, "", error) == "cancelled; no unfinished file is left\n"
     assert set(long_job.iterdir()) == before
-
-
-IN_A_HURRY = """
-import sys
-from prolora.command_line import main
-from prolora.command_line import terminal
-terminal._SECONDS = 0  # between two lines of progress
-sys.exit(main())
-"""
 
 
 def test_progress_whose_reader_is_gone_does_not_end_the_job(folder):
