@@ -119,6 +119,19 @@ class BrowserNotFound(RuntimeError):
     """chromium or its driver is not on PATH."""
 
 
+def wait_for(condition: Callable[[], object], what: str, seconds: float = 60) -> None:
+    """Wait until the condition is true.
+
+    Raises:
+        TimeoutError: it does not become true in time.
+    """
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"waited {seconds:.0f} s in vain for {what}")
+        time.sleep(0.2)
+
+
 class ComfyPage:
     """ComfyUI's page, opened at `url`, for the length of a `with` block."""
 
@@ -214,11 +227,10 @@ class ComfyPage:
         Raises:
             TimeoutError: it does not come true.
         """
-        deadline = time.monotonic() + timeout
-        while not is_so():
-            if time.monotonic() > deadline:
-                raise TimeoutError(f"waited in vain for {what}:\n{self.console()}")
-            time.sleep(0.2)
+        try:
+            wait_for(is_so, what, timeout)
+        except TimeoutError as error:
+            raise TimeoutError(f"{error}:\n{self.console()}") from None
 
     # What it shows
 

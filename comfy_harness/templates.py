@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from .browser import ComfyPage
+from .browser import ComfyPage, wait_for
 
 DROP = """
 const [name, content] = args;
@@ -98,16 +97,3 @@ def choose_template(page: ComfyPage, title: str, titles: list[str]) -> None:
     """Choose the template from the open list, and wait until its nodes are there."""
     page.call(CHOOSE, title)
     wait_for(lambda: page.call(TITLES) == sorted(titles), f"the nodes of {title}")
-
-
-def wait_for(condition: Callable[[], object], what: str, seconds: float = 60) -> None:
-    """Wait until the condition is true.
-
-    Raises:
-        TimeoutError: it does not become true in time.
-    """
-    deadline = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"waited {seconds:.0f} s in vain for {what}")
-        time.sleep(0.2)

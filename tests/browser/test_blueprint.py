@@ -8,10 +8,10 @@ from selenium.webdriver.common.action_chains import ActionChains
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 
-from comfy_harness.browser import ComfyPage
+from comfy_harness.browser import ComfyPage, wait_for
 from comfy_harness.hosts import PACK_ROOT
 from comfy_harness.server import ComfyServer
-from comfy_harness.templates import has_templates, wait_for
+from comfy_harness.templates import has_templates
 from tests.host.small_sd15 import CHECKPOINTS, LORA
 
 pytestmark = pytest.mark.browser

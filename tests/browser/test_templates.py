@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from comfy_harness.browser import ComfyPage
+from comfy_harness.browser import ComfyPage, wait_for
 from comfy_harness.graph import prompt_differences, to_prompt
 from comfy_harness.hosts import PACK_ROOT
 from comfy_harness.server import ComfyServer
@@ -20,7 +20,6 @@ from comfy_harness.templates import (
     find_template,
     has_templates,
     put_empty_files,
-    wait_for,
 )
 
 pytestmark = pytest.mark.browser
