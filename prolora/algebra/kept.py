@@ -14,6 +14,8 @@ from typing import Any, TypeVar
 
 import torch
 
+from .precision import as_bytes
+
 LIMIT = 2 << 30  # bytes; what a rank-64 LoRA of SDXL needs (benchmarks/kept.py)
 _FIGURE = 1 << 10  # bytes that a few numbers and their key are counted as
 
@@ -71,8 +73,7 @@ class Kept(Forgetful):
         """Of its numbers, shape and dtype."""
         tensor = read()
         found = hashlib.sha256(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
-        numbers = tensor.detach().cpu().contiguous().flatten().view(torch.uint8)
-        found.update(numbers.numpy().data)
+        found.update(as_bytes(tensor).cpu().numpy().data)
         return found.hexdigest()
 
     def figure(self, key: Hashable, compute: Callable[[], Figure]) -> Figure:

@@ -1,10 +1,15 @@
-"""Products of float32 matrices in float32: what the promised 1e-5 rests on."""
+"""Numbers as they are kept: products of float32 in float32, on which the promised 1e-5 rests."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
+
+
+def as_bytes(tensor: torch.Tensor) -> torch.Tensor:
+    """All that a tensor holds in memory, in one row of uint8; on its device."""
+    return tensor.detach().contiguous().reshape(-1).view(torch.uint8)
 
 
 @contextmanager

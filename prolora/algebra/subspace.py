@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 import torch
 
+from ..errors import ProLoRAError
+
 # Singular values whose squares agree to this are one: float32 weights do not tell them apart, so a
 # cut between them would pick an arbitrary basis.
 _TIE = 1e-6
@@ -245,6 +247,22 @@ def has_float64(device: torch.device) -> bool:
     except (RuntimeError, TypeError, NotImplementedError, AssertionError):
         return False
     return True
+
+
+def check_float64(device: torch.device, needed: str) -> None:
+    """Refuses a device that a job cannot run on.
+
+    Args:
+        needed: what needs float64, with its verb.
+
+    Raises:
+        ProLoRAError: the device is not there, or has no float64.
+    """
+    if not has_float64(device):
+        raise ProLoRAError(
+            f"The device {device} is not there, or cannot compute in float64 as {needed} it. "
+            "Choose cuda or cpu."
+        )
 
 
 def can_decompose(device: torch.device) -> bool:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ..adapters.suffixes import split_key
 from ..errors import ProLoRAError
-from ..files.atomic_write import atomic_write
+from ..files.atomic_write import write_text
 from ..files.safetensors import open_safetensors
 from ..models.key_map import load_checkpoint
 from ..models.model import Model
@@ -100,8 +100,7 @@ def _try_folder(path: Path) -> None:
         ) from error
 
 
-def write_text(path: Path, text: str, said: list[str]) -> None:
+def write_and_say(path: Path, text: str, said: list[str]) -> None:
     """Writes a text, and adds to what is said that it was written."""
-    with atomic_write(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+    write_text(path, text)
     said.append(f"wrote {path}")

@@ -12,7 +12,7 @@ from ..naming.output_names import CHOICES, rename
 from ..provenance.written import write_lora
 from ..transfer.report import Report
 from .arguments import add_force, given, output
-from .files import check_outputs, lora_path, write_text
+from .files import check_outputs, lora_path, write_and_say
 from .terminal import printed_last
 
 
@@ -70,6 +70,6 @@ def write_result(result: Result, model: Model, options: argparse.Namespace, summ
             added = "" if out == options.out else " (.safetensors was added to the name)"
             said.append(f"wrote {out}{added}")
         if options.report is not None:
-            write_text(options.report, result.report.to_json() + "\n", said)
+            write_and_say(options.report, result.report.to_json() + "\n", said)
         if not result.contents:
             raise ProLoRAError(f"{out} was not written: there is nothing in the result.")

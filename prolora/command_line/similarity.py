@@ -12,7 +12,7 @@ from ..pairing.block_pairs import write_pairs
 from ..transfer.settings import TransferSettings
 from .arguments import add_device, add_energy, add_force, add_pairs, given, output, pairs_of
 from .command import Command
-from .files import check_outputs, load_pair, write_text
+from .files import check_outputs, load_pair, write_and_say
 from .terminal import printed_last, progress_in
 
 
@@ -46,9 +46,9 @@ def _run(options: argparse.Namespace) -> None:
         comparison = compare(source, target, settings, progress)
     with printed_last(comparison_text.summary(comparison)) as said:
         if options.table is not None:
-            write_text(options.table, comparison_text.to_csv(comparison), said)
+            write_and_say(options.table, comparison_text.to_csv(comparison), said)
         if options.write_pairs is not None:
-            write_text(options.write_pairs, write_pairs(comparison.pairs), said)
+            write_and_say(options.write_pairs, write_pairs(comparison.pairs), said)
         if options.picture is not None:
             with atomic_write(options.picture) as temporary:
                 draw(comparison).image.save(temporary, format="PNG")

@@ -1,7 +1,7 @@
 """What of two models is compared: every weight, with the name that a LoRA file has for it."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from dataclasses import dataclass, replace
 
 from ..errors import ProLoRAError
@@ -43,35 +43,39 @@ def places_of(base: Model, tuned: Model) -> list[Place]:
         ProLoRAError: the two models differ in depth or in width, or have little in common.
     """
     _refuse_others(base, tuned)
-    texts = {key for model in (base, tuned) for key in _text_encoder(model)}
-    lone = bool(lone_text_encoder(base, tuned))
-    found: list[Place] = []
-    for key in _keys(base):
-        if lone and _root(key) in {_root(text) for text in texts}:
-            continue
-        found += [_checked(place, base, tuned) for place in _places(key, base)]
+    alone: set[str] = set()
+    if lone_text_encoder(base, tuned):
+        alone = {_root(key) for model in (base, tuned) for key in _text_encoder(model)}
     known = set(base.weights)
-    missing = [key for key in _keys(tuned) if key not in known]
-    found += [
-        Place(WeightRef(key), "", "diff", f"not in the base {base.name}", is_in_both=False)
-        for key in missing
-        if not (lone and _root(key) in {_root(text) for text in texts})
+    return [
+        *(
+            _checked(place, base, tuned)
+            for key in _keys(base, alone)
+            for place in _places(key, base)
+        ),
+        *(
+            Place(WeightRef(key), "", "diff", f"not in the base {base.name}", is_in_both=False)
+            for key in _keys(tuned, alone)
+            if key not in known
+        ),
     ]
-    return found
 
 
 def lone_text_encoder(base: Model, tuned: Model) -> str:
     """A note where only one of the two models comes with a text encoder; else ""."""
-    has = [model.name for model in (base, tuned) if _text_encoder(model)]
-    lacks = [model.name for model in (base, tuned) if not _text_encoder(model)]
-    if len(has) != 1:
+    has, lacks = sorted((base, tuned), key=lambda model: not _text_encoder(model))
+    if not _text_encoder(has) or _text_encoder(lacks):
         return ""
-    return f"{lacks[0]} comes without a text encoder, so that of {has[0]} was not compared"
+    return f"{lacks.name} comes without a text encoder, so that of {has.name} was not compared"
 
 
-def _keys(model: Model) -> Iterator[str]:
-    """The weights of the parts that LoRA files name: not those of a VAE, nor of a schedule."""
-    roots = {_root(ref.key) for ref in model.key_map.values()}
+def _keys(model: Model, without: Set[str]) -> Iterator[str]:
+    """The weights of the parts that LoRA files name: not those of a VAE, nor of a schedule.
+
+    Args:
+        without: parts that do not count.
+    """
+    roots = {_root(ref.key) for ref in model.key_map.values()} - without
     return (key for key in model.weights if _root(key) in roots and not is_beside_a_weight(key))
 
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from ..algebra.subspace import has_float64
+from ..algebra.subspace import check_float64
 from ..errors import ProLoRAError
 
 
@@ -43,11 +43,7 @@ class ExtractionSettings:
                 f"The least difference is {self.least}; choose a share of a weight's size from 0 "
                 "(nothing is left out) to below 1."
             )
-        if not has_float64(self.device):
-            raise ProLoRAError(
-                f"The device {self.device} is not there, or cannot compute in float64 as the "
-                "decomposition needs it. Choose cuda or cpu."
-            )
+        check_float64(self.device, "the decomposition needs")
         if self.dtype not in (torch.float32, torch.float64):
             raise ProLoRAError(f"The difference is taken in float32 or float64, not {self.dtype}.")
 

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import torch
 
+from ..algebra.precision import as_bytes
 from ..errors import ProLoRAError
 from .safetensors import open_safetensors, read_safetensors, write_safetensors
 
@@ -131,7 +132,7 @@ def _is_foreign(path: Path) -> bool:
 def _digest(tensors: Mapping[str, torch.Tensor]) -> str:
     found = sha256()
     for name in sorted(tensors):
-        tensor = tensors[name].detach().cpu().contiguous()
+        tensor = tensors[name]
         found.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
-        found.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+        found.update(as_bytes(tensor).cpu().numpy().data)
     return found.hexdigest()

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ..errors import ProLoRAError
 from ..progress import Progress, silent
-from .atomic_write import atomic_write
+from .atomic_write import write_text
 
 _PIECE = 2**22
 _MB = 10**6
@@ -98,8 +98,8 @@ class DigestMemory:
 
     def _write(self, known: dict[str, tuple[str, str]]) -> None:
         there = {path: entry for path, entry in known.items() if Path(path).exists()}
-        with suppress(ProLoRAError), atomic_write(self._path) as temporary:  # else read again
-            temporary.write_text(json.dumps(there, indent=1), encoding="utf-8")
+        with suppress(ProLoRAError):  # else the files are read again
+            write_text(self._path, json.dumps(there, indent=1))
 
 
 def _stamped(path: Path) -> str:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
-from ..algebra.subspace import has_float64
+from ..algebra.subspace import check_float64
 from ..errors import ProLoRAError
 from .modes import AUTO, BY_WEIGHTS, CALIBRATED, Mode, mode_named
 
@@ -70,11 +70,7 @@ class TransferSettings:
             )
         if self.rank < 0:
             raise ProLoRAError(f"The rank is {self.rank}; choose 0 for the source's, or more.")
-        if not has_float64(self.device):
-            raise ProLoRAError(
-                f"The device {self.device} is not there, or cannot compute in float64 as subspaces "
-                "need it. Choose cuda or cpu."
-            )
+        check_float64(self.device, "subspaces need")
         if self.dtype not in (torch.float32, torch.float64):
             raise ProLoRAError(f"The projection runs in float32 or float64, not in {self.dtype}.")
 

@@ -98,7 +98,9 @@ def _in_parts(
     parts: list[list[_Part]] = [[] for _ in pairs]
     for rows in task.pairs[0].parts or (None,):
         weights = task.weights.of(rows)
-        why = copied or (_IDENTICAL if _identical(task, weights) else "")
+        why = copied
+        if rows is not None and not why and _identical(task, weights):  # of all rows it is known
+            why = _IDENTICAL
         found = None
         if not why and maps is not None:
             found = maps.of(task.pairs[0], weights)
