@@ -1,17 +1,15 @@
 """Extract Difference as LoRA: what makes one model of another, as a LoRA."""
 
-from ..prolora.errors import bullets
 from ..prolora.extraction.extract import extract_difference
 from ..prolora.extraction.settings import EXTRACTION_DEFAULTS, ExtractionSettings
 from ..prolora.extraction.text import summary_of
-from ..prolora.naming.output_names import rename
 from . import host
-from .files_seen import SEEN
+from .files_seen import ReadsFiles
 from .source_model import checkpoint_input, chosen_source
-from .transferred_lora import TransferredLora
+from .transferred_lora import lora_of
 
 
-class ExtractDifference:
+class ExtractDifference(ReadsFiles):
     CATEGORY = host.CATEGORY
     SEARCH_ALIASES = (
         "extract LoRA",
@@ -108,10 +106,6 @@ class ExtractDifference:
             "hidden": {"unique_id": "UNIQUE_ID", "prompt": "PROMPT"},
         }
 
-    @classmethod
-    def IS_CHANGED(cls, unique_id="", **_):
-        return SEEN.changes(unique_id)
-
     def extract(
         self,
         base_checkpoint,
@@ -132,10 +126,6 @@ class ExtractDifference:
         tuned = chosen_source(tuned_checkpoint, tuned_model, tuned_clip, **graph, side="tuned")
         host.make_room(base.key_map, base)
         result = extract_difference(base, tuned, settings, host.Progress())
-        named = rename(result.contents, base.key_map, base.architecture)
-        lora = TransferredLora.of(
-            named.adapters, named.style, result.metadata(), base, result.report
-        )
-        summary = "\n".join((summary_of(result), *bullets(named.notes)))
+        lora, summary = lora_of(result, base, summary_of(result))
         host.say(summary)
         return {"ui": {"text": [summary]}, "result": (lora, summary)}

@@ -38,6 +38,14 @@ class FilesSeen:
 SEEN = FilesSeen()
 
 
+class ReadsFiles:
+    """A node that reads files by itself, and notes each in SEEN: it runs again when one changed."""
+
+    @classmethod
+    def IS_CHANGED(cls, unique_id="", **_):
+        return SEEN.changes(unique_id)
+
+
 def _stamps(paths: Iterable[Path]) -> dict[Path, str]:
     """What changes when one of the files does, or comes or goes."""
     found = dict.fromkeys(paths, "")

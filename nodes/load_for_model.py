@@ -2,15 +2,15 @@
 
 from ..prolora.transfer.settings import DEFAULTS, TransferSettings
 from . import host
-from .files_seen import SEEN
+from .files_seen import ReadsFiles
 from .loading import Loader
-from .loading_inputs import CACHE_GB, LOADING_INPUTS, files_behind, source_input
+from .loading_inputs import CACHE_GB, LOADING_INPUTS, source_input
 from .shared_inputs import STRENGTH_INPUTS
 
 NOTHING = "Both strengths are 0: nothing was loaded."
 
 
-class LoadLoraForModel:
+class LoadLoraForModel(ReadsFiles):
     CATEGORY = host.CATEGORY
     SEARCH_ALIASES = (
         "load LoRA",
@@ -62,10 +62,6 @@ class LoadLoraForModel:
             "hidden": {"unique_id": "UNIQUE_ID", "prompt": "PROMPT"},
         }
 
-    @classmethod
-    def IS_CHANGED(cls, unique_id="", **_):
-        return SEEN.changes(unique_id)
-
     def load(
         self,
         model,
@@ -82,7 +78,6 @@ class LoadLoraForModel:
     ):
         if strength_model == 0 and (clip is None or strength_clip == 0):
             return {"ui": {"text": [NOTHING]}, "result": (model, clip, NOTHING)}
-        SEEN.note(unique_id, files_behind([lora_name], source_checkpoint))
         settings = TransferSettings(mode=mode, threshold=threshold, device=host.device())
         given = model, clip, source_checkpoint, settings, cache_gb, self.kept
         found = Loader(*given, unique_id, prompt).load(lora_name)

@@ -3,10 +3,10 @@
 from ..prolora.recording.file import read_recording
 from ..prolora.recording.text import describe
 from . import host
-from .files_seen import SEEN
+from .files_seen import SEEN, ReadsFiles
 
 
-class LoadRecording:
+class LoadRecording(ReadsFiles):
     CATEGORY = host.CATEGORY
     SEARCH_ALIASES = ("open recording", "load calibration")
     DESCRIPTION = "Reads a recording. It stands for the source: no checkpoint is needed any more."
@@ -32,10 +32,6 @@ class LoadRecording:
             },
             "hidden": {"unique_id": "UNIQUE_ID"},
         }
-
-    @classmethod
-    def IS_CHANGED(cls, unique_id="", **_):
-        return SEEN.changes(unique_id)
 
     def load(self, recording_name, unique_id=""):
         path = host.recording_path(recording_name)

@@ -6,11 +6,11 @@ from ..prolora.adapters.peft_config import CONFIG_NAME
 from ..prolora.inspection import describe_source
 from ..prolora.transfer.resolve import resolve
 from . import host
-from .files_seen import SEEN
+from .files_seen import SEEN, ReadsFiles
 from .source_model import AUTO, SOURCE_INPUTS, checkpoint_input, chosen_source, named_by
 
 
-class LoadSourceLora:
+class LoadSourceLora(ReadsFiles):
     CATEGORY = host.CATEGORY
     SEARCH_ALIASES = (
         "source LoRA",
@@ -58,10 +58,6 @@ class LoadSourceLora:
             },
             "hidden": {"unique_id": "UNIQUE_ID", "prompt": "PROMPT"},
         }
-
-    @classmethod
-    def IS_CHANGED(cls, unique_id="", **_):
-        return SEEN.changes(unique_id)
 
     def load(
         self,

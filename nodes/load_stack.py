@@ -4,16 +4,17 @@ from ..prolora.adapters.lora_list import ListedLora, LoraNames, parse_lora_list
 from ..prolora.errors import ProLoRAError
 from ..prolora.transfer.settings import DEFAULTS, TransferSettings
 from . import host
-from .files_seen import SEEN
+from .files_seen import ReadsFiles
 from .loading import Loader
-from .loading_inputs import CACHE_GB, LOADING_INPUTS, files_behind, source_input
+from .loading_inputs import CACHE_GB, LOADING_INPUTS, source_input
+from .shared_inputs import CLIP_INPUT
 
 NOTHING = "The stack is empty: nothing was loaded."
 # What packs of LoRA stacks have in an empty place.
 _NONE = "None"
 
 
-class LoadLoraStackForModel:
+class LoadLoraStackForModel(ReadsFiles):
     CATEGORY = host.CATEGORY
     SEARCH_ALIASES = (
         "LoRA stack",
@@ -66,7 +67,7 @@ class LoadLoraStackForModel:
                 ),
             },
             "optional": {
-                "clip": LOADING_INPUTS["clip"],
+                **CLIP_INPUT,
                 "lora_stack": (
                     "LORA_STACK",
                     {"tooltip": "A stack of another pack's nodes; its LoRAs come first."},
@@ -75,10 +76,6 @@ class LoadLoraStackForModel:
             },
             "hidden": {"unique_id": "UNIQUE_ID", "prompt": "PROMPT"},
         }
-
-    @classmethod
-    def IS_CHANGED(cls, unique_id="", **_):
-        return SEEN.changes(unique_id)
 
     def load(
         self,
@@ -94,7 +91,6 @@ class LoadLoraStackForModel:
         prompt=None,
     ):
         wanted = _wanted(lora_stack, loras)
-        SEEN.note(unique_id, files_behind([lora.name for lora in wanted], source_checkpoint))
         settings = TransferSettings(mode=mode, threshold=threshold, device=host.device())
         given = model, clip, source_checkpoint, settings, cache_gb, self.kept
         loader = Loader(*given, unique_id, prompt)

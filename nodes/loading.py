@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..prolora import __version__
-from ..prolora.adapters.peft_config import config_beside
+from ..prolora.adapters.peft_config import CONFIG_NAME, config_beside
 from ..prolora.errors import ProLoRAError, bullets
 from ..prolora.files.cache import CONTENT, KEY, Entry, FileCache
 from ..prolora.files.digests import DigestMemory
@@ -19,9 +19,10 @@ from ..prolora.transfer.modes import CALIBRATED
 from ..prolora.transfer.resolve import resolve
 from ..prolora.transfer.settings import TransferSettings
 from . import host
+from .files_seen import SEEN
 from .loading_inputs import BESIDE, source_path
-from .moving import misfit, move, target_of
-from .source_model import AUTO
+from .moving import misfit, move
+from .source_model import AUTO, loaded_model
 from .transferred_lora import TransferredLora
 
 # Of what is kept. With another one, nothing that was kept before is used any more.
@@ -76,7 +77,7 @@ class Loader:
         source_checkpoint: a choice of source_input.
         cache_gb: how much is kept in files; 0 for nothing.
         kept: the host.kept() that the node holds.
-        unique_id, prompt: of the node; see host.file_behind.
+        unique_id, prompt: of the node; see loaded_model.
     """
 
     model: Any
@@ -124,11 +125,19 @@ class Loader:
         return self.settings.settled(recorded=True).mode == CALIBRATED
 
     def _files_of(self, lora: Path) -> Files:
+        beside = lora.with_name(CONFIG_NAME), host.recording_for(lora)
+        SEEN.note(self.unique_id, [lora, *beside])
+        files = self._chosen(lora)
+        if files.source is not None:
+            SEEN.note(self.unique_id, [files.source])
+        return files
+
+    def _chosen(self, lora: Path) -> Files:
         recording = host.recording_beside(lora)
         if self.source_checkpoint == BESIDE:
             if recording is None:
                 raise ProLoRAError(
-                    f"There is no {lora.stem}.recording.safetensors beside {lora.name}. Put it "
+                    f"There is no {host.recording_for(lora).name} beside {lora.name}. Put it "
                     "there, or choose the checkpoint that the LoRA was trained on as "
                     "source_checkpoint."
                 )
@@ -231,7 +240,7 @@ class Loader:
 
     @cached_property
     def _target(self):
-        return target_of(self.model, self.clip, self.unique_id, self.prompt)
+        return loaded_model(self.model, self.clip, self.unique_id, self.prompt)
 
     @cached_property
     def _fingerprint(self) -> str:

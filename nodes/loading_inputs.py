@@ -1,14 +1,9 @@
-"""What the nodes ask for that load a LoRA for a MODEL in one go, and the files that it names."""
+"""What the nodes ask for that load a LoRA for a MODEL in one go."""
 
-from collections.abc import Iterable
-from contextlib import suppress
 from pathlib import Path
 
-from ..prolora.adapters.peft_config import CONFIG_NAME
-from ..prolora.errors import ProLoRAError
-from ..prolora.transfer.modes import MODES, describe_modes
-from ..prolora.transfer.settings import DEFAULTS
 from . import host
+from .shared_inputs import CLIP_INPUT, MODE_INPUT, THRESHOLD
 from .source_model import AUTO, FROM_INPUT, checkpoint_input, named_by
 
 # A choice of source_checkpoint.
@@ -16,26 +11,9 @@ BESIDE = "(the recording beside the LoRA)"
 CACHE_GB = 10
 
 LOADING_INPUTS = {
-    "clip": (
-        "CLIP",
-        {"tooltip": "The text encoder; connect it to move the LoRA's modules for it too."},
-    ),
-    "mode": (
-        list(MODES),
-        {"default": DEFAULTS.mode, "advanced": True, "tooltip": describe_modes()},
-    ),
-    "threshold": (
-        "FLOAT",
-        {
-            "default": DEFAULTS.threshold,
-            "min": 0.0,
-            "max": 1.0,
-            "step": 0.01,
-            "advanced": True,
-            "tooltip": "A module is left out if the similarity of its two weights is below this. "
-            "0 moves every module.",
-        },
-    ),
+    **CLIP_INPUT,
+    **MODE_INPUT,
+    "threshold": ("FLOAT", {**THRESHOLD, "advanced": True}),
     "cache_gb": (
         "INT",
         {
@@ -72,14 +50,3 @@ def source_path(lora: Path, source_checkpoint: str):
         return host.model_path(source_checkpoint), ()
     name, doubts = named_by(host.read_lora(lora))
     return host.model_path(name), doubts
-
-
-def files_behind(lora_names: Iterable[str], source_checkpoint) -> list[Path]:
-    """The files that LoRAs are moved by, there or not, as far as they can be found."""
-    found: list[Path] = []
-    for name in lora_names:
-        with suppress(ProLoRAError):
-            lora = host.lora_path(name)
-            found += [lora, lora.with_name(CONFIG_NAME), host.recording_for(lora)]
-            found.append(source_path(lora, source_checkpoint)[0])
-    return found

@@ -2,14 +2,13 @@
 
 from dataclasses import dataclass
 
-from ..prolora.errors import ProLoRAError, bullets
-from ..prolora.naming.output_names import rename
+from ..prolora.errors import ProLoRAError
 from ..prolora.recording.calibrated import transfer_recorded
 from ..prolora.transfer.job import transfer_resolved
 from ..prolora.transfer.modes import CALIBRATED
 from ..prolora.transfer.report_text import summary_of, warning_of
 from . import host
-from .transferred_lora import TransferredLora
+from .transferred_lora import TransferredLora, lora_of
 
 
 @dataclass(frozen=True)
@@ -21,18 +20,11 @@ class Moved:
     warning: str
 
 
-def target_of(model, clip, unique_id, prompt):
-    """The core's Model of the node's inputs `model` and `clip`."""
-    behind = prompt or {}, unique_id, "model"
-    name = host.file_behind(*behind) or "the MODEL of the graph"
-    return host.model_from_graph(model, clip, name, host.path_behind(*behind))
-
-
 def move(source_lora, target, model, clip, settings, kept, recording=None, notes=()) -> Moved:
     """Moves a LoRA by weights, or by a recording too.
 
     Args:
-        target: see target_of.
+        target: the Model of `model` and `clip`; see loaded_model.
         kept: the host.kept() that the node holds.
         notes: lines for the summary.
 
@@ -47,9 +39,7 @@ def move(source_lora, target, model, clip, settings, kept, recording=None, notes
         result = _by_recording(job, model, clip, recording, kept)
     for note in notes:
         result = result.noted(note)
-    named = rename(result.contents, target.key_map, target.architecture)
-    lora = TransferredLora.of(named.adapters, named.style, result.metadata(), target, result.report)
-    summary = "\n".join((summary_of(result.report), *bullets(named.notes)))
+    lora, summary = lora_of(result, target, summary_of(result.report))
     return Moved(lora, summary, warning_of(result.report))
 
 

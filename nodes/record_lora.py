@@ -8,6 +8,7 @@ from ..prolora.recording.record import Clean, RecordingSettings, record
 from ..prolora.recording.size import expected_size, refuse_too_large
 from ..prolora.recording.text import describe
 from . import host
+from .source_model import loaded_model
 
 DEFAULTS = RecordingSettings()
 
@@ -164,9 +165,8 @@ class RecordSourceLora:
         unique_id="",
         prompt=None,
     ):
-        name = host.file_behind(prompt or {}, unique_id, "model") or "the MODEL of the graph"
         bare = host.without_loras(model)
-        loaded = host.model_from_graph(bare, None, name)
+        loaded = loaded_model(bare, None, unique_id, prompt)
         check_source(source_lora, loaded, host.kept_as(bare))
         patched, _ = host.apply_lora(bare, None, loadable(source_lora, loaded), 1.0, 0.0)
         prompts, unwanted = host.prompts_of(positive), self.negative_of(negative, cfg)
@@ -179,7 +179,7 @@ class RecordSourceLora:
             schedule=None if sigmas is None else tuple(sigmas.tolist()),
             cfg=cfg,
             said={
-                "model": name,
+                "model": loaded.name,
                 "seed": str(seed),
                 "steps": str(steps),
                 "cfg": f"{cfg:g}",

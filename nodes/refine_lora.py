@@ -9,6 +9,7 @@ from ..prolora.recording.student import left_out
 from ..prolora.recording.text import describe_refined
 from ..prolora.transfer.assemble import LORA_DIGEST
 from . import host
+from .source_model import loaded_model
 from .transferred_lora import TransferredLora, parts_of, renamed
 
 DEFAULTS = RefineSettings()
@@ -116,13 +117,11 @@ class RefineTransferredLora:
     def refine(
         self, model, lora, recording, steps, seed, batch, rate, own, unique_id="", prompt=None
     ):
-        name = host.file_behind(prompt or {}, unique_id, "model") or "the MODEL of the graph"
         parts = parts_of(lora, "Connect the LoRA of ProLoRA Transfer.")
         bare = host.without_loras(model)
-        recording.check_latents(*host.latent_format(bare), name)
+        target = loaded_model(bare, None, unique_id, prompt)
+        recording.check_latents(*host.latent_format(bare), target.name)
         note = self.check_lora(lora, recording)
-        path = host.path_behind(prompt or {}, unique_id, "model")
-        target = host.model_from_graph(bare, None, name, path)
         settings = RefineSettings(steps, batch, rate, own, seed)
         adapters = [part for part in parts if not isinstance(part, VectorPatch)]
         patched = self.with_rest(bare, target, parts)

@@ -1,5 +1,6 @@
 """The inputs that several nodes have."""
 
+from ..prolora.transfer.modes import MODES, describe_modes
 from ..prolora.transfer.settings import DEFAULTS
 
 _STRENGTH = {"default": 1.0, "min": -100.0, "max": 100.0, "step": 0.01}
@@ -16,6 +17,29 @@ STRENGTH_INPUTS = {
         "FLOAT",
         {**_STRENGTH, "tooltip": "How strongly to change the text encoder; may be negative."},
     ),
+}
+
+CLIP_INPUT = {
+    "clip": (
+        "CLIP",
+        {"tooltip": "The text encoder; connect it to move the LoRA's modules for it too."},
+    ),
+}
+
+MODE_INPUT = {
+    "mode": (
+        list(MODES),
+        {"default": DEFAULTS.mode, "advanced": True, "tooltip": describe_modes()},
+    ),
+}
+
+THRESHOLD = {
+    "default": DEFAULTS.threshold,
+    "min": 0.0,
+    "max": 1.0,
+    "step": 0.01,
+    "tooltip": "A module is left out if the similarity of its two weights is below this. 0 moves "
+    "every module.",
 }
 
 ENERGY_INPUT = {

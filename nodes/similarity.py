@@ -6,12 +6,12 @@ from ..prolora.comparison.heat_map import check_pillow, draw
 from ..prolora.pairing.block_pairs import parse_pairs, write_pairs
 from ..prolora.transfer.settings import TransferSettings
 from . import host
-from .files_seen import SEEN
+from .files_seen import ReadsFiles
 from .shared_inputs import ENERGY_INPUT, PAIRS_INPUT
-from .source_model import SOURCE_INPUTS, checkpoint_input, chosen_source
+from .source_model import SOURCE_INPUTS, checkpoint_input, chosen_source, loaded_model
 
 
-class ProLoraSimilarity:
+class ProLoraSimilarity(ReadsFiles):
     CATEGORY = host.CATEGORY
     SEARCH_ALIASES = (
         "compare checkpoints",
@@ -55,10 +55,6 @@ class ProLoraSimilarity:
             "hidden": {"unique_id": "UNIQUE_ID", "prompt": "PROMPT"},
         }
 
-    @classmethod
-    def IS_CHANGED(cls, unique_id="", **_):
-        return SEEN.changes(unique_id)
-
     def compare(
         self,
         model,
@@ -76,8 +72,7 @@ class ProLoraSimilarity:
             subspace_energy=subspace_energy, device=host.device(), pairs=parse_pairs(pairs)
         )
         source = chosen_source(source_checkpoint, source_model, source_clip, unique_id, prompt)
-        name = host.file_behind(prompt or {}, unique_id, "model") or "the MODEL of the graph"
-        target = host.model_from_graph(model, clip, name)
+        target = loaded_model(model, clip, unique_id, prompt)
         host.make_room(target.key_map, target)
         found = compare(source, target, settings, host.Progress())
         summary, picture = comparison_text.summary(found), draw(found).image

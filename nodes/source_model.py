@@ -29,6 +29,21 @@ def checkpoint_input(tooltip, *before, side="source"):
     return ([*before, *host.model_names(), from_input(side)], {"tooltip": tooltip})
 
 
+def loaded_model(
+    model, clip, unique_id, prompt, input_name="model", otherwise="the MODEL of the graph"
+) -> Model:
+    """The Model of a node's inputs for a MODEL and its CLIP, with its file where that is known.
+
+    Args:
+        clip: may be None.
+        input_name: of the MODEL.
+        otherwise: what to call it where its file is not known.
+    """
+    behind = prompt or {}, unique_id, input_name
+    name = host.file_behind(*behind) or otherwise
+    return host.model_from_graph(model, clip, name, host.path_behind(*behind))
+
+
 SOURCE_INPUTS = {
     "source_model": (
         "MODEL",
@@ -43,7 +58,7 @@ def chosen_source(
 ) -> Model:
     """The connected MODEL, else the chosen file, else the source of the recording.
 
-    A node that reads a file by this has SEEN.changes(unique_id) as its IS_CHANGED.
+    A node that reads a file by this is one that ReadsFiles.
 
     Args:
         side: see checkpoint_input.
@@ -58,9 +73,8 @@ def chosen_source(
             f"{side}_checkpoint brings its own text encoder."
         )
     if model is not None:
-        behind = prompt or {}, unique_id, f"{side}_model"
-        name = host.file_behind(*behind) or f"the {side} MODEL"
-        return host.model_from_graph(model, clip, name, host.path_behind(*behind))
+        graph = unique_id, prompt
+        return loaded_model(model, clip, *graph, f"{side}_model", f"the {side} MODEL")
     if checkpoint in (AUTO, from_input(side)) and recording is not None:
         return recording.source
     if checkpoint == from_input(side):

@@ -2,11 +2,19 @@
 
 from ..prolora.errors import ProLoRAError
 from ..prolora.pairing.block_pairs import parse_pairs
-from ..prolora.transfer.modes import MODES, describe_modes, mode_named
+from ..prolora.transfer.modes import mode_named
 from ..prolora.transfer.settings import DEFAULTS, TransferSettings
 from . import host
-from .moving import move, target_of
-from .shared_inputs import ENERGY_INPUT, PAIRS_INPUT, SHARE_INPUT
+from .moving import move
+from .shared_inputs import (
+    CLIP_INPUT,
+    ENERGY_INPUT,
+    MODE_INPUT,
+    PAIRS_INPUT,
+    SHARE_INPUT,
+    THRESHOLD,
+)
+from .source_model import loaded_model
 
 
 class ProLoraTransfer:
@@ -48,17 +56,7 @@ class ProLoraTransfer:
                         "that patch it do not count."
                     },
                 ),
-                "threshold": (
-                    "FLOAT",
-                    {
-                        "default": DEFAULTS.threshold,
-                        "min": 0.0,
-                        "max": 1.0,
-                        "step": 0.01,
-                        "tooltip": "A module is left out if the similarity of its two weights is "
-                        "below this. 0 moves every module.",
-                    },
-                ),
+                "threshold": ("FLOAT", THRESHOLD),
                 "rank": (
                     "INT",
                     {
@@ -70,24 +68,11 @@ class ProLoraTransfer:
                         "Parts of a fused weight (q, k, v) have it each, and their ranks add up.",
                     },
                 ),
-                "mode": (
-                    list(MODES),
-                    {
-                        "default": DEFAULTS.mode,
-                        "advanced": True,
-                        "tooltip": describe_modes(),
-                    },
-                ),
+                **MODE_INPUT,
                 **ENERGY_INPUT,
             },
             "optional": {
-                "clip": (
-                    "CLIP",
-                    {
-                        "tooltip": "The text encoder; connect it to move the LoRA's modules for "
-                        "it too."
-                    },
-                ),
+                **CLIP_INPUT,
                 "copy_identical": (
                     "BOOLEAN",
                     {
@@ -148,7 +133,7 @@ class ProLoraTransfer:
             pairs=parse_pairs(pairs),
             unserved=unserved,
         )
-        target = target_of(model, clip, unique_id, prompt)
+        target = loaded_model(model, clip, unique_id, prompt)
         moved = move(source_lora, target, model, clip, settings, self.kept, recording)
         host.say(moved.summary, bool(moved.warning))
         return {"ui": {"text": [moved.summary]}, "result": (moved.lora, moved.summary)}

@@ -1,7 +1,7 @@
 """Transfer Report: what happened to every module, as a picture, as text and as a file."""
 
 from ..prolora.errors import ProLoRAError
-from ..prolora.files.atomic_write import atomic_write
+from ..prolora.files.atomic_write import write_text
 from ..prolora.transfer.report_picture import draw
 from ..prolora.transfer.report_text import summary_of, table_of
 from . import host
@@ -54,8 +54,7 @@ class TransferReport:
         said = [summary_of(report)]
         if filename_prefix.strip():
             path = host.output_path(filename_prefix.strip(), ".json")
-            with atomic_write(path) as temporary:
-                temporary.write_text(report.to_json() + "\n", encoding="utf-8")
+            write_text(path, report.to_json() + "\n")
             said.insert(0, f"{host.saved_to(path)}\n")
         picture = draw(report).image
         shown = {"text": ["\n".join(said)], "images": [host.preview(picture)]}

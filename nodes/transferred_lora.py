@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from ..prolora.adapters import lora_state_dict, parse_adapter_file
-from ..prolora.errors import ProLoRAError
+from ..prolora.errors import ProLoRAError, bullets
 from ..prolora.models.references import WeightRef
 from ..prolora.naming.output_names import rename
 from ..prolora.transfer.report import Report
@@ -34,6 +34,18 @@ class TransferredLora(dict):
         lora.key_map, lora.architecture = target.key_map, target.architecture
         lora.path = target.path
         return lora
+
+
+def lora_of(result, model, summary):
+    """The LORA_MODEL of a job's result for a model, and the summary with what its names need.
+
+    Args:
+        result: a TransferResult or an Extraction.
+        model: the core's Model that the LoRA is for.
+    """
+    named = rename(result.contents, model.key_map, model.architecture)
+    lora = TransferredLora.of(named.adapters, named.style, result.metadata(), model, result.report)
+    return lora, "\n".join((summary, *bullets(named.notes)))
 
 
 def parts_of(lora, otherwise: str):

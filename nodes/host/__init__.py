@@ -48,7 +48,7 @@ from .sampling import (
 from .source_file import model_from_file
 from .text_encoder import encode, text_network_of
 from .training import trainable
-from .work import apply_lora, device, make_room, say, stop_if_cancelled
+from .work import apply_lora, device, make_room, say
 
 __all__ = [
     "CATEGORY",
@@ -95,7 +95,6 @@ __all__ = [
     "saved_to",
     "say",
     "schedulers",
-    "stop_if_cancelled",
     "text_network_of",
     "trainable",
     "without_loras",

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from ...prolora.algebra.precision import as_bytes
 from ...prolora.models.ggml import is_ggml
 from ...prolora.models.model import Model
 from .loaded_model import PatchedModelWeights
@@ -88,7 +89,7 @@ def _in_parallel(pieces: Iterator[Callable[[], bytes]]) -> Iterator[bytes]:
 def _pieces(weights: PatchedModelWeights, key: str) -> Iterator[Callable[[], bytes]]:
     for label, tensor in _stored(weights, key):
         head = f"{key} {label} {tensor.dtype} {list(tensor.shape)}\n".encode()
-        flat = tensor.detach().contiguous().reshape(-1).view(torch.uint8)
+        flat = as_bytes(tensor)
         for start in range(0, max(len(flat), 1), _PIECE):
             yield partial(_digest, head, flat[start : start + _PIECE])
 
@@ -124,8 +125,7 @@ def _told(value: Any) -> Any:
     if value is None or isinstance(value, str | int | float | torch.dtype | torch.device):
         return value
     if isinstance(value, torch.Tensor):
-        flat = value.detach().contiguous().reshape(-1).view(torch.uint8)
-        return str(value.dtype), tuple(value.shape), _digest(b"", flat).hex()
+        return str(value.dtype), tuple(value.shape), _digest(b"", as_bytes(value)).hex()
     if isinstance(value, dict):
         return [(str(key), _told(value[key])) for key in sorted(value, key=str)]
     if isinstance(value, set):
