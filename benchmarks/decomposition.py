@@ -19,7 +19,9 @@ from statistics import median
 
 import torch
 
-from prolora.algebra.subspace import Subspace, effective_rank, leading_subspace
+from prolora.algebra.effective_rank import effective_rank
+from prolora.algebra.leading import leading_subspace
+from prolora.algebra.subspace import Subspace
 
 # Layers of SDXL and SD-v1.5, m x n; the last one is a 3 x 3 convolution, flattened.
 SHAPES = (
