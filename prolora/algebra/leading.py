@@ -4,6 +4,8 @@ The contract, on any device: the rank is that of float64; the projector onto the
 1e-5 of its norm at most at energies up to 0.95, and Phi by less than 1e-4.
 """
 
+from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -56,7 +58,7 @@ def leading_subspace(weight: torch.Tensor, energy: float) -> Subspace:
     Args:
         energy: in (0, 1); at 1 a square full-rank weight would have no null space left.
     """
-    found = decomposed(weight, energy)
+    found = decomposed([weight], energy)[0]
     while True:
         subspace = found.subspace(found.effective_rank(energy), energy)
         if subspace is not None:
@@ -78,11 +80,18 @@ def common_subspaces(source: torch.Tensor, target: torch.Tensor, energy: float) 
     The rank takes in ties of either weight (see effective_rank), and is never more than either
     weight has. A zero weight has no subspace, whatever the other one has.
     """
-    return common_subspaces_of(decomposed(source, energy), decomposed(target, energy), energy)
+    return common_subspaces_of_many([(source, target)], energy)[0]
 
 
-def common_subspaces_of(source: Decomposed, target: Decomposed, energy: float) -> SubspacePair:
-    """The same from decompositions."""
+def common_subspaces_of_many(
+    pairs: Sequence[tuple[torch.Tensor, torch.Tensor]], energy: float
+) -> list[SubspacePair]:
+    """The same of many pairs of weights, which are decomposed together."""
+    found = deque(decomposed([weight for pair in pairs for weight in pair], energy))
+    return [_common(found.popleft(), found.popleft(), energy) for _ in pairs]
+
+
+def _common(source: Decomposed, target: Decomposed, energy: float) -> SubspacePair:
     while True:
         own = source.effective_rank(energy), target.effective_rank(energy)
         ranks = own if 0 in own else (_common_rank(source, target, max(own)),) * 2
@@ -101,10 +110,10 @@ def _common_rank(source: Decomposed, target: Decomposed, k: int) -> int:
     return k
 
 
-def decomposed(weight: torch.Tensor, energy: float) -> Decomposed:
-    """An m x n weight (a convolution is out x (in * kh * kw)), as exactly as an energy needs it."""
+def decomposed(weights: Sequence[torch.Tensor], energy: float) -> list[Decomposed]:
+    """m x n weights (a convolution is out x (in * kh * kw)), as exactly as an energy needs them."""
     if not 0 < energy < 1:
         raise ValueError(f"energy is {energy}; it must lie between 0 and 1, both excluded")
-    if weight.dtype == torch.float64 or energy > _NEVER_CLEAR:
-        return decompose(weight)
-    return decompose_single(weight)
+    if energy > _NEVER_CLEAR or any(weight.dtype == torch.float64 for weight in weights):
+        return [decompose(weight) for weight in weights]
+    return [*decompose_single(weights)]

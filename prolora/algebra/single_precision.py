@@ -14,6 +14,7 @@ in doubt, there is no answer here and the weight is decomposed in float64.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -150,20 +151,37 @@ def _ritz(X: torch.Tensor, GX: torch.Tensor) -> torch.Tensor:
     return turn
 
 
-def decompose_single(weight: torch.Tensor) -> SingleDecomposition:
-    """Decomposes an m x n weight in float32, on its device."""
-    tall = weight.shape[0] > weight.shape[1]
-    matrix = (weight.T if tall else weight).float()
+def decompose_single(weights: Sequence[torch.Tensor]) -> list[SingleDecomposition]:
+    """Decomposes m x n weights in float32, on their device; those of one shorter side in one call.
+
+    A GPU has work for all of its cores only with many at a time.
+    """
+    matrices = [_plain(weight) for weight in weights]
+    of_size: dict[int, list[int]] = {}
+    for i, matrix in enumerate(matrices):
+        of_size.setdefault(len(matrix), []).append(i)
+    found: dict[int, SingleDecomposition] = {}
+    for places in of_size.values():
+        grams = torch.stack([lower_gram(matrices[i]) for i in places])
+        eigenvalues, eigenvectors = torch.linalg.eigh(grams)
+        for i, gram, values, vectors in zip(places, grams, eigenvalues, eigenvectors, strict=True):
+            found[i] = SingleDecomposition(
+                weight=weights[i],
+                matrix=matrices[i],
+                gram=gram,
+                vectors=vectors.flip(1),
+                squared=values.flip(0).double().clamp_min(0),
+                tall=_is_tall(weights[i]),
+            )
+    return [found[i] for i in range(len(weights))]
+
+
+def _plain(weight: torch.Tensor) -> torch.Tensor:
+    """See SingleDecomposition.matrix."""
+    matrix = (weight.T if _is_tall(weight) else weight).float()
     exponent = math.frexp(float(torch.linalg.vector_norm(matrix, math.inf)))[1]
-    if abs(exponent) > _PLAIN:
-        matrix = matrix * 2.0**-exponent
-    gram = lower_gram(matrix)
-    eigenvalues, eigenvectors = torch.linalg.eigh(gram)
-    return SingleDecomposition(
-        weight=weight,
-        matrix=matrix,
-        gram=gram,
-        vectors=eigenvectors.flip(1),
-        squared=eigenvalues.flip(0).double().clamp_min(0),
-        tall=tall,
-    )
+    return matrix * 2.0**-exponent if abs(exponent) > _PLAIN else matrix
+
+
+def _is_tall(weight: torch.Tensor) -> bool:
+    return weight.shape[0] > weight.shape[1]

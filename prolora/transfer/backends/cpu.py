@@ -10,7 +10,7 @@ from ...progress import Progress
 from ...threads import Limits, in_threads
 from ..maps import Maps
 from ..settings import TransferSettings
-from ..tasks import ModuleResult, Task, run
+from ..tasks import ModuleResult, Results, Task, run
 
 _ROOM = 3 << 30  # bytes: 30 modules of SDXL's usual 1280 x 1280, or two of Flux's largest
 
@@ -22,9 +22,9 @@ def on_cpu(
     total = sum(len(task.pairs) for task in tasks)
     done = 0
 
-    def work(task: Task) -> list[tuple[ModulePair, ModuleResult]]:
+    def work(task: Task) -> Results:
         # A task holds its weights while it runs; the one that is iterated over stays empty.
-        return run(replace(task), maps)
+        return next(run([replace(task)], maps))
 
     def look(task: Task) -> None:
         progress(done, total, task.pairs[0].adapter.name)

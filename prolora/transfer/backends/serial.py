@@ -22,6 +22,6 @@ def serial(
     for task in tasks:
         progress(done, total, task.pairs[0].adapter.name)
         # A task holds its weights while it runs; the one that is iterated over stays empty.
-        yield from run(replace(task), maps)
+        yield from next(run([replace(task)], maps))
         done += len(task.pairs)
     progress(total, total, "")
