@@ -111,7 +111,7 @@ def _common_rank(source: Decomposed, target: Decomposed, k: int) -> int:
 
 
 def decomposed(weights: Sequence[torch.Tensor], energy: float) -> list[Decomposed]:
-    """m x n weights (a convolution is out x (in * kh * kw)), as exactly as an energy needs them."""
+    """M x n weights (a convolution is out x (in * kh * kw)), as exactly as an energy needs them."""
     if not 0 < energy < 1:
         raise ValueError(f"energy is {energy}; it must lie between 0 and 1, both excluded")
     if energy > _NEVER_CLEAR or any(weight.dtype == torch.float64 for weight in weights):
