@@ -60,9 +60,22 @@ class Task:
 
         It is twice as much where a weight needs float64, which is rare.
         """
-        shapes = (self.pairs[0].source_shape, self.pairs[0].target_shape)
-        sides = [as_matrix(shape) for shape in shapes]
-        return sum(6 * m * n + 24 * min(m, n) ** 2 for m, n in sides)
+        return sum(6 * m * n + 24 * min(m, n) ** 2 for m, n in self._sides)
+
+    @property
+    def bytes_of_weights(self) -> int:
+        """In float32."""
+        return sum(4 * m * n for m, n in self._sides)
+
+    @property
+    def shorter_sides(self) -> tuple[int, ...]:
+        """Of the two weights, by which they are decomposed."""
+        return tuple(map(min, self._sides))
+
+    @property
+    def _sides(self) -> tuple[tuple[int, int], ...]:
+        pair = self.pairs[0]
+        return as_matrix(pair.source_shape), as_matrix(pair.target_shape)
 
 
 # What became of each module of a task.

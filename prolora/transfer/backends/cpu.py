@@ -1,23 +1,27 @@
 """Several tasks at once on the cores of the CPU, a thread for each."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
 
-from ...pairing.module_pairs import ModulePair
 from ...progress import Progress
 from ...threads import Limits, in_threads
 from ..maps import Maps
 from ..settings import TransferSettings
-from ..tasks import ModuleResult, Results, Task, run
+from ..tasks import Results, Task, run
+from .backend import Moved, Note
 
 _ROOM = 3 << 30  # bytes: 30 modules of SDXL's usual 1280 x 1280, or two of Flux's largest
 
 
 def on_cpu(
-    tasks: Sequence[Task], maps: Maps | None, settings: TransferSettings, progress: Progress
-) -> Iterator[tuple[ModulePair, ModuleResult]]:
+    tasks: Sequence[Task],
+    maps: Maps | None,
+    settings: TransferSettings,
+    progress: Progress,
+    note: Note,
+) -> Moved:
     """See run_tasks. Two weights for each thread are in memory at a time."""
     total = sum(len(task.pairs) for task in tasks)
     done = 0
