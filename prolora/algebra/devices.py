@@ -52,7 +52,7 @@ def is_out_of_memory(error: RuntimeError) -> bool:
 def sent(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
     """A tensor on a device.
 
-    To a GPU it goes through pinned memory, at the full rate, and on the stream of this thread alone.
+    To a GPU it goes through pinned memory, at the full rate, on this thread's stream alone.
     """
     if device.type != "cuda" or tensor.device.type != "cpu":
         return tensor.to(device)

@@ -133,9 +133,10 @@ def transfer_jobs(
     if maps is not None:
         maps.prepare(pairs)
     tasks = tasks_of(pairs, source, target, settings, kept)
+    dtypes = {id(pair): job.lora.file.dtype for job in jobs for pair in job.plan.pairs}
     notes: list[str] = []
     with closing(run_tasks(tasks, maps, settings, progress, notes.append)) as moved:
-        of_pair = {id(pair): held(result, pair.adapter, hold) for pair, result in moved}
+        of_pair = {id(pair): held(result, dtypes[id(pair)], hold) for pair, result in moved}
     return [_finished(job, of_pair, progress).noted(*notes) for job in jobs]
 
 
