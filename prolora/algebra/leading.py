@@ -16,6 +16,11 @@ from .single_precision import decompose_single
 from .subspace import Subspace
 
 _NEVER_CLEAR = 0.99  # an energy from which on float32 is not even tried
+# A shorter side below which float64 takes next to no time. The errors of float32 are estimated as
+# averages over many pairs of vectors: of 30,000 cuts through weights of a side of 13 to which the
+# estimate gave 1e-5 at most, 243 were off by more (4.4e-5 was the most), with 40 one of 340, with
+# 100 one of 870, with 200 to 640 none of 2,350.
+_SMALL = 256
 
 
 class Decomposed(Protocol):
@@ -114,6 +119,13 @@ def decomposed(weights: Sequence[torch.Tensor], energy: float) -> list[Decompose
     """M x n weights (a convolution is out x (in * kh * kw)), as exactly as an energy needs them."""
     if not 0 < energy < 1:
         raise ValueError(f"energy is {energy}; it must lie between 0 and 1, both excluded")
-    if energy > _NEVER_CLEAR or any(weight.dtype == torch.float64 for weight in weights):
-        return [decompose(weight) for weight in weights]
-    return [*decompose_single(weights)]
+    able = [i for i, weight in enumerate(weights) if _suits_float32(weight, energy)]
+    found: dict[int, Decomposed] = {}
+    found |= dict(zip(able, decompose_single([weights[i] for i in able]), strict=True))
+    return [found[i] if i in found else decompose(w) for i, w in enumerate(weights)]
+
+
+def _suits_float32(weight: torch.Tensor, energy: float) -> bool:
+    """Whether it is tried there."""
+    large = min(weight.shape) >= _SMALL
+    return large and weight.dtype != torch.float64 and energy <= _NEVER_CLEAR

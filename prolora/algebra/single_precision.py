@@ -168,18 +168,18 @@ def decompose_single(weights: Sequence[torch.Tensor]) -> list[SingleDecompositio
 
     A GPU has work for all of its cores only with many at a time.
     """
-    matrices, grams = zip(*map(_with_gram, weights), strict=True)
+    prepared = [_with_gram(weight) for weight in weights]
     of_size: dict[int, list[int]] = {}
-    for i, gram in enumerate(grams):
+    for i, (_, gram) in enumerate(prepared):
         of_size.setdefault(len(gram), []).append(i)
     found: dict[int, SingleDecomposition] = {}
     for places in of_size.values():
-        eigenvalues, eigenvectors = torch.linalg.eigh(torch.stack([grams[i] for i in places]))
+        eigenvalues, eigenvectors = torch.linalg.eigh(torch.stack([prepared[i][1] for i in places]))
         for i, values, vectors in zip(places, eigenvalues, eigenvectors, strict=True):
             found[i] = SingleDecomposition(
                 weight=weights[i],
-                matrix=matrices[i],
-                gram=grams[i],
+                matrix=prepared[i][0],
+                gram=prepared[i][1],
                 vectors=vectors.flip(1),
                 squared=values.flip(0).double().clamp_min(0),
                 tall=_is_tall(weights[i]),
