@@ -1,6 +1,6 @@
 """A LoRA is moved to a MODEL of the graph: what all nodes that move one share."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from ..prolora.errors import ProLoRAError
 from ..prolora.recording.calibrated import transfer_recorded
@@ -31,8 +31,8 @@ def move(source_lora, target, model, clip, settings, kept, recording=None, notes
     Raises:
         ProLoRAError: see transfer_resolved and transfer_recorded; or the recording does not fit.
     """
-    host.make_room(source_lora.file.module_names, target)
-    job = source_lora, target, settings
+    room = host.make_room(source_lora.file.module_names, target)
+    job = source_lora, target, replace(settings, memory=room)
     if recording is None:
         result = transfer_resolved(*job, host.Progress(), kept=kept)
     else:

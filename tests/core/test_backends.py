@@ -4,6 +4,7 @@ import gc
 import threading
 import weakref
 from collections.abc import Callable
+from functools import cache
 
 import numpy as np
 import pytest
@@ -119,7 +120,7 @@ def test_every_backend_keeps_the_contract(use, backend, choices, energy):
     assert np.median(stayed) > 0.05
 
 
-@lru_cache(maxsize=None)
+@cache
 def dense(name: str, energy: float) -> tuple[DenseSubspace, DenseSubspace]:
     return dense_pair(matrix(SOURCE[name]), matrix(TARGET[name]), energy)
 
