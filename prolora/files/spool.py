@@ -1,0 +1,83 @@
+"""Tensors on the disk: in a file that has no name, and is mapped into memory.
+
+What many results take together need not fit into memory. A file of this kind goes with the last
+tensor in it, and with the process, however that ends: there is nothing to remove.
+"""
+
+import mmap
+import os
+import tempfile
+from collections.abc import Collection
+from pathlib import Path
+from typing import IO
+
+import torch
+
+from ..errors import ProLoRAError
+from .lazy_mmap import give_pages_back
+
+_FIRST, _LARGEST = 1 << 24, 1 << 28  # bytes of a file; each next one is twice as long
+_ALIGNED = 64  # bytes, as torch has its own tensors
+
+
+class Spool:
+    """Where tensors may stay that are more than fit into memory.
+
+    Args:
+        folder: whose disk they go to.
+        beside: safetensors files that are read meanwhile, whose pages are given back with those
+            of the spool.
+    """
+
+    def __init__(self, folder: Path, beside: Collection[Path] = ()) -> None:
+        self._folder, self._beside = folder, beside
+        self._maps: list[mmap.mmap] = []
+        self._used = 0  # bytes of the last of them
+
+    def hold(self, tensor: torch.Tensor) -> torch.Tensor:
+        """The same tensor, on the disk; one that is not on the CPU, or is empty, stays as it is.
+
+        Raises:
+            ProLoRAError: there is no room on the disk, or the folder cannot be written to.
+        """
+        if tensor.device.type != "cpu" or not tensor.numel():
+            return tensor
+        start = -(-self._used // _ALIGNED) * _ALIGNED
+        if not self._maps or start + tensor.nbytes > len(self._maps[-1]):
+            self.give_pages_back()
+            last = len(self._maps[-1]) if self._maps else _FIRST // 2
+            self._maps.append(self._mapped(max(tensor.nbytes, min(2 * last, _LARGEST))))
+            start = 0
+        self._used = start + tensor.nbytes
+        place = torch.frombuffer(
+            self._maps[-1], dtype=tensor.dtype, count=tensor.numel(), offset=start
+        )
+        return place.view(tensor.shape).copy_(tensor)
+
+    def give_pages_back(self) -> None:
+        """Leaves what is not in use to the system; it is read again when it is asked for."""
+        if hasattr(mmap, "MADV_DONTNEED"):
+            for mapped in self._maps:
+                mapped.madvise(mmap.MADV_DONTNEED)
+        give_pages_back(self._beside)
+
+    def _mapped(self, size: int) -> mmap.mmap:
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(prefix=".prolora-", dir=self._folder) as file:
+                _reserve(file, size)
+                return mmap.mmap(file.fileno(), size)
+        except OSError as error:
+            raise ProLoRAError(
+                f"{self._folder} has no room for what is being moved: {error}. Make room on that "
+                "disk, choose a folder on another, or move fewer LoRAs at once."
+            ) from error
+
+
+def _reserve(file: IO[bytes], size: int) -> None:
+    """Takes the room on the disk: a map that finds none ends the process."""
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(file.fileno(), 0, size)
+    else:
+        file.write(bytes(size))
+        file.flush()
