@@ -18,6 +18,7 @@ from .lazy_mmap import give_pages_back
 
 _FIRST, _LARGEST = 1 << 24, 1 << 28  # bytes of a file; each next one is twice as long
 _ALIGNED = 64  # bytes, as torch has its own tensors
+_GIVEN_BACK = 1 << 26  # bytes after which pages go back
 
 
 class Spool:
@@ -33,6 +34,7 @@ class Spool:
         self._folder, self._beside = folder, beside
         self._maps: list[mmap.mmap] = []
         self._used = 0  # bytes of the last of them
+        self._in_use = 0  # bytes since pages went back
 
     def hold(self, tensor: torch.Tensor) -> torch.Tensor:
         """The same tensor, on the disk; one that is not on the CPU, or is empty, stays as it is.
@@ -44,7 +46,6 @@ class Spool:
             return tensor
         start = -(-self._used // _ALIGNED) * _ALIGNED
         if not self._maps or start + tensor.nbytes > len(self._maps[-1]):
-            self.give_pages_back()
             last = len(self._maps[-1]) if self._maps else _FIRST // 2
             self._maps.append(self._mapped(max(tensor.nbytes, min(2 * last, _LARGEST))))
             start = 0
@@ -52,10 +53,15 @@ class Spool:
         place = torch.frombuffer(
             self._maps[-1], dtype=tensor.dtype, count=tensor.numel(), offset=start
         )
-        return place.view(tensor.shape).copy_(tensor)
+        held = place.view(tensor.shape).copy_(tensor)
+        self._in_use += tensor.nbytes
+        if self._in_use > _GIVEN_BACK:
+            self.give_pages_back()
+        return held
 
     def give_pages_back(self) -> None:
         """Leaves what is not in use to the system; it is read again when it is asked for."""
+        self._in_use = 0
         if hasattr(mmap, "MADV_DONTNEED"):
             for mapped in self._maps:
                 mapped.madvise(mmap.MADV_DONTNEED)
