@@ -25,7 +25,7 @@ class Spool:
     """Where tensors may stay that are more than fit into memory.
 
     Args:
-        folder: whose disk they go to.
+        folder: whose disk they go to; it need not be there yet.
         beside: safetensors files that are read meanwhile, whose pages are given back with those
             of the spool.
     """
@@ -69,8 +69,9 @@ class Spool:
 
     def _mapped(self, size: int) -> mmap.mmap:
         try:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(prefix=".prolora-", dir=self._folder) as file:
+            folders = (self._folder, *self._folder.absolute().parents)
+            folder = next(folder for folder in folders if folder.exists())
+            with tempfile.TemporaryFile(prefix=".prolora-", dir=folder) as file:
                 _reserve(file, size)
                 return mmap.mmap(file.fileno(), size)
         except OSError as error:
