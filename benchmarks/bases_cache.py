@@ -92,7 +92,7 @@ def _measured(
 
     run(kept)
     entries = list((folder / "bases").iterdir())
-    assert len(entries) == 1 and not kept.problem
+    assert len(entries) == 1 and not kept.notes
     times: list[list[float]] = [[], [], []]
     for _ in range(repeats):
         times[0].append(run(NOTHING_KEPT))

@@ -26,7 +26,13 @@ Tensors = tuple[torch.Tensor, ...]
 
 
 class Forgetful:
-    """Keeps nothing: everything is computed when it is asked for."""
+    """Keeps nothing: everything is computed when it is asked for.
+
+    Attributes:
+        notes: what the report of a job has to say of what is kept.
+    """
+
+    notes: tuple[str, ...] = ()
 
     def begin_job(self) -> None:
         """Tells that a new job begins; see Kept."""

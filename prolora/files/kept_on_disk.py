@@ -37,7 +37,9 @@ class KeptOnDisk(Forgetful):
     def __init__(self, folder: Path, limit: int) -> None:
         self._folder, self._limit = folder, limit
         self._lock = Lock()
-        self.problem = ""  # why the last entry could not be written
+
+    def begin_job(self) -> None:
+        self.notes = ()
 
     def digest(self, read: Callable[[], torch.Tensor]) -> str:
         return digest_of(read())
@@ -67,7 +69,7 @@ class KeptOnDisk(Forgetful):
         try:
             write_safetensors(named, path, {_SUM: _checksum(tensors)})
         except ProLoRAError as error:
-            self.problem = str(error)
+            self.notes = (f"Not all bases are kept: {error}",)
             return
         with self._lock:
             self._trim(path)

@@ -42,16 +42,20 @@ def transfer_lora(
     target: Model,
     settings: TransferSettings,
     progress: Progress = silent,
+    kept: Forgetful = NOTHING_KEPT,
 ) -> TransferResult:
     """Moves a LoRA from the source model to the target model.
 
     Two weights are in memory at a time, for each thread at work. Neither model is changed.
 
+    Args:
+        kept: see transfer_resolved.
+
     Raises:
         ProLoRAError: see resolve, and transfer_resolved.
         Exception: whatever `progress` raises.
     """
-    return transfer_resolved(resolve(file, source), target, settings, progress)
+    return transfer_resolved(resolve(file, source), target, settings, progress, kept=kept)
 
 
 def transfer_resolved(
@@ -137,7 +141,7 @@ def transfer_jobs(
     notes: list[str] = []
     with closing(run_tasks(tasks, maps, settings, progress, notes.append)) as moved:
         of_pair = {id(pair): held(result, dtypes[id(pair)], hold) for pair, result in moved}
-    return [_finished(job, of_pair, progress).noted(*notes) for job in jobs]
+    return [_finished(job, of_pair, progress).noted(*notes, *kept.notes) for job in jobs]
 
 
 def _finished(job: Job, of_pair: Mapping[int, ModuleResult], progress: Progress) -> TransferResult:
