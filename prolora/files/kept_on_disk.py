@@ -17,6 +17,7 @@ import torch
 from ..algebra.kept import BASES, Forgetful, Tensors, digest_of, outside_heap
 from ..algebra.precision import as_bytes
 from ..errors import ProLoRAError
+from .atomic_write import remove_left_over
 from .safetensors import read_safetensors, write_safetensors
 
 # Of what is kept. With another one, nothing that was kept before is used any more.
@@ -75,7 +76,8 @@ class KeptOnDisk(Forgetful):
             self._trim(path)
 
     def _trim(self, newest: Path) -> None:
-        """Removes entries, and nothing else, by their last use."""
+        """Removes entries by their last use, and what was left half-written; nothing else."""
+        remove_left_over(self._folder)
         entries = []
         for path in self._folder.glob(f"*{_SUFFIX}"):
             with suppress(OSError):  # another process has just removed it

@@ -110,6 +110,9 @@ def test_the_oldest_go_first(tmp_path):
     for age, path in enumerate(sizes):
         os.utime(path, (10**9 - age, 10**9 - age))
     (tmp_path / "mine.safetensors").write_bytes(b"of somebody else")
+    left_over = tmp_path / ".prolora-0.partial"  # of a program that was killed
+    left_over.touch()
+    os.utime(left_over, (10**9, 10**9))
     limit = sum(sizes.values())
     other = {name: weight * 2 for name, weight in DRIFTED.items()}
     first = dict(list(other.items())[:1])
@@ -122,6 +125,7 @@ def test_the_oldest_go_first(tmp_path):
     assert len(ours) == len(left) + 1
     assert sum(path.stat().st_size for path in ours) <= limit
     assert (tmp_path / "mine.safetensors").exists()
+    assert not left_over.exists()
 
 
 def test_what_cannot_be_written_is_used_and_told(tmp_path):
