@@ -81,11 +81,13 @@ def transferred(device: torch.device, memory: int = 0):
 
 def test_a_transfer_is_that_of_the_cpu():
     ours, theirs = transferred(GPU), transferred(torch.device("cpu"))
+    stayed = []
     for mine, yours in zip(ours.adapters, theirs.adapters, strict=True):
         before = delta(next(a for a in FILE.adapters if a.name == mine.name))
         assert not mine.up.is_cuda
         assert np.linalg.norm(delta(mine) - delta(yours)) < 4e-5 * np.linalg.norm(before)
-        assert np.linalg.norm(before - delta(yours)) > 1e-2 * np.linalg.norm(before)
+        stayed.append(np.linalg.norm(before - delta(yours)) / np.linalg.norm(before))
+    assert np.median(stayed) > 0.05
     for mine, yours in zip(ours.report.rows, theirs.report.rows, strict=True):
         assert mine.measures.common_rank == yours.measures.common_rank
         assert mine.measures.similarity.score == pytest.approx(
