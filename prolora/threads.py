@@ -84,9 +84,8 @@ def in_threads(
         with torch.inference_mode(inference), torch.no_grad():
             return work(item)
 
-    pool = ThreadPoolExecutor(limits.threads, "prolora", partial(torch.set_num_threads, 1))
     rest, futures = deque(items), dict[Future[Result], Item]()
-    try:
+    with _pool(limits.threads) as pool:
         while rest or futures:
             while rest and limits.allow(rest[0], futures.values()):
                 item = rest.popleft()
@@ -95,8 +94,6 @@ def in_threads(
             done, _ = wait(futures, _LOOK, FIRST_COMPLETED)
             for future in tuple(done)[:1]:  # one, so that `look` sees each
                 yield futures.pop(future), future.result()
-    finally:
-        pool.shutdown(cancel_futures=True)
 
 
 def one_ahead(
@@ -121,14 +118,13 @@ def one_ahead(
         with torch.inference_mode(inference), torch.no_grad():
             return make(item)
 
-    pool = ThreadPoolExecutor(1, "prolora", partial(torch.set_num_threads, 1))
     ahead: deque[tuple[Item, Future[Result]]] = deque()
 
     def begin() -> None:
         for item in islice(items, 1):
             ahead.append((item, pool.submit(run, item)))
 
-    try:
+    with _pool(1) as pool:
         begin()
         while ahead:
             while not wait([ahead[0][1]], _LOOK).done:
@@ -137,8 +133,22 @@ def one_ahead(
             begin()
             yield item, made.result()
             del item, made  # or they are there until the next is made
+
+
+@contextmanager
+def _pool(threads: int) -> Iterator[ThreadPoolExecutor]:
+    """Threads that have a BLAS of one thread each, none of which is left in the end.
+
+    With how many a new thread of the process begins is one number for all of them, which these have
+    made 1. It is put back.
+    """
+    before = torch.get_num_threads()
+    pool = ThreadPoolExecutor(threads, "prolora", partial(torch.set_num_threads, 1))
+    try:
+        yield pool
     finally:
         pool.shutdown(cancel_futures=True)
+        torch.set_num_threads(before)
 
 
 @torch.no_grad()

@@ -1,15 +1,20 @@
 """Work in threads: every item once, nothing left behind, and no thread that waits for another."""
 
+import subprocess
+import sys
 import threading
 import time
+import weakref
+from pathlib import Path
 
 import pytest
 import torch
 
-from prolora.threads import Limits, in_threads, one_blas_thread
+from prolora.threads import Limits, in_threads, one_ahead, one_blas_thread
 
 ITEMS = tuple(range(20))
 COUNTS = (1, 2, 5)
+ROOT = Path(__file__).parents[2]
 
 
 class Stop(Exception):
@@ -143,3 +148,113 @@ def test_products_have_one_thread_and_the_caller_his_own(threads, inference):
         assert torch.get_num_threads() == 3
     finally:
         torch.set_num_threads(before)
+
+
+ANOTHER_THREAD = """
+import threading, torch
+from prolora.threads import Limits, in_threads, one_ahead
+
+def of_new_thread():
+    found = []
+    def run():
+        torch.ones(9, 9) @ torch.ones(9, 9)
+        found.append(torch.get_num_threads())
+    thread = threading.Thread(target=run)
+    thread.start()
+    thread.join()
+    return found[0]
+
+torch.set_num_threads(3)
+assert of_new_thread() == 3
+torch_thread = threading.Thread(target=torch.set_num_threads, args=(1,))
+torch_thread.start()
+torch_thread.join()
+assert of_new_thread() == 1  # which is how one thread changes all that begin later
+torch.set_num_threads(3)
+jobs = (
+    lambda: in_threads(range(5), str, lambda item: None, Limits(2)),
+    lambda: in_threads(range(5), str, lambda item: None, Limits(1)),
+    lambda: one_ahead(iter(range(5)), str, lambda: None),
+)
+for job in jobs:
+    assert sorted(made for _, made in job()) == list("01234")
+    assert of_new_thread() == 3
+    assert torch.get_num_threads() == 3
+"""
+
+
+def test_threads_that_begin_later_have_as_many_as_before():
+    """Such as the host's; in a process of its own, whose first threads these are."""
+    run = subprocess.run([sys.executable, "-c", ANOTHER_THREAD], cwd=ROOT, check=False)
+    assert run.returncode == 0
+
+
+class TestOneAhead:
+    def test_every_item_has_what_is_made_of_it_in_order(self):
+        assert list(one_ahead(iter(ITEMS), square, list)) == [(i, i * i) for i in ITEMS]
+        assert list(one_ahead(iter(()), square, list)) == []
+
+    def test_the_next_is_made_while_the_caller_works(self):
+        begun = [threading.Event() for _ in ITEMS]
+        for item, _ in one_ahead(iter(ITEMS), lambda item: begun[item].set(), list):
+            assert all(event.wait(30) for event in begun[: item + 2])
+            time.sleep(0.001)
+            assert not any(event.is_set() for event in begun[item + 2 :])
+
+    @pytest.mark.parametrize("at", [0, 3, 19])
+    def test_an_error_comes_when_its_item_does(self, at):
+        def work(item: int) -> int:
+            if item == at:
+                raise Stop
+            return item
+
+        found = []
+        with pytest.raises(Stop):
+            for item, _ in one_ahead(iter(ITEMS), work, list):
+                found.append(item)
+        assert found == list(range(at))
+
+    def test_the_one_who_looks_stops_a_wait(self):
+        go_on, looked = threading.Event(), []
+
+        def look() -> None:
+            looked.append(len(looked))
+            if len(looked) == 3:
+                go_on.set()
+                raise Stop
+
+        with pytest.raises(Stop):
+            list(one_ahead(iter(ITEMS), lambda item: go_on.wait(30), look))
+        assert len(looked) == 3
+
+    def test_the_caller_may_go(self):
+        found = one_ahead(iter(ITEMS), square, list)
+        next(found)
+        found.close()
+        assert not ours()
+
+    def test_what_was_made_is_let_go_of(self):
+        class Made:
+            pass
+
+        alive: list[weakref.ref[Made]] = []
+
+        def make(item: int) -> Made:
+            made = Made()
+            alive.append(weakref.ref(made))
+            return made
+
+        for _, made in one_ahead(iter(ITEMS), make, list):
+            del made
+            assert sum(ref() is not None for ref in alive) <= 2
+        assert len(alive) == len(ITEMS)
+
+    @pytest.mark.parametrize("inference", [False, True])
+    def test_its_mode_is_the_callers(self, inference):
+        def state(item: int) -> tuple[int, bool, bool]:
+            threads = torch.get_num_threads()
+            return threads, torch.is_grad_enabled(), torch.is_inference_mode_enabled()
+
+        with torch.inference_mode(inference):
+            found = {made for _, made in one_ahead(iter(ITEMS), state, list)}
+        assert found == {(1, False, inference)}
