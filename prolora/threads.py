@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 import torch
 
 _LOOK = 0.2  # seconds after which a job looks whether it is to stop
+_ROOM = 3 << 30  # bytes: 30 modules of SDXL's usual 1280 x 1280, or two of Flux's largest
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -35,6 +36,25 @@ class Limits:
     threads: int
     room: float = math.inf
     size_of: Callable[[Any], int] = lambda item: 0
+
+    @classmethod
+    def on(
+        cls,
+        device: torch.device,
+        size_of: Callable[[Any], int],
+        workers: int = 0,
+        memory: int = 0,
+    ) -> "Limits":
+        """For work on weights: many at once on the cores of the CPU, one on another device.
+
+        Args:
+            size_of: the bytes that an item takes while it is at work.
+            workers: how many at once; 0 for as many as torch has threads.
+            memory: bytes for all of them; 0 for what suits a CPU.
+        """
+        if device.type != "cpu":
+            return cls(1)
+        return cls(workers or torch.get_num_threads(), memory or _ROOM, size_of)
 
     def allow(self, item: object, at_work: Collection[object]) -> bool:
         """Whether one more thing may begin."""
@@ -96,6 +116,8 @@ def in_threads(
                 yield futures.pop(future), future.result()
     finally:
         pool.shutdown(cancel_futures=True)
+        # What was set in a thread also holds for those that others begin later.
+        torch.set_num_threads(torch.get_num_threads())
 
 
 @torch.no_grad()
