@@ -11,11 +11,13 @@ from collections import deque
 from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeVar
 
 import torch
+
+from .progress import Progress
 
 _LOOK = 0.2  # seconds after which a job looks whether it is to stop
 _ROOM = 3 << 30  # bytes: 30 modules of SDXL's usual 1280 x 1280, or two of Flux's largest
@@ -118,6 +120,34 @@ def in_threads(
         pool.shutdown(cancel_futures=True)
         # What was set in a thread also holds for those that others begin later.
         torch.set_num_threads(torch.get_num_threads())
+
+
+def all_in_threads(
+    items: Sequence[Item],
+    work: Callable[[Item], Result],
+    limits: Limits,
+    progress: Progress,
+    name_of: Callable[[Item], str],
+) -> list[Result]:
+    """The results of all items, in their order; see in_threads.
+
+    Args:
+        progress: told how many are done, and the name of the first that is not.
+    """
+    found: dict[int, Result] = {}
+    sizes = replace(limits, size_of=lambda number: limits.size_of(items[number]))
+
+    def look(number: int) -> None:
+        progress(len(found), len(items), name_of(items[number]))
+
+    def result(number: int) -> Result:
+        return work(items[number])
+
+    for number, done in in_threads(range(len(items)), result, look, sizes):
+        found[number] = done
+    if items:
+        progress(len(items), len(items), "")
+    return [found[number] for number in range(len(items))]
 
 
 @torch.no_grad()
