@@ -105,9 +105,8 @@ def in_threads(
         with torch.inference_mode(inference), torch.no_grad():
             return work(item)
 
-    pool = ThreadPoolExecutor(limits.threads, "prolora", partial(torch.set_num_threads, 1))
     rest, futures = deque(items), dict[Future[Result], Item]()
-    try:
+    with _pool(limits.threads) as pool:
         while rest or futures:
             while rest and limits.allow(rest[0], futures.values()):
                 item = rest.popleft()
@@ -116,9 +115,17 @@ def in_threads(
             done, _ = wait(futures, _LOOK, FIRST_COMPLETED)
             for future in tuple(done)[:1]:  # one, so that `look` sees each
                 yield futures.pop(future), future.result()
+
+
+@contextmanager
+def _pool(threads: int) -> Iterator[ThreadPoolExecutor]:
+    """Threads with a BLAS of one thread each, none of which is left."""
+    pool = ThreadPoolExecutor(threads, "prolora", partial(torch.set_num_threads, 1))
+    try:
+        yield pool
     finally:
         pool.shutdown(cancel_futures=True)
-        # What was set in a thread also holds for those that others begin later.
+        # What was set in them also holds for threads that others begin later.
         torch.set_num_threads(torch.get_num_threads())
 
 
