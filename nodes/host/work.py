@@ -34,11 +34,6 @@ def make_room(names: Iterable[str], model: Model) -> None:
     comfy.model_management.free_memory(largest * _BYTES_PER_ELEMENT, device())
 
 
-def stop_if_cancelled() -> None:
-    """Raises the host's own exception after the user pressed Cancel."""
-    comfy.model_management.throw_exception_if_processing_interrupted()
-
-
 def apply_lora(
     model: Any,
     clip: Any | None,

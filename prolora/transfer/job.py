@@ -8,7 +8,7 @@ from ..algebra.kept import NOTHING_KEPT, Forgetful, outside_heap
 from ..algebra.precision import full_float32
 from ..models.model import Model
 from ..models.outline import refuse_outline
-from ..pairing.alignment import Alignment, align, align_blocks
+from ..pairing.alignment import Alignment, align, align_blocks, compared
 from ..pairing.block_similarity import RandomizedBlockSimilarity
 from ..pairing.module_tree import module_tree, other_widths
 from ..pairing.unserved import neighbours
@@ -168,11 +168,12 @@ def _aligned(
 ) -> _Aligned:
     """Of two models that line up, no weight is read for it."""
     across = settings.chosen_mode.crosses_widths
-    similarity = RandomizedBlockSimilarity(
-        lora.source, target, settings.device, lambda name: progress(0, 1, name), lora.weights, kept
-    )
+    models = lora.source, target
+    similarity = RandomizedBlockSimilarity(*models, settings.device, progress, lora.weights, kept)
     trees = module_tree(lora.source), module_tree(target)
-    found = align(*trees, similarity, settings.pairs, lora.weights, across_widths=across)
+    asked = compared(*trees, settings.pairs, lora.weights, across)
+    similarity.prepare(asked, settings.workers)
+    found = align(*trees, similarity, settings.pairs, lora.weights, across)
     sides = neighbours(found.blocks) if settings.unserved else ()
     shares = (align_blocks(*trees, similarity, side, lora.weights, across) for side in sides)
     return _Aligned(found, "" if across else other_widths(*trees), tuple(shares))
