@@ -33,6 +33,10 @@ class Forgetful:
         """What a tensor is known by in a key; it is only read where something is kept."""
         return ""
 
+    def holds(self, key: Hashable) -> bool:
+        """Whether what has this key is kept now."""
+        return False
+
     def figure(self, key: Hashable, compute: Callable[[], Figure]) -> Figure:
         """A few numbers, as a frozen dataclass; what `compute` raises goes on to the caller."""
         return compute()
@@ -75,6 +79,10 @@ class Kept(Forgetful):
         found = hashlib.sha256(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
         found.update(as_bytes(tensor).cpu().numpy().data)
         return found.hexdigest()
+
+    def holds(self, key: Hashable) -> bool:
+        with self._lock:
+            return key in self._entries
 
     def figure(self, key: Hashable, compute: Callable[[], Figure]) -> Figure:
         found = self._find(key)

@@ -1,6 +1,7 @@
 """The job, a stage after the other: resolve, align, plan, run, assemble. Data goes one way."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 
 from ..adapters import AdapterFile
@@ -132,10 +133,11 @@ def transfer_jobs(
     if maps is not None:
         maps.prepare(pairs)
     tasks = tasks_of(pairs, source, target, settings, kept)
-    moved = run_tasks(tasks, maps, settings, progress)
     dtypes = {id(pair): job.lora.file.dtype for job in jobs for pair in job.plan.pairs}
-    of_pair = {id(pair): held(result, dtypes[id(pair)], hold) for pair, result in moved}
-    return [_finished(job, of_pair, progress) for job in jobs]
+    notes: list[str] = []
+    with closing(run_tasks(tasks, maps, settings, progress, notes.append)) as moved:
+        of_pair = {id(pair): held(result, dtypes[id(pair)], hold) for pair, result in moved}
+    return [_finished(job, of_pair, progress).noted(*notes) for job in jobs]
 
 
 def _finished(job: Job, of_pair: Mapping[int, ModuleResult], progress: Progress) -> TransferResult:
