@@ -40,6 +40,25 @@ def add_device(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_machine(parser: argparse.ArgumentParser) -> None:
+    """Adds what a transfer may use of the machine."""
+    add_device(parser)
+    parser.add_argument(
+        "--workers",
+        type=setting("workers", int),
+        default=DEFAULTS.workers,
+        metavar="N",
+        help="modules at work at once on the CPU; 0 for as many as it has cores (%(default)s)",
+    )
+    parser.add_argument(
+        "--memory",
+        type=_gigabytes,
+        default=DEFAULTS.memory,
+        metavar="GB",
+        help="that modules at work may take; 0 for what suits the device (%(default)s)",
+    )
+
+
 def add_pairs(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--pairs",
@@ -94,6 +113,14 @@ def setting(
         return value
 
     return read
+
+
+def _gigabytes(text: str) -> int:
+    """Bytes."""
+    try:
+        return int(setting("memory", float)(text) * 10**9)
+    except (OverflowError, ValueError):  # inf, nan
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of GB") from None
 
 
 def device_named(name: str) -> torch.device:

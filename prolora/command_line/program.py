@@ -5,11 +5,17 @@ from collections.abc import Sequence
 import torch
 
 from ..errors import ProLoRAError
-from . import extract, inspect, similarity, transfer
+from . import batch, extract, inspect, similarity, transfer
 from .command import parser_of
 from .terminal import print_anything
 
-COMMANDS = (transfer.COMMAND, similarity.COMMAND, extract.COMMAND, inspect.COMMAND)
+COMMANDS = (
+    transfer.COMMAND,
+    batch.COMMAND,
+    similarity.COMMAND,
+    extract.COMMAND,
+    inspect.COMMAND,
+)
 
 
 def run(arguments: Sequence[str] | None) -> None:
