@@ -9,7 +9,7 @@ import comfy.model_management
 import comfy.sd
 import torch
 
-from ...prolora.algebra.subspace import can_decompose
+from ...prolora.algebra.devices import can_decompose
 from ...prolora.errors import printable
 from ...prolora.models.model import Model
 

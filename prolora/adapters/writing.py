@@ -56,11 +56,12 @@ class Writable(Protocol):
 
 
 def lora_state_dict(
-    adapters: Iterable[Writable], dtype: torch.dtype = torch.float32, style: str = "kohya"
+    adapters: Iterable[Writable], dtype: torch.dtype | None = None, style: str = "kohya"
 ) -> dict[str, torch.Tensor]:
     """The tensors of a LoRA file.
 
     Args:
+        dtype: of the numbers; None for those that the adapters have.
         style: of the suffixes, a name in STYLES. kohya's is read by every loader, and has the
             alpha of what is made here; the others have none.
 
@@ -102,20 +103,27 @@ def _styled(
         yield role, suffix, tensor
 
 
-def _narrow(tensor: torch.Tensor, role: str, dtype: torch.dtype, module: str) -> torch.Tensor:
-    if role in ("alpha", "reshape_weight"):
-        return tensor
+def survives(tensor: torch.Tensor, dtype: torch.dtype) -> bool:
+    """Whether a tensor of floats is nearly the same in another dtype."""
     narrowed = tensor.to(dtype)
+    error = torch.linalg.vector_norm(narrowed.double() - tensor.double())
+    return bool(error <= _LOST * torch.linalg.vector_norm(tensor.double()))
+
+
+def _narrow(
+    tensor: torch.Tensor, role: str, dtype: torch.dtype | None, module: str
+) -> torch.Tensor:
+    if role in ("alpha", "reshape_weight") or dtype is None:
+        return tensor.contiguous()
+    if survives(tensor, dtype):
+        return tensor.to(dtype).contiguous()
     largest, name = float(tensor.abs().max()), str(dtype).removeprefix("torch.")
-    if not torch.isfinite(narrowed).all():
+    if not torch.isfinite(tensor.to(dtype)).all():
         raise ProLoRAError(
             f"The LoRA of the module {module} reaches {largest:.3g}, which {name} cannot hold. "
             "Save it as bf16 or fp32."
         )
-    error = torch.linalg.vector_norm(narrowed.double() - tensor.double())
-    if error > _LOST * torch.linalg.vector_norm(tensor.double()):
-        raise ProLoRAError(
-            f"The LoRA of the module {module} ({role}) goes up to {largest:.3g} only, which {name} "
-            "rounds to nothing or nearly so. Save it as bf16 or fp32."
-        )
-    return narrowed.contiguous()
+    raise ProLoRAError(
+        f"The LoRA of the module {module} ({role}) goes up to {largest:.3g} only, which {name} "
+        "rounds to nothing or nearly so. Save it as bf16 or fp32."
+    )

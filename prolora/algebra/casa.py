@@ -44,7 +44,8 @@ import torch
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import connected_components
 
-from .subspace import leading_subspace, smallest_rank
+from .effective_rank import smallest_rank
+from .leading import leading_subspace
 
 _ALL = 1 - 1e-12  # share of the energy of a float32 matrix; the rest is rounding
 _GAP = 1e-6  # added to a gap between singular values, as published

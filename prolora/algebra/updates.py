@@ -9,8 +9,8 @@ from typing import Protocol
 
 import torch
 
+from .effective_rank import smallest_rank
 from .maps import SideMap, Term
-from .subspace import smallest_rank
 
 KEPT = 0.99  # of the energy, where no rank was chosen
 _BLOCK = 2048  # columns or rows of a dense update that are mapped at a time

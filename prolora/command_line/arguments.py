@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from ..algebra.subspace import can_decompose
+from ..algebra.devices import can_decompose
 from ..errors import ProLoRAError
 from ..pairing.block_pairs import read_pairs
 from ..transfer.settings import DEFAULTS

@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from ..algebra.leading import common_subspaces
 from ..algebra.precision import full_float32
-from ..algebra.subspace import Similarity, common_subspaces, similarity
+from ..algebra.subspace import Similarity, similarity
 from ..errors import ProLoRAError
 from ..models.model import Model
 from ..models.module_names import is_text_encoder

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 import torch
 
-from ..algebra.subspace import check_float64
+from ..algebra.devices import check_float64
 from ..errors import ProLoRAError
 
 

@@ -1,9 +1,10 @@
 """The job, a stage after the other: resolve, align, plan, run, assemble. Data goes one way."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from ..adapters import AdapterFile
-from ..algebra.kept import NOTHING_KEPT, Forgetful
+from ..algebra.kept import NOTHING_KEPT, Forgetful, outside_heap
 from ..algebra.precision import full_float32
 from ..models.model import Model
 from ..models.outline import refuse_outline
@@ -13,13 +14,25 @@ from ..pairing.module_tree import module_tree, other_widths
 from ..pairing.unserved import neighbours
 from ..progress import Progress, silent
 from .assemble import TransferResult, assemble
-from .backends import serial
+from .backends import run_tasks
+from .holding import Hold, held
 from .maps import Maps
-from .plan import check_rank, plan
+from .plan import Plan, check_rank, plan
 from .resolve import ResolvedLora, resolve
 from .settings import TransferSettings
 from .shares import share
-from .tasks import tasks_of
+from .tasks import ModuleResult, tasks_of
+
+
+@dataclass(frozen=True)
+class Job:
+    """A LoRA whose modules have found their places in the target; nothing of it is moved yet."""
+
+    lora: ResolvedLora
+    target: Model
+    settings: TransferSettings
+    alignment: Alignment
+    plan: Plan
 
 
 def transfer_lora(
@@ -31,7 +44,7 @@ def transfer_lora(
 ) -> TransferResult:
     """Moves a LoRA from the source model to the target model.
 
-    Two weights are in memory at a time. Neither model is changed.
+    Two weights are in memory at a time, for each thread at work. Neither model is changed.
 
     Raises:
         ProLoRAError: see resolve, and transfer_resolved.
@@ -40,7 +53,6 @@ def transfer_lora(
     return transfer_resolved(resolve(file, source), target, settings, progress)
 
 
-@full_float32()
 def transfer_resolved(
     lora: ResolvedLora,
     target: Model,
@@ -57,27 +69,79 @@ def transfer_resolved(
             gives the same.
 
     Raises:
-        ProLoRAError: a weight cannot be read, see Model.weight; nothing can be paired, see plan; or
-            the rank is larger than any module has room for.
+        ProLoRAError: see prepare_job and transfer_jobs.
         Exception: whatever `progress` raises.
     """
-    settings = settings.settled(maps is not None)
-    mode = settings.chosen_mode
     kept.begin_job()
+    job = prepare_job(lora, target, settings.settled(maps is not None), progress, kept)
+    return transfer_jobs([job], progress, maps, kept)[0]
+
+
+@full_float32()
+def prepare_job(
+    lora: ResolvedLora,
+    target: Model,
+    settings: TransferSettings,
+    progress: Progress = silent,
+    kept: Forgetful = NOTHING_KEPT,
+) -> Job:
+    """Finds the place of every module in the target.
+
+    Raises:
+        ProLoRAError: nothing can be paired, see plan; or the rank is larger than any module has
+            room for.
+        Exception: whatever `progress` raises.
+    """
+    settings = settings.settled(recorded=False)
+    mode = settings.chosen_mode
     found = _aligned(lora, target, settings, progress, kept)
-    across = mode.crosses_widths
-    made = plan(lora, found.alignment, target, across, found.widths, found.shares)
+    made = plan(lora, found.alignment, target, mode.crosses_widths, found.widths, found.shares)
     check_rank(made.pairs, settings.rank)
-    if maps is None and mode.provider is not None:
+    if mode.provider is not None and not mode.needs_recording:
         refuse_outline(lora.source, mode.name)
-        maps = mode.provider(settings.subspace_energy, kept)
+    return Job(lora, target, settings, found.alignment, made)
+
+
+@full_float32()
+def transfer_jobs(
+    jobs: Sequence[Job],
+    progress: Progress = silent,
+    maps: Maps | None = None,
+    kept: Forgetful = NOTHING_KEPT,
+    hold: Hold = outside_heap,
+) -> list[TransferResult]:
+    """Moves one LoRA or many; what is found of a pair of weights serves all that move between them.
+
+    Args:
+        jobs: of one source, one target and one choice of settings.
+        maps, kept: see transfer_resolved.
+        hold: where the moved tensors are until they are written; see holding.py.
+
+    Returns:
+        A result for each job.
+
+    Raises:
+        ProLoRAError: a weight cannot be read, see Model.weight; or an update is not finite.
+        Exception: whatever `progress` raises.
+    """
+    first = jobs[0]
+    source, target, settings = first.lora.source, first.target, first.settings
+    pairs = [pair for job in jobs for pair in job.plan.pairs]
+    if maps is None and settings.chosen_mode.provider is not None:
+        maps = settings.chosen_mode.provider(settings.subspace_energy, kept)
     if maps is not None:
-        maps.prepare(made.pairs)
-    tasks = tasks_of(made.pairs, lora.source, target, settings, kept)
-    of_pair = {id(pair): result for pair, result in serial(tasks, maps, progress)}
-    results = [(pair, of_pair[id(pair)]) for pair in made.pairs]  # in the order of the file
+        maps.prepare(pairs)
+    tasks = tasks_of(pairs, source, target, settings, kept)
+    moved = run_tasks(tasks, maps, settings, progress)
+    of_pair = {id(pair): held(result, pair.adapter, hold) for pair, result in moved}
+    return [_finished(job, of_pair, progress) for job in jobs]
+
+
+def _finished(job: Job, of_pair: Mapping[int, ModuleResult], progress: Progress) -> TransferResult:
+    settings = job.settings
+    results = [(pair, of_pair[id(pair)]) for pair in job.plan.pairs]  # in the order of the file
     results = share(results, settings.unserved, settings.rank)
-    return assemble(lora, target, found.alignment, made, results, settings, progress)
+    return assemble(job.lora, job.target, job.alignment, job.plan, results, settings, progress)
 
 
 @dataclass(frozen=True)

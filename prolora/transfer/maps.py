@@ -13,9 +13,10 @@ import torch
 
 from ..algebra.casa import PUBLISHED, Basis, arbitrate_in, source_basis
 from ..algebra.kept import NOTHING_KEPT, Forgetful
+from ..algebra.leading import SubspacePair, common_subspaces
 from ..algebra.maps import BasisMap, Parts, Term, terms_of
 from ..algebra.quadrants import Quadrants, quadrants_of
-from ..algebra.subspace import Subspace, SubspacePair, common_subspaces, similarity
+from ..algebra.subspace import Subspace, similarity
 from ..algebra.updates import DenseUpdate, Update
 from ..algebra.widths import similarity_across, with_signs
 from ..pairing.module_pairs import ModulePair

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 
 import torch
 
-from ..algebra.subspace import check_float64
+from ..algebra.devices import check_float64
 from ..errors import ProLoRAError
 from .modes import AUTO, BY_WEIGHTS, CALIBRATED, Mode, mode_named
 
@@ -26,6 +26,10 @@ class TransferSettings:
         copy_identical: take the update as it is where both models have the same weight.
         pairs: target block -> source block, for those that are not to be found; see block_pairs.py.
         device, dtype: where and in what the projection runs; float32 or float64.
+        workers: how many modules are at work at once on the CPU; 0 for as many as torch has
+            threads.
+        memory: bytes, beyond the models themselves, that modules at work may take on the device; 0
+            for what suits it, see backends/.
 
     Raises:
         ProLoRAError: a value is out of its range.
@@ -40,6 +44,8 @@ class TransferSettings:
     pairs: Mapping[str, str | None] = field(default_factory=dict)
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     dtype: torch.dtype = torch.float32
+    workers: int = 0
+    memory: int = 0
 
     @property
     def chosen_mode(self) -> Mode:
@@ -70,6 +76,10 @@ class TransferSettings:
             )
         if self.rank < 0:
             raise ProLoRAError(f"The rank is {self.rank}; choose 0 for the source's, or more.")
+        if self.workers < 0:
+            raise ProLoRAError(f"The number of workers is {self.workers}; choose 0, or more.")
+        if self.memory < 0:
+            raise ProLoRAError(f"The memory is {self.memory} bytes; choose 0, or more.")
         check_float64(self.device, "subspaces need")
         if self.dtype not in (torch.float32, torch.float64):
             raise ProLoRAError(f"The projection runs in float32 or float64, not in {self.dtype}.")

@@ -54,6 +54,16 @@ class Task:
         pair = self.pairs[0]
         return TaskWeights(pair, self.source, self.target, self.settings, self.kept)
 
+    @property
+    def bytes_at_work(self) -> int:
+        """About what it takes while it runs: weights, bases and Gram matrices in float32.
+
+        It is twice as much where a weight needs float64, which is rare.
+        """
+        shapes = (self.pairs[0].source_shape, self.pairs[0].target_shape)
+        sides = [as_matrix(shape) for shape in shapes]
+        return sum(6 * m * n + 24 * min(m, n) ** 2 for m, n in sides)
+
 
 def tasks_of(
     pairs: Sequence[ModulePair],

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 
 from prolora import __version__
 from prolora.adapters import read_adapter_file
-from prolora.algebra.subspace import can_decompose
+from prolora.algebra.devices import can_decompose
 from prolora.command_line import main, transfer
 from prolora.command_line.arguments import device_named
 from prolora.command_line.command import parser_of

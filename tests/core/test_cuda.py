@@ -5,7 +5,8 @@ import pytest
 import torch
 from hypothesis import given
 
-from prolora.algebra.subspace import leading_subspace, similarity
+from prolora.algebra.leading import leading_subspace
+from prolora.algebra.subspace import similarity
 from prolora.algebra.updates import LowRankUpdate
 
 from .strategies import Case, cases, dense, project

@@ -9,8 +9,8 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from prolora.algebra import updates
+from prolora.algebra.leading import leading_subspace
 from prolora.algebra.quadrants import quadrants_of
-from prolora.algebra.subspace import leading_subspace
 from prolora.algebra.updates import DenseUpdate
 
 from .dense_reference import dense_project, dense_quadrants, dense_subspace

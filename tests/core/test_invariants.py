@@ -7,7 +7,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from prolora.adapters import LoraAdapter, lora_state_dict, parse_adapter_file
-from prolora.algebra.subspace import common_subspaces
+from prolora.algebra.leading import common_subspaces
 from prolora.algebra.updates import LowRankUpdate
 from prolora.models.model import Model
 from prolora.models.references import Slice, WeightRef

@@ -26,7 +26,7 @@ from fixtures.children import (
     MadeUpWeights,
 )
 from prolora.adapters import LoraAdapter
-from prolora.algebra.subspace import smallest_rank
+from prolora.algebra.effective_rank import smallest_rank
 from prolora.models.model import Model
 from prolora.models.references import WeightRef
 from prolora.models.weights import StateDictWeights, Weights

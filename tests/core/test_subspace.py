@@ -7,13 +7,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prolora.algebra.subspace import (
-    chance_corrected,
-    common_subspaces,
-    effective_rank,
-    leading_subspace,
-    similarity,
-)
+from prolora.algebra.effective_rank import effective_rank
+from prolora.algebra.leading import common_subspaces, leading_subspace
+from prolora.algebra.subspace import chance_corrected, similarity
 from prolora.algebra.updates import LowRankUpdate
 
 from .dense_reference import dense_pair, dense_similarity, dense_subspace

@@ -188,7 +188,7 @@ def test_a_summary_taken_for_markdown_keeps_its_lines():
 
 def test_progress():
     calls = []
-    run(progress=lambda *call: calls.append(call))
+    run(settings=TransferSettings(workers=1), progress=lambda *call: calls.append(call))
     assert calls == [(0, 3, "linear"), (1, 3, "conv 1x1"), (2, 3, "conv 3x3"), (3, 3, "")]
 
 
@@ -204,7 +204,7 @@ def test_an_exception_from_progress_stops_the_job():
             raise Cancelled
 
     with pytest.raises(Cancelled):
-        run(progress=cancel)
+        run(settings=TransferSettings(workers=1), progress=cancel)
     assert calls == ["linear", "conv 1x1"]
 
 

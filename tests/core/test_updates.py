@@ -8,9 +8,9 @@ import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from prolora.algebra.leading import leading_subspace
 from prolora.algebra.maps import PROJECTION_MODES
 from prolora.algebra.quadrants import quadrants_of
-from prolora.algebra.subspace import leading_subspace
 from prolora.algebra.updates import LowRankUpdate
 
 from .dense_reference import dense_project, dense_quadrants, dense_subspace

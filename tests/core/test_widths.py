@@ -9,7 +9,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prolora.algebra.subspace import Subspace, common_subspaces, leading_subspace
+from prolora.algebra.leading import common_subspaces, leading_subspace
+from prolora.algebra.subspace import Subspace
 from prolora.algebra.updates import DenseUpdate, LowRankUpdate
 from prolora.algebra.widths import similarity_across, with_signs
 from prolora.errors import ProLoRAError

@@ -1,29 +1,22 @@
-"""Third stage: a backend takes the tasks of a job and gives their results."""
+"""One task after the other: for a device that has no better way."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import torch
 
-from ..pairing.module_pairs import ModulePair
-from ..progress import Progress
-from .maps import Maps
-from .tasks import ModuleResult, Task, run
+from ...pairing.module_pairs import ModulePair
+from ...progress import Progress
+from ..maps import Maps
+from ..settings import TransferSettings
+from ..tasks import ModuleResult, Task, run
 
 
 @torch.no_grad()
 def serial(
-    tasks: Sequence[Task], maps: Maps | None, progress: Progress
+    tasks: Sequence[Task], maps: Maps | None, settings: TransferSettings, progress: Progress
 ) -> Iterator[tuple[ModulePair, ModuleResult]]:
-    """One task after the other, in this process. Two weights are in memory at a time.
-
-    Args:
-        maps: see run.
-
-    Raises:
-        ProLoRAError: see run.
-        Exception: whatever `progress` raises.
-    """
+    """See run_tasks. Two weights are in memory at a time."""
     total = sum(len(task.pairs) for task in tasks)
     done = 0
     for task in tasks:
