@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, fields
 
 from fixtures.stable_diffusion import LoraModule
-from prolora.algebra.subspace import smallest_rank
+from prolora.algebra.effective_rank import smallest_rank
 
 from .spectra import singular_values, spectrum_of
 

@@ -7,7 +7,7 @@
 Run it in the repository's root. All methods get the same weights in turns in the same run, so that
 other load slows all of them. They are:
 
-- *ours*: `prolora.algebra.subspace.leading_subspace`.
+- *ours*: `prolora.algebra.leading.leading_subspace`.
 - *thin SVD*: `torch.linalg.svd(full_matrices=False)` in float32, of the transpose where that is the
   tall one: the faster of both ways, and what a careful program does.
 - *full SVD*: `torch.linalg.svd(full_matrices=True)` in float32, as CASA's scripts call it.
@@ -16,7 +16,9 @@ other load slows all of them. They are:
 
 The weights have spectra like real ones (spectra.py). A basis is *off* by the Frobenius distance of
 its projector from that of an SVD in float64, relative to that projector's norm; the worse of both
-sides counts. The totals are for all of SDXL's modules, each with its shape's and spectrum's time.
+sides counts. Equal singular values stay together there (effective_rank.py), which no SVD minds. The
+totals are for all of SDXL's modules, each with its shape's and spectrum's time. In a transfer every
+core has a weight of its own, so --threads 1 tells most.
 """
 
 import argparse
@@ -28,8 +30,9 @@ from dataclasses import dataclass
 import torch
 
 from fixtures.stable_diffusion import SDXL, unet_lora_modules
+from prolora.algebra.effective_rank import effective_rank, smallest_rank
+from prolora.algebra.leading import leading_subspace
 from prolora.algebra.precision import full_float32
-from prolora.algebra.subspace import leading_subspace, smallest_rank
 
 from .report import Report, parser_of
 from .sign_iterations import leading_projectors
@@ -150,7 +153,7 @@ def _row(
     weights = weights.to(options.device)
     jobs = {name: lambda method=method: method(weights) for name, method in methods.items()}
     runs = in_turns(jobs, options.device, options.repeats, warm_up=options.warm_up)
-    exact = [_by_svd(weight.double(), full=False) for weight in weights]
+    exact = [_by_svd(weight.double(), full=False, rank=effective_rank) for weight in weights]
     results = {name: run.result for name, run in runs.items()}
     first = next(iter(runs.values())).seconds
     report.row(
@@ -181,10 +184,12 @@ def _ranks(results: dict[str, list[Found]]) -> str:
     return ", ".join(f"{name} {found[0].rank}" for name, found in results.items())
 
 
-def _by_svd(weight: torch.Tensor, full: bool) -> Found:
+def _by_svd(
+    weight: torch.Tensor, full: bool, rank: Callable[[torch.Tensor, float], int] = smallest_rank
+) -> Found:
     turned = not full and weight.shape[0] < weight.shape[1]
     U, S, Vh = torch.linalg.svd(weight.T if turned else weight, full_matrices=full)
-    k = smallest_rank(S.double().square(), ENERGY)
+    k = rank(S.double().square(), ENERGY)
     sides = (Vh[:k].T, U[:, :k]) if turned else (U[:, :k], Vh[:k].T)
     return Found(k, _shorter_first(*sides))
 
