@@ -8,6 +8,7 @@ because time and memory depend on shapes and spectra alone. Both checkpoints and
 
 import argparse
 import math
+import zlib
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -68,7 +69,8 @@ class Library:
 
     def loras(self, modules: Sequence[LoraModule], count: int = 1, rank: int = RANK) -> list[Path]:
         """LoRAs in kohya's layout, of different numbers; kept too."""
-        folder = self._folder / f"{len(modules)}_modules_rank_{rank}"
+        names = zlib.crc32(" ".join(module.name for module in modules).encode())
+        folder = self._folder / f"loras_of_{len(modules)}_modules_{names:08x}_rank_{rank}"
         folder.mkdir(parents=True, exist_ok=True)
         paths = [folder / f"lora_{i:03d}.safetensors" for i in range(count)]
         for i, path in enumerate(paths):
@@ -116,15 +118,16 @@ class Library:
                 yield _with_noise(source.get_tensor(_UNET + parent), random)
 
 
-def add_library(parser: argparse.ArgumentParser) -> None:
-    """The options of what is generated."""
+def add_library(parser: argparse.ArgumentParser, modules: bool = True) -> None:
+    """The options of what is generated; and of how many modules move, unless a benchmark knows."""
     parser.add_argument(
         "--cache", type=Path, default=BUILD / "files", help="for generated files (%(default)s)"
     )
     parser.add_argument("--width", type=int, default=SDXL.channels, help="channels (%(default)s)")
-    parser.add_argument(
-        "--modules", type=int, default=0, help="how many, spread over all shapes; 0 for all (0)"
-    )
+    if modules:
+        parser.add_argument(
+            "--modules", type=int, default=0, help="how many, spread over all shapes; 0 for all (0)"
+        )
 
 
 def library_of(options: argparse.Namespace) -> Library:
