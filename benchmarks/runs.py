@@ -64,15 +64,26 @@ class Transfers:
         return Output(self.folder / f"{checkout}.safetensors", self.folder / f"{checkout}.json")
 
 
-def add_transfers(parser: argparse.ArgumentParser) -> None:
-    """The options of what is moved."""
+def add_transfers(
+    parser: argparse.ArgumentParser, loras: Sequence[int] = (1,), before: bool = True
+) -> None:
+    """The options of what is moved.
+
+    Args:
+        loras: how many, where nothing is said.
+        before: whether an older checkout may be named.
+    """
     add_library(parser)
     targets = [SDXL_ITSELF, *CHILDREN_BY_NAME]
     parser.add_argument("--target", nargs="+", choices=targets, default=[SDXL_ITSELF])
-    parser.add_argument("--loras", type=int, nargs="+", default=[1], help="in one call (1)")
+    many = " ".join(map(str, loras))
+    parser.add_argument("--loras", type=int, nargs="+", default=loras, help=f"in a call ({many})")
     parser.add_argument("--rank", type=int, default=RANK, help="of the LoRAs (%(default)s)")
     parser.add_argument("--mode", default="full", help="(%(default)s)")
-    parser.add_argument("--before", type=Path, help="an older checkout of this project")
+    if before:
+        parser.add_argument("--before", type=Path, help="an older checkout of this project")
+    else:
+        parser.set_defaults(before=None)
 
 
 @contextmanager
