@@ -8,7 +8,7 @@ has a BLAS of one thread, and works on a thing of its own.
 
 import math
 from collections import deque
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -91,15 +91,11 @@ def in_threads(
                 item = rest.popleft()
                 futures[pool.submit(run, item)] = item
             look(next(iter(futures.values())))
-            yield from _done(futures)
+            done, _ = wait(futures, _LOOK, FIRST_COMPLETED)
+            for future in tuple(done)[:1]:  # one, so that `look` sees each
+                yield futures.pop(future), future.result()
     finally:
         pool.shutdown(cancel_futures=True)
-
-
-def _done(futures: dict[Future[Result], Item]) -> Iterable[tuple[Item, Result]]:
-    """Takes those out that are done; waits a moment for one."""
-    done, _ = wait(futures, _LOOK, FIRST_COMPLETED)
-    return [(futures.pop(future), future.result()) for future in done]
 
 
 @torch.no_grad()
