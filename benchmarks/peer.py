@@ -31,7 +31,9 @@ from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from prolora import TransferSettings, load_checkpoint, read_adapter_file
 from prolora.adapters import AdapterFile, LoraAdapter
@@ -42,19 +44,23 @@ from prolora.transfer.resolve import resolve
 
 from .files import add_library, by_shape, into_page_cache, library_of
 from .report import Cell, Report, parser_of
-from .timing import timed
+from .timing import Timed, timed
 
 # (B, A, U, S, Vh, drift) -> the two factors for the target; it prints as it goes.
 Arbitrate = Callable[..., tuple[torch.Tensor, torch.Tensor]]
 
 
+# Seconds on the clock, and of CPU time.
+Seconds = NDArray[np.float64]
+
+
 @dataclass(frozen=True)
 class Steps:
-    """Seconds of CASA's three steps."""
+    """What CASA's three steps take."""
 
-    svd: float = 0.0
-    drift: float = 0.0
-    arbitration: float = 0.0
+    svd: Seconds
+    drift: Seconds
+    arbitration: Seconds
 
     def __add__(self, other: "Steps") -> "Steps":
         return Steps(**{name: a + vars(other)[name] for name, a in vars(self).items()})
@@ -62,9 +68,12 @@ class Steps:
     def __mul__(self, factor: float) -> "Steps":
         return Steps(**{name: factor * value for name, value in vars(self).items()})
 
-    def seconds(self, loras: int) -> float:
+    def seconds(self, loras: int) -> Seconds:
         """Of so many LoRAs."""
         return self.svd + self.drift + loras * self.arbitration
+
+
+NOTHING = Steps(*np.zeros((3, 2)))
 
 
 @dataclass(frozen=True)
@@ -79,7 +88,7 @@ class Peer:
     def moved(self, lora: AdapterFile) -> Steps:
         """Moves all modules of a LoRA, one after the other; what comes of it is dropped."""
         steps = (self._module(adapter) for adapter in lora.adapters)
-        return sum(steps, start=Steps())
+        return sum(steps, start=NOTHING)
 
     def _module(self, adapter: LoraAdapter) -> Steps:
         bases = timed(lambda: self._bases(adapter), self.device)
@@ -87,7 +96,7 @@ class Peer:
         arbitrated = timed(
             lambda: self._arbitrated(adapter, *bases.result, drift.result), self.device
         )
-        return Steps(bases.seconds, drift.seconds, arbitrated.seconds)
+        return Steps(*map(both, (bases, drift, arbitrated)))
 
     def _bases(self, adapter: LoraAdapter) -> tuple[torch.Tensor, ...]:
         weight = self._read(self.source, adapter)
@@ -118,13 +127,13 @@ class Measured:
     Attributes:
         shape: m x n.
         count: how many SDXL has.
-        casa, ours: seconds of one module; ours for so many LoRAs in one call.
+        casa, ours: of one module; ours for so many LoRAs in one call.
     """
 
     shape: str
     count: int
     casa: Steps
-    ours: dict[int, float]
+    ours: dict[int, Seconds]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -158,29 +167,35 @@ def main(arguments: Sequence[str] | None = None) -> None:
     report.write()
 
 
-def _seconds(jobs: Sequence[Job], device: torch.device) -> float:
+def _seconds(jobs: Sequence[Job], device: torch.device) -> Seconds:
     """Of ours, in one call."""
-    return timed(lambda: transfer_jobs(jobs), device).seconds
+    return both(timed(lambda: transfer_jobs(jobs), device))
+
+
+def both(run: Timed[object]) -> Seconds:
+    return np.array([run.seconds, run.cpu_seconds])
 
 
 def _cells(found: Measured) -> list[Cell]:
     return [
         *(found.shape, found.count),
-        *(1e3 * value for value in vars(found.casa).values()),
-        *(1e3 * value for value in found.ours.values()),
-        *(found.casa.seconds(k) / value for k, value in found.ours.items()),
+        *(1e3 * float(value[0]) for value in vars(found.casa).values()),
+        *(1e3 * float(value[0]) for value in found.ours.values()),
+        *(float(found.casa.seconds(k)[0] / value[0]) for k, value in found.ours.items()),
     ]
 
 
 def _say_totals(report: Report, found: Sequence[Measured], counts: Sequence[int]) -> None:
-    casa = sum((of_shape.casa * of_shape.count for of_shape in found), start=Steps())
+    casa = sum((of_shape.casa * of_shape.count for of_shape in found), start=NOTHING)
     modules = sum(of_shape.count for of_shape in found)
     columns = ("LoRAs", "CASA", "of it SVDs", "drift", "arbitration", "ours", "CASA / ours")
-    report.table(f"All {modules} modules, seconds, extrapolated by shape", columns)
+    report.table(
+        f"All {modules} modules, seconds, extrapolated by shape", (*columns, "in CPU time")
+    )
     for k in counts:
         ours = sum(of_shape.ours[k] * of_shape.count for of_shape in found)
-        whole = casa.seconds(k)
-        report.row(k, whole, casa.svd, casa.drift, k * casa.arbitration, ours, whole / ours)
+        parts = casa.seconds(k), casa.svd, casa.drift, k * casa.arbitration, ours
+        report.row(k, *(float(part[0]) for part in parts), *map(float, casa.seconds(k) / ours))
 
 
 def casa_of(checkout: Path) -> Arbitrate:
