@@ -29,7 +29,8 @@ NEAREST = 1e-5  # of the largest eigenvalue: nearer to a cut than this, a sign m
 WINDOW = 24  # eigenvalues that are decided one by one
 SPARE = 8  # directions more, for fractions at both edges
 CUTS = 16  # at most
-SAFETY = 0.02
+SAFETY, SHARPENED = 0.02, 2
+NEWTON_SCHULZ = (15 / 8, -10 / 8, 3 / 8)
 STEPS, PROBES = 48, 8  # of the estimate of the spectrum
 
 
@@ -82,8 +83,9 @@ def leading_projectors(weights: torch.Tensor, energy: float) -> Projectors:
     G = wide @ wide.mT
     G = G / _largest(G)[:, None, None]
     high, low, cuts = _window(G, energy)
-    decided = [_decided(*matrices, energy) for matrices in zip(G, high.P, low.P, strict=True)]
-    products = 3 + 3 * len(polynomials()) * cuts
+    sharp = _sharpened(high.P), _sharpened(low.P)
+    decided = [_decided(*matrices, energy) for matrices in zip(G, *sharp, strict=True)]
+    products = 3 + 3 * len(polynomials()) * cuts + 3 * SHARPENED * len(sharp)
     return Projectors(torch.stack([P for P, _ in decided]), [k for _, k in decided], products)
 
 
@@ -182,11 +184,24 @@ def _projectors(G: torch.Tensor, cut: torch.Tensor) -> torch.Tensor:
     identity = torch.eye(G.shape[1], dtype=G.dtype, device=G.device)
     at = cut.to(G.dtype)[:, None, None]
     X = (G - at * identity) / torch.maximum(at, 1 - at)
-    for a, b, c in polynomials():
-        square = X @ X
-        X = a * X + X @ (b * square + c * (square @ square))
-        X = (X + X.mT) / 2
+    for coefficients in polynomials():
+        X = _step(X, *coefficients)
     return (identity + X) / 2
+
+
+def _sharpened(P: torch.Tensor) -> torch.Tensor:
+    """With the fractions that are nearly 0 or 1 at 0 or 1."""
+    identity = torch.eye(P.shape[1], dtype=P.dtype, device=P.device)
+    X = 2 * P - identity
+    for _ in range(SHARPENED):
+        X = _step(X, *NEWTON_SCHULZ)
+    return (identity + X) / 2
+
+
+def _step(X: torch.Tensor, a: float, b: float, c: float) -> torch.Tensor:
+    square = X @ X
+    X = a * X + X @ (b * square + c * (square @ square))
+    return (X + X.mT) / 2
 
 
 def _decided(
@@ -201,7 +216,7 @@ def _decided(
     start = torch.randn(len(G), columns, generator=random, device=G.device)
     Q = torch.linalg.qr(difference @ start).Q
     weights, turned = torch.linalg.eigh(Q.mT @ difference @ Q)
-    Q = Q @ turned[:, weights > 1e-2]
+    Q = Q @ turned[:, weights > 1e-3]
     P = P_high - Q @ (Q.mT @ P_high)
     P = P - (P @ Q) @ Q.mT
     values, vectors = torch.linalg.eigh((Q.mT @ G @ Q).double())
@@ -240,8 +255,8 @@ def _best(low: float, high: float) -> tuple[tuple[float, float, float], float]:
     the polynomial is that of Newton and Schulz.
     """
     if high - low < 1e-2:
-        a, b, c = 15 / 8, -10 / 8, 3 / 8
-        return (a, b, c), max(abs(1 - x * (a + x**2 * (b + x**2 * c))) for x in (low, high))
+        a, b, c = NEWTON_SCHULZ
+        return NEWTON_SCHULZ, max(abs(1 - x * (a + x**2 * (b + x**2 * c))) for x in (low, high))
     inside = (3 * low + high) / 4, (low + 3 * high) / 4
     for _ in range(40):
         points = np.array([low, *inside, high])
