@@ -86,7 +86,9 @@ def test_the_file_goes_with_its_last_tensor(tmp_path):
     """It has no name, so its room comes back when nobody has it open."""
 
     def opened() -> list[str]:
-        links = (os.readlink(path) for path in Path("/proc/self/fd").iterdir() if path.is_symlink())
+        links = (
+            str(path.readlink()) for path in Path("/proc/self/fd").iterdir() if path.is_symlink()
+        )
         return [name for name in links if name.startswith(str(tmp_path))]
 
     held = [Spool(tmp_path).hold(torch.ones(PART, dtype=torch.uint8)) for _ in range(3)]
