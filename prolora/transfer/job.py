@@ -42,16 +42,21 @@ def transfer_lora(
     target: Model,
     settings: TransferSettings,
     progress: Progress = silent,
+    hold: Hold = outside_heap,
 ) -> TransferResult:
     """Moves a LoRA from the source model to the target model.
 
     Two weights are in memory at a time, for each thread at work. Neither model is changed.
 
+    Args:
+        hold: see transfer_jobs.
+
     Raises:
         ProLoRAError: see resolve, and transfer_resolved.
         Exception: whatever `progress` raises.
     """
-    return transfer_resolved(resolve(file, source), target, settings, progress)
+    lora = resolve(file, source)
+    return transfer_resolved(lora, target, settings, progress, hold=hold)
 
 
 def transfer_resolved(
@@ -61,6 +66,7 @@ def transfer_resolved(
     progress: Progress = silent,
     maps: Maps | None = None,
     kept: Forgetful = NOTHING_KEPT,
+    hold: Hold = outside_heap,
 ) -> TransferResult:
     """Moves a LoRA whose source is known; see transfer_lora.
 
@@ -68,6 +74,7 @@ def transfer_resolved(
         maps: where the maps come from, for mode calibrated; else the mode tells.
         kept: what earlier jobs found on the same weights, by which this one takes less time and
             gives the same.
+        hold: see transfer_jobs.
 
     Raises:
         ProLoRAError: see prepare_job and transfer_jobs.
@@ -75,7 +82,7 @@ def transfer_resolved(
     """
     kept.begin_job()
     job = prepare_job(lora, target, settings.settled(maps is not None), progress, kept)
-    return transfer_jobs([job], progress, maps, kept)[0]
+    return transfer_jobs([job], progress, maps, kept, hold)[0]
 
 
 @full_float32()
