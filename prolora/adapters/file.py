@@ -80,6 +80,7 @@ class AdapterFile:
         differences: what has no subspaces: norms, biases and weights that are set.
         tool: what seems to have written it, or "".
         config: PEFT's configuration beside it; empty for every other file.
+        dtype: of most of it.
     """
 
     name: str
@@ -91,6 +92,7 @@ class AdapterFile:
     vector_patches: tuple[VectorPatch, ...] = ()
     tool: str = ""
     config: Mapping[str, Any] = field(default_factory=dict)
+    dtype: torch.dtype = torch.float32
 
     @property
     def accelerator(self) -> str:
@@ -180,7 +182,15 @@ def parse_adapter_file(
         vector_patches=tuple(part for found in read.values() for part in found.vector_patches),
         tool=tool,
         config=origin.config,
+        dtype=_dtype_of(own.values()),
     )
+
+
+def _dtype_of(tensors: Iterable[torch.Tensor]) -> torch.dtype:
+    sizes: Counter[torch.dtype] = Counter()
+    for tensor in tensors:
+        sizes[tensor.dtype] += tensor.nbytes
+    return sizes.most_common(1)[0][0]
 
 
 @dataclass(frozen=True)

@@ -93,7 +93,7 @@ class Model:
                 "or load it in the graph and connect its MODEL."
             )
         weight = weight.to(device, dtype)
-        if not torch.isfinite(weight).all():
+        if not torch.linalg.vector_norm(weight, torch.inf).isfinite():
             raise ProLoRAError(
                 f"The weight {ref} of {self.name}, shape {list(weight.shape)}, holds NaN or "
                 "infinity: the file is damaged or was merged badly. Use another copy of it."

@@ -133,7 +133,8 @@ def transfer_jobs(
         maps.prepare(pairs)
     tasks = tasks_of(pairs, source, target, settings, kept)
     moved = run_tasks(tasks, maps, settings, progress)
-    of_pair = {id(pair): held(result, pair.adapter, hold) for pair, result in moved}
+    dtypes = {id(pair): job.lora.file.dtype for job in jobs for pair in job.plan.pairs}
+    of_pair = {id(pair): held(result, dtypes[id(pair)], hold) for pair, result in moved}
     return [_finished(job, of_pair, progress) for job in jobs]
 
 

@@ -132,5 +132,7 @@ def _narrow(weight: torch.Tensor, rows: Slice | None) -> torch.Tensor:
 
 def _padded(weight: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
     """The weight with zeros after it, up to the shape of its pair."""
+    if weight.shape == shape:
+        return weight
     room = [(0, wanted - side) for wanted, side in zip(shape, weight.shape, strict=True)]
     return torch.nn.functional.pad(weight, [side for pair in reversed(room) for side in pair])
