@@ -79,7 +79,6 @@ def test_two_hundred_prompts(comfy):
 
     before = temporary(comfy)
     found = growth(comfy.pid, job, TIMES)
-    print(found)
     assert found.memory < ENOUGH
     assert found.threads <= 0 and found.files <= 0 and found.children <= 0
     assert temporary(comfy) == before
@@ -96,8 +95,8 @@ def test_cancel_at_random_moments(comfy, job):
         choice = 0.1 + 0.5 * number / CANCELS
         if job == "transfer":
             lora = graph.source("slow.safetensors", source_checkpoint=source)
-            moved = graph.transfer(lora, graph.checkpoint(target), subspace_energy=choice)
-            graph.save(moved, "loras/cancelled")
+            given = {"threshold": 0.0, "subspace_energy": choice}
+            graph.save(graph.transfer(lora, graph.checkpoint(target), **given), "loras/cancelled")
         elif job == "stack":
             given = {"source_checkpoint": source, "threshold": choice}
             node = graph.stack(graph.checkpoint(target), "slow", **given)
