@@ -87,7 +87,7 @@ def _ray() -> Any:
 
 def _start(ray: Any) -> None:
     try:
-        ray.init(log_to_driver=False, logging_level=logging.ERROR)
+        ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise ProLoRAError(f"Ray could not be started: {error}.") from error
 

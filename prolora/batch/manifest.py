@@ -177,8 +177,8 @@ def _csv_lines(text: str, path: Path) -> Iterator[tuple[int, Mapping[str, str]]]
     head = text.lstrip().partition("\n")[0]
     delimiter = ";" if ";" in head and "," not in head else ","
     reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-    _check_columns(reader.fieldnames or (), f"{path.name}, line 1")
     try:
+        _check_columns(reader.fieldnames or (), f"{path.name}, line 1")
         for cells in reader:
             if None in cells or None in cells.values():
                 raise ProLoRAError(
@@ -187,7 +187,8 @@ def _csv_lines(text: str, path: Path) -> Iterator[tuple[int, Mapping[str, str]]]
                 )
             yield reader.line_num, {name.strip(): cell for name, cell in cells.items()}
     except csv.Error as error:
-        raise ProLoRAError(f"{path.name}, line {reader.line_num}: {error}.") from error
+        place = f"{path.name}, line {reader.line_num}"
+        raise ProLoRAError(f"{place}: {error}. Is a quote left open?") from error
 
 
 def _json_lines(text: str, path: Path) -> Iterator[tuple[int, Mapping[str, str]]]:

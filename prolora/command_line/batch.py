@@ -15,6 +15,7 @@ from ..batch.engines import ENGINES
 from ..batch.manifest import Call, Choices, Row, read_manifest, rows_of_folder
 from ..batch.table import DONE, FAILED, MOVED, WAITING, Outcome, Table
 from ..errors import ProLoRAError, bullets, truncated_list
+from ..files.atomic_write import remove_left_over
 from ..progress import duration
 from .arguments import add_force, add_machine, given, output
 from .choices import MODES_TOLD, add_choices, add_form
@@ -138,12 +139,16 @@ def _look(rows: Sequence[Row], run: Run, most: int) -> None:
             outcome = of_row[str(row.out)]
             why = f": {outcome.message}" if outcome.message else ""
             said.append(f"{row.lora}: {words[outcome.status]}{why}")
-        said.append(f"{_counted(outcomes, words)}; {len(chunks)} groups of one pair of models")
+        groups = "1 group" if len(chunks) == 1 else f"{len(chunks)} groups"
+        said.append(_counted(outcomes, words))
+        said.append(f"they are {groups} of one pair of models and one choice of settings")
     _refuse_failed(outcomes, "cannot be moved. Nothing was written.")
 
 
 def _move(rows: Sequence[Row], run: Run, table: Table, options: argparse.Namespace) -> None:
     table.add([])  # a folder that cannot be written to is known before the job
+    for folder in {row.out.parent for row in rows}:
+        remove_left_over(folder)
     engine = ENGINES[options.engine]
     chunks = chunks_of(rows, options.chunk)
     started = time.monotonic()

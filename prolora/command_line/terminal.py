@@ -29,7 +29,8 @@ def printed_last(*lines: str) -> Iterator[list[str]]:
     try:
         yield said
     finally:
-        print(printable("\n".join(said)))
+        if said:
+            print(printable("\n".join(said)))
 
 
 @contextmanager

@@ -86,10 +86,8 @@ def test_the_file_goes_with_its_last_tensor(tmp_path):
     """It has no name, so its room comes back when nobody has it open."""
 
     def opened() -> list[str]:
-        links = (
-            str(path.readlink()) for path in Path("/proc/self/fd").iterdir() if path.is_symlink()
-        )
-        return [name for name in links if name.startswith(str(tmp_path))]
+        links = (path.readlink() for path in Path("/proc/self/fd").iterdir() if path.is_symlink())
+        return [name for name in map(str, links) if name.startswith(str(tmp_path))]
 
     held = [Spool(tmp_path).hold(torch.ones(PART, dtype=torch.uint8)) for _ in range(3)]
     assert len(opened()) == 3
