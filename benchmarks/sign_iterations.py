@@ -8,11 +8,12 @@ eigenvectors. With G = W W^T of the shorter side, and a cut c between two of its
 is the projector onto the eigenvectors above c. The sign is a composition of odd polynomials of
 degree 5, each the best one for what the last has left (Polar Express: Amsel, Persson, Musco and
 Gower, arXiv 2505.16932); a step is three products. Where the cut must lie for an energy is found by
-traces: tr P(c) counts the eigenvalues above c, and tr(P(c) G) is their sum. Each cut is guessed
-from the last two as if the eigenvalues between them were spread evenly, until few are left between.
-The eigenvectors of those few are found in the range of the difference of both projectors, and
-decided one by one; so k is exact, and eigenvalues so near to a cut that their sign stays a fraction
-do no harm. Where many equal ones stay between, that matrix is decomposed.
+traces: tr P(c) counts the eigenvalues above c, and tr(P(c) G) is their sum. The first cut is
+guessed from a sketch of the spectrum by Lanczos' iteration, the next ones from it and from the last
+two, until few eigenvalues are left between two cuts. The eigenvectors of those few are found in the
+range of the difference of both projectors, and decided one by one; so k is exact, and eigenvalues
+so near to a cut that their sign stays a fraction do no harm. Where many equal ones stay between,
+that matrix is decomposed. At energy 0.8 it takes about 100 products of d x d matrices.
 
 The core does not use it: on a CPU it loses by far. What it wins on a GPU is for
 benchmarks/spectrum.py to measure, with --device cuda.

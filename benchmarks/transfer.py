@@ -57,7 +57,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         report.table(f"{len(made.modules)} modules of {all_modules}, seconds", COLUMNS)
         for case in _cases(options):
             report.row(*_row(made, case, options.repeats, rate))
-        if "before" in made.checkouts:
+        if "before" in made.checkouts and 1 in options.loras:
             _compare(report, made)
     report.say(f"The rate of a core or GPU: {rate / 1e9:.0f} GFLOP/s in float32 products.")
     report.keep("products_per_second", rate)
@@ -116,7 +116,7 @@ def _median(runs: list[Run], what: str) -> float:
 
 
 def _compare(report: Report, made: Transfers) -> None:
-    """The last results of one LoRA."""
+    """The last results of the case of one LoRA."""
     found = agreement(*map(made.output, made.checkouts))
     report.keep("agreement", vars(found))
     report.say(
