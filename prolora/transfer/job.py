@@ -42,6 +42,7 @@ def transfer_lora(
     target: Model,
     settings: TransferSettings,
     progress: Progress = silent,
+    kept: Forgetful = NOTHING_KEPT,
     hold: Hold = outside_heap,
 ) -> TransferResult:
     """Moves a LoRA from the source model to the target model.
@@ -49,6 +50,7 @@ def transfer_lora(
     Two weights are in memory at a time, for each thread at work. Neither model is changed.
 
     Args:
+        kept: see transfer_resolved.
         hold: see transfer_jobs.
 
     Raises:
@@ -56,7 +58,7 @@ def transfer_lora(
         Exception: whatever `progress` raises.
     """
     lora = resolve(file, source)
-    return transfer_resolved(lora, target, settings, progress, hold=hold)
+    return transfer_resolved(lora, target, settings, progress, kept=kept, hold=hold)
 
 
 def transfer_resolved(
@@ -144,7 +146,7 @@ def transfer_jobs(
     notes: list[str] = []
     with closing(run_tasks(tasks, maps, settings, progress, notes.append)) as moved:
         of_pair = {id(pair): held(result, dtypes[id(pair)], hold) for pair, result in moved}
-    return [_finished(job, of_pair, progress).noted(*notes) for job in jobs]
+    return [_finished(job, of_pair, progress).noted(*notes, *kept.notes) for job in jobs]
 
 
 def _finished(job: Job, of_pair: Mapping[int, ModuleResult], progress: Progress) -> TransferResult:

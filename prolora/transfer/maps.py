@@ -5,18 +5,18 @@ for a pair serves every update of that source weight, of one LoRA or of many.
 """
 
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import astuple, dataclass, field
 from functools import cached_property, partial
 from typing import Protocol
 
 import torch
 
 from ..algebra.casa import PUBLISHED, Basis, arbitrate_in, source_basis
-from ..algebra.kept import NOTHING_KEPT, Forgetful
+from ..algebra.kept import BASES, NOTHING_KEPT, Forgetful
 from ..algebra.leading import SubspacePair, common_subspaces_of_many
 from ..algebra.maps import BasisMap, Parts, Term, terms_of
 from ..algebra.quadrants import Quadrants, quadrants_of
-from ..algebra.subspace import Subspace, similarity
+from ..algebra.subspace import Similarity, Subspace, similarity
 from ..algebra.updates import DenseUpdate, Update
 from ..algebra.widths import similarity_across, with_signs
 from ..pairing.module_pairs import ModulePair
@@ -127,7 +127,7 @@ class Together:
 
 def key_of_subspaces(weights: BothWeights, energy: float) -> tuple[Hashable, ...]:
     """What the subspaces of two weights are kept under."""
-    return (*weights.key, energy, "subspaces")
+    return (*weights.key, energy, BASES)
 
 
 @dataclass(frozen=True)
@@ -148,13 +148,19 @@ class WeightPair:
     def key(self) -> tuple[Hashable, ...]:
         return (*self.weights.key, self.energy)
 
-    @cached_property
+    @property
     def subspaces(self) -> SubspacePair:
         """See common_subspaces; with signs, where the widths differ."""
+        return self._found[0]
+
+    @cached_property
+    def _found(self) -> tuple[SubspacePair, Similarity]:
+        """The subspaces and their similarity, which are kept together."""
         key = key_of_subspaces(self.weights, self.energy)
         found = self.kept.tensors(key, self._decomposed, self.weights.device)
-        k_s, k_t = map(int, found[6])
-        return SubspacePair(Subspace(*found[:3]), Subspace(*found[3:6]), k_s, k_t)
+        ranks, figures = found[6].tolist(), found[7].tolist()
+        pair = SubspacePair(Subspace(*found[:3]), Subspace(*found[3:6]), *ranks)
+        return pair, Similarity(*figures)
 
     def _decomposed(self) -> tuple[torch.Tensor, ...]:
         found = self.find()
@@ -162,7 +168,9 @@ class WeightPair:
         if self.crosses_widths:
             ours, theirs = with_signs(ours, theirs)
         ranks = torch.tensor([found.source_rank, found.target_rank])
-        return ours.U, ours.V, ours.shares, theirs.U, theirs.V, theirs.shares, ranks
+        phi = (similarity_across if self.crosses_widths else similarity)(ours, theirs)
+        figures = torch.tensor(astuple(phi), dtype=torch.float64)
+        return ours.U, ours.V, ours.shares, theirs.U, theirs.V, theirs.shares, ranks, figures
 
     @property
     def crosses_widths(self) -> bool:
@@ -174,8 +182,7 @@ class WeightPair:
         return self.kept.figure((*self.key, "measures"), self._measured)
 
     def _measured(self) -> Measures:
-        found = self.subspaces
-        phi = (similarity_across if self.crosses_widths else similarity)(found.source, found.target)
+        found, phi = self._found
         return Measures(found.source_rank, found.target_rank, found.source.rank, phi)
 
     def quadrants(self, update: Update) -> Quadrants:

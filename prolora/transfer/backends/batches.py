@@ -120,17 +120,10 @@ class _Memory:
     elsewhere: int = 0
 
     def batches(self, order: Sequence[Task]) -> Iterator[Batch]:
-        """The tasks, as many at a time as there is room for then; those of other sides apart."""
+        """The tasks, as many at a time as there is room for then."""
         waiting = deque(order)
         while waiting:
-            batch = [waiting.popleft()]
-            room = self.room - _size(batch)
-            while waiting and waiting[0].shorter_sides == batch[0].shorter_sides:
-                room -= _size([waiting[0]])
-                if room < 0:
-                    break
-                batch.append(waiting.popleft())
-            yield tuple(batch)
+            yield self._next(waiting)
 
     def moved(self, batch: Batch, at_hand: list[Task], maps: Maps | None) -> Iterator[Results]:
         """The results of each task of a batch, which runs in smaller ones where it has to.
@@ -138,35 +131,46 @@ class _Memory:
         Args:
             at_hand: the same tasks with their weights; it is emptied where that failed.
         """
-        waiting = deque([batch])
-        while waiting:
-            tasks, done = waiting.popleft(), 0
+        waiting = deque[Task]()
+        while batch:
+            done = 0
             try:
-                for results in run(at_hand or [replace(task) for task in tasks], maps):
+                for results in run(at_hand or [replace(task) for task in batch], maps):
                     done += 1
                     yield results
             except RuntimeError as error:
-                if not is_out_of_memory(error) or tasks[0].settings.device == _CPU:
+                if not is_out_of_memory(error) or batch[0].settings.device == _CPU:
                     raise
-            if done < len(tasks):  # what has failed is gone only now: the error had held it
-                waiting.extendleft(reversed(self._smaller(tasks[done:])))
+            if done < len(batch):  # what has failed is gone only now: the error had held it
+                waiting.extendleft(reversed(self._smaller(batch[done:])))
                 self.device.drop(at_hand)
                 self.device.empty()
+            batch = self._next(waiting) if waiting else ()
 
-    def _smaller(self, tasks: Batch) -> list[Batch]:
+    def _next(self, waiting: deque[Task]) -> Batch:
+        """Takes as many tasks as there is room for, of one size."""
+        batch = [waiting.popleft()]
+        room = self.room - _size(batch)
+        while waiting and _kind(waiting[0]) == _kind(batch[0]):
+            room -= _size([waiting[0]])
+            if room < 0:
+                break
+            batch.append(waiting.popleft())
+        return tuple(batch)
+
+    def _smaller(self, tasks: Batch) -> Batch:
         """The same tasks, to be tried again."""
         if len(tasks) == 1:
             self.elsewhere += len(tasks[0].pairs)
-            return [(_on_cpu(tasks[0]),)]
+            return (replace(tasks[0], settings=replace(tasks[0].settings, device=_CPU)),)
         self.was_halved = True
         self.room = min(self.room, _size(tasks) / 2)
-        middle = len(tasks) // 2
-        return [tasks[:middle], tasks[middle:]]
+        return tasks
 
     def tell(self, note: Note) -> None:
         """Says what had no room, if anything had none."""
         did = ["fewer modules at a time were moved"] if self.was_halved else []
-        did += [f"{self.elsewhere} were moved on the CPU"] if self.elsewhere else []
+        did += [f"{self.elsewhere} went to the CPU"] if self.elsewhere else []
         if did:
             note(f"The device {self.device.device} ran out of memory: {', and '.join(did)}.")
 
@@ -175,5 +179,6 @@ def _size(tasks: Sequence[Task]) -> int:
     return sum(task.bytes_at_work + task.bytes_of_weights for task in tasks)
 
 
-def _on_cpu(task: Task) -> Task:
-    return replace(task, settings=replace(task.settings, device=_CPU))
+def _kind(task: Task) -> tuple[object, ...]:
+    """What those that run together have in common."""
+    return task.settings.device, task.shorter_sides
