@@ -11,14 +11,17 @@ from collections import deque
 from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 from typing import Any, TypeVar
 
 import torch
 
+from .progress import Progress
+
 _LOOK = 0.2  # seconds after which a job looks whether it is to stop
+_ROOM = 3 << 30  # bytes: 30 modules of SDXL's usual 1280 x 1280, or two of Flux's largest
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -36,6 +39,25 @@ class Limits:
     threads: int
     room: float = math.inf
     size_of: Callable[[Any], int] = lambda item: 0
+
+    @classmethod
+    def on(
+        cls,
+        device: torch.device,
+        size_of: Callable[[Any], int],
+        workers: int = 0,
+        memory: int = 0,
+    ) -> "Limits":
+        """For work on weights: many at once on the cores of the CPU, one on another device.
+
+        Args:
+            size_of: the bytes that an item takes while it is at work.
+            workers: how many at once; 0 for as many as torch has threads.
+            memory: bytes for all of them; 0 for what suits a CPU.
+        """
+        if device.type != "cpu":
+            return cls(1)
+        return cls(workers or torch.get_num_threads(), memory or _ROOM, size_of)
 
     def allow(self, item: object, at_work: Collection[object]) -> bool:
         """Whether one more thing may begin."""
@@ -94,6 +116,34 @@ def in_threads(
             done, _ = wait(futures, _LOOK, FIRST_COMPLETED)
             for future in tuple(done)[:1]:  # one, so that `look` sees each
                 yield futures.pop(future), future.result()
+
+
+def all_in_threads(
+    items: Sequence[Item],
+    work: Callable[[Item], Result],
+    limits: Limits,
+    progress: Progress,
+    name_of: Callable[[Item], str],
+) -> list[Result]:
+    """The results of all items, in their order; see in_threads.
+
+    Args:
+        progress: told how many are done, and the name of the first that is not.
+    """
+    found: dict[int, Result] = {}
+    sizes = replace(limits, size_of=lambda number: limits.size_of(items[number]))
+
+    def look(number: int) -> None:
+        progress(len(found), len(items), name_of(items[number]))
+
+    def result(number: int) -> Result:
+        return work(items[number])
+
+    for number, done in in_threads(range(len(items)), result, look, sizes):
+        found[number] = done
+    if items:
+        progress(len(items), len(items), "")
+    return [found[number] for number in range(len(items))]
 
 
 def one_ahead(

@@ -43,11 +43,6 @@ def make_room(names: Iterable[str], model: Model) -> int:
     return max(min(int(comfy.model_management.get_free_memory(chosen)), _MOST), 1)
 
 
-def stop_if_cancelled() -> None:
-    """Raises the host's own exception after the user pressed Cancel."""
-    comfy.model_management.throw_exception_if_processing_interrupted()
-
-
 def apply_lora(
     model: Any,
     clip: Any | None,

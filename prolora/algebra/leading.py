@@ -4,6 +4,7 @@ The contract, on any device: the rank is that of float64; the projector onto the
 1e-5 of its norm at most at energies up to 0.95, and Phi by less than 1e-4.
 """
 
+import math
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -113,6 +114,18 @@ def _common_rank(source: Decomposed, target: Decomposed, k: int) -> int:
         before = k
         k = min(max(source.with_ties(k), target.with_ties(k)), source.rank, target.rank)
     return k
+
+
+def bytes_at_work(shape: Sequence[int]) -> int:
+    """About what a weight, its Gram matrix and its bases take in float32 while it is decomposed.
+
+    It is twice as much where float64 is needed, which is rare.
+
+    Args:
+        shape: of an m x n weight, or of a convolution.
+    """
+    m, n = shape[0], math.prod(shape[1:])
+    return 6 * m * n + 24 * min(m, n) ** 2
 
 
 def decomposed(weights: Sequence[torch.Tensor], energy: float) -> list[Decomposed]:

@@ -6,6 +6,7 @@ from pathlib import Path
 from ..adapters import read_adapter_file
 from ..batch.many import Failure, Item, Move, move_many
 from ..errors import ProLoRAError, bullets
+from ..files.spool import Spool
 from ..named_files import load_pair
 from ..transfer.job import transfer_lora
 from ..transfer.report_text import summary_of, verdict_of, warning_of
@@ -78,8 +79,11 @@ def _move_one(options: argparse.Namespace, settings: TransferSettings) -> None:
     check_result(options, lora, options.source, options.target, options.pairs)
     file = read_adapter_file(lora)
     source, target = load_pair(options.source, options.target)
+    spool = Spool(options.out.parent, beside=[lora])
     with progress_in("module") as progress:
-        result = transfer_lora(file, source, target, settings, progress, kept_of(options))
+        kept = kept_of(options)
+        result = transfer_lora(file, source, target, settings, progress, kept, spool.hold)
+    spool.give_pages_back()
     write_result(result, target, options, summary_of(result.report))
 
 

@@ -10,6 +10,7 @@ import torch
 from ..adapters import Adapter, FullDifference
 from ..adapters.dora import DoraAdapter
 from ..algebra.kept import NOTHING_KEPT, Forgetful
+from ..algebra.leading import bytes_at_work
 from ..algebra.updates import Update
 from ..errors import ProLoRAError
 from ..models.model import Model
@@ -56,11 +57,9 @@ class Task:
 
     @property
     def bytes_at_work(self) -> int:
-        """About what it takes while it runs: weights, bases and Gram matrices in float32.
-
-        It is twice as much where a weight needs float64, which is rare.
-        """
-        return sum(6 * m * n + 24 * min(m, n) ** 2 for m, n in self._sides)
+        """About what it takes while it runs."""
+        pair = self.pairs[0]
+        return sum(map(bytes_at_work, (pair.source_shape, pair.target_shape)))
 
     @property
     def bytes_of_weights(self) -> int:

@@ -3,16 +3,12 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-import torch
-
 from ...progress import Progress
 from ...threads import Limits, in_threads
 from ..maps import Maps
 from ..settings import TransferSettings
 from ..tasks import Results, Task, run
 from .backend import Moved, Note
-
-_ROOM = 3 << 30  # bytes: 30 modules of SDXL's usual 1280 x 1280, or two of Flux's largest
 
 
 def on_cpu(
@@ -33,8 +29,8 @@ def on_cpu(
     def look(task: Task) -> None:
         progress(done, total, task.pairs[0].adapter.name)
 
-    threads = min(settings.workers or torch.get_num_threads(), len(tasks))
-    limits = Limits(threads, settings.memory or _ROOM, lambda task: task.bytes_at_work)
+    chosen = settings.workers, settings.memory
+    limits = Limits.on(settings.device, lambda task: task.bytes_at_work, *chosen)
     for task, results in in_threads(tasks, work, look, limits):
         done += len(task.pairs)
         yield from results
