@@ -37,7 +37,7 @@ from prolora.pairing.alignment import align
 from prolora.pairing.block_similarity import RandomizedBlockSimilarity
 from prolora.pairing.module_tree import Node, module_tree
 
-from .decomposition import environment, wait
+from .machine import environment, wait
 
 DRIFTS = (0.02, 0.1, 0.3)
 

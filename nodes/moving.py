@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from ..prolora.errors import ProLoRAError
@@ -103,7 +103,9 @@ def misfit(recording, file, target, model) -> str:
 
 def _group_moved(moves, kept) -> list[Moved]:
     target = moves[0].target
-    host.make_room({name for one in moves for name in one.lora.file.module_names}, target)
+    names = {name for one in moves for name in one.lora.file.module_names}
+    settings = replace(moves[0].settings, memory=host.make_room(names, target))  # one for all
+    moves = [replace(one, settings=settings) for one in moves]
     if moves[0].recording is None:
         results = _by_weights(moves, kept)
     else:

@@ -8,11 +8,12 @@ has a BLAS of one thread, and works on a thing of its own.
 
 import math
 from collections import deque
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import islice
 from typing import Any, TypeVar
 
 import torch
@@ -155,6 +156,48 @@ def all_in_threads(
     if items:
         progress(len(items), len(items), "")
     return [found[number] for number in range(len(items))]
+
+
+def one_ahead(
+    items: Iterator[Item], make: Callable[[Item], Result], look: Callable[[], None]
+) -> Generator[tuple[Item, Result], None, None]:
+    """Gives each item with what is made of it; the next is made while the caller works.
+
+    When it ends, by whatever, its thread is not left.
+
+    Args:
+        items: asked for the next as late as can be.
+        make: runs in a thread, which has the caller's inference mode and no gradients.
+        look: called several times a second while the caller has to wait; whatever it raises stops
+            the work.
+
+    Raises:
+        Exception: what `make` or `look` raises.
+    """
+    inference = torch.is_inference_mode_enabled()
+
+    def run(item: Item) -> Result:
+        with torch.inference_mode(inference), torch.no_grad():
+            return make(item)
+
+    pool = ThreadPoolExecutor(1, "prolora", partial(torch.set_num_threads, 1))
+    ahead: deque[tuple[Item, Future[Result]]] = deque()
+
+    def begin() -> None:
+        for item in islice(items, 1):
+            ahead.append((item, pool.submit(run, item)))
+
+    try:
+        begin()
+        while ahead:
+            while not wait([ahead[0][1]], _LOOK).done:
+                look()
+            item, made = ahead.popleft()
+            begin()
+            yield item, made.result()
+            del item, made  # or they are there until the next is made
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 @torch.no_grad()

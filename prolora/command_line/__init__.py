@@ -1,4 +1,4 @@
-"""The same jobs without a graph: `prolora transfer`, `similarity`, `extract`, `inspect`.
+"""The same jobs without a graph: `prolora transfer`, `batch`, `similarity`, `extract`, `inspect`.
 
 A file for each command. This one is what the console script calls; it imports torch only inside
 of `main`, so that Ctrl-C and a missing torch have their sentence at any moment.

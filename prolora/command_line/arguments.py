@@ -13,7 +13,9 @@ from typing import Any
 import torch
 
 from ..algebra.devices import can_decompose
+from ..algebra.kept import NOTHING_KEPT, Forgetful
 from ..errors import ProLoRAError
+from ..files.kept_on_disk import KeptOnDisk
 from ..pairing.block_pairs import read_pairs
 from ..transfer.settings import DEFAULTS
 
@@ -38,6 +40,47 @@ def add_device(parser: argparse.ArgumentParser) -> None:
         help="auto, cpu, cuda, cuda:1 ...; auto takes cuda where there is one that is able, else "
         "cpu (%(default)s)",
     )
+
+
+def add_machine(parser: argparse.ArgumentParser) -> None:
+    """Adds what a transfer may use of the machine."""
+    add_device(parser)
+    parser.add_argument(
+        "--workers",
+        type=setting("workers", int),
+        default=DEFAULTS.workers,
+        metavar="N",
+        help="modules at work at once on the CPU; 0 for as many as it has cores (%(default)s)",
+    )
+    parser.add_argument(
+        "--memory",
+        type=_gigabytes,
+        default=DEFAULTS.memory,
+        metavar="GB",
+        help="that modules at work may take; 0 for what suits the device (%(default)s)",
+    )
+
+
+def add_cache(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--cache",
+        type=Path,
+        metavar="DIR",
+        help="keep the bases of the weights there, for other LoRAs between the same checkpoints "
+        "(SDXL's are about 10 GB at an energy of 0.8)",
+    )
+    parser.add_argument(
+        "--cache-gb",
+        type=_gigabytes,
+        default=20 * 10**9,
+        metavar="GB",
+        help="how much is kept there; the oldest go first (20)",
+    )
+
+
+def kept_of(options: argparse.Namespace) -> Forgetful:
+    """What --cache keeps, or nothing."""
+    return KeptOnDisk(options.cache, options.cache_gb) if options.cache else NOTHING_KEPT
 
 
 def add_pairs(parser: argparse.ArgumentParser) -> None:
@@ -94,6 +137,14 @@ def setting(
         return value
 
     return read
+
+
+def _gigabytes(text: str) -> int:
+    """Bytes."""
+    try:
+        return int(setting("memory", float)(text) * 10**9)
+    except (OverflowError, ValueError):  # inf, nan
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of GB") from None
 
 
 def device_named(name: str) -> torch.device:

@@ -7,10 +7,10 @@ from pathlib import Path
 from ..extraction.extract import extract_difference
 from ..extraction.settings import EXTRACTION_DEFAULTS, ExtractionSettings
 from ..extraction.text import summary_of
+from ..named_files import load_pair
 from .arguments import add_device, setting
 from .command import Command
-from .files import load_pair
-from .result import add_result, check_result, write_result
+from .result import add_out, add_result, check_result, write_result
 from .terminal import progress_in
 
 _setting = partial(setting, defaults=EXTRACTION_DEFAULTS)
@@ -40,6 +40,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         help="of its weight's size; modules that differ by less are left out (%(default)s)",
     )
     add_device(parser)
+    add_out(parser, required=True)
     add_result(parser)
 
 

@@ -9,9 +9,9 @@ from ..adapters.tools import OTHER_FILES, UNREADABLE, kind_of
 from ..errors import bullets, one_line, printable
 from ..inspection import describe_adapter, describe_source
 from ..models.model import Model
+from ..named_files import checkpoint, header, is_lora
 from ..transfer.resolve import resolve
 from .command import Command
-from .files import checkpoint, header, is_lora
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -5,11 +5,18 @@ from collections.abc import Sequence
 import torch
 
 from ..errors import ProLoRAError
-from . import extract, inspect, similarity, transfer
+from . import batch, extract, inspect, similarity, transfer
 from .command import parser_of
+from .heap import give_large_blocks_back
 from .terminal import print_anything
 
-COMMANDS = (transfer.COMMAND, similarity.COMMAND, extract.COMMAND, inspect.COMMAND)
+COMMANDS = (
+    transfer.COMMAND,
+    batch.COMMAND,
+    similarity.COMMAND,
+    extract.COMMAND,
+    inspect.COMMAND,
+)
 
 
 def run(arguments: Sequence[str] | None) -> None:
@@ -20,6 +27,7 @@ def run(arguments: Sequence[str] | None) -> None:
         SystemExit: for --help, --version and wrong usage.
     """
     print_anything()
+    give_large_blocks_back()
     options = parser_of(COMMANDS).parse_args(arguments)
     try:
         options.run(options)

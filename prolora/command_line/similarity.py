@@ -8,11 +8,12 @@ from ..comparison.figures import compare
 from ..comparison.heat_map import check_pillow, draw
 from ..errors import ProLoRAError
 from ..files.atomic_write import atomic_write
+from ..named_files import load_pair
 from ..pairing.block_pairs import write_pairs
 from ..transfer.settings import TransferSettings
 from .arguments import add_device, add_energy, add_force, add_pairs, given, output, pairs_of
 from .command import Command
-from .files import check_outputs, load_pair, write_and_say
+from .files import check_outputs, write_and_say
 from .terminal import printed_last, progress_in
 
 

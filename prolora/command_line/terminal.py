@@ -4,7 +4,8 @@ import io
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
+from typing import NoReturn
 
 from tqdm import tqdm
 
@@ -28,7 +29,8 @@ def printed_last(*lines: str) -> Iterator[list[str]]:
     try:
         yield said
     finally:
-        print(printable("\n".join(said)))
+        if said:
+            print(printable("\n".join(said)))
 
 
 @contextmanager
@@ -38,9 +40,13 @@ def progress_in(unit: str) -> Iterator[Progress]:
         yield _Lines(unit)
         return
     pace = Pace(unit)
-    with tqdm(unit=unit, dynamic_ncols=True, bar_format=_BAR) as bar:
+    with ExitStack() as shown:
+        bar: tqdm[NoReturn] | None = None
 
         def progress(done: int, total: int, name: str) -> None:
+            nonlocal bar
+            if bar is None:
+                bar = shown.enter_context(tqdm(unit=unit, dynamic_ncols=True, bar_format=_BAR))
             if pace.begins(done, total):
                 bar.reset(total)
             bar.n = done

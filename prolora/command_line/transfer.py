@@ -1,73 +1,60 @@
-"""`prolora transfer`: moves a LoRA to another checkpoint."""
+"""`prolora transfer`: moves one LoRA or several to another checkpoint."""
 
 import argparse
 from pathlib import Path
 
 from ..adapters import read_adapter_file
-from ..errors import ProLoRAError
+from ..batch.many import Failure, Item, Move, move_many
+from ..errors import ProLoRAError, bullets
+from ..files.spool import Spool
+from ..named_files import load_pair
 from ..transfer.job import transfer_lora
-from ..transfer.modes import describe_modes, mode_named
-from ..transfer.report_text import summary_of
-from ..transfer.settings import DEFAULTS, TransferSettings
-from .arguments import add_device, add_energy, add_pairs, pairs_of, setting
+from ..transfer.report_text import summary_of, verdict_of, warning_of
+from ..transfer.saving import moved_name
+from ..transfer.settings import TransferSettings
+from .arguments import add_cache, add_machine, given, kept_of, pairs_of
+from .choices import MODES_TOLD, add_choices, form_of
 from .command import Command
-from .files import load_pair
-from .result import add_result, check_result, write_result
-from .terminal import progress_in
+from .files import check_outputs
+from .result import add_out, add_result, check_result, write_result
+from .terminal import printed_last, progress_in
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("lora", type=Path, metavar="LORA", help="the LoRA, a .safetensors file")
+    parser.add_argument(
+        "lora",
+        type=Path,
+        nargs="+",
+        metavar="LORA",
+        help="the LoRA, a .safetensors file; or several",
+    )
     parser.add_argument(
         "--source", type=Path, required=True, metavar="CKPT", help="what it was trained on"
     )
     parser.add_argument(
         "--target", type=Path, required=True, metavar="CKPT", help="what it is to be used on"
     )
-    parser.add_argument(
-        "--mode", type=_mode, default=DEFAULTS.mode, help="what is moved, see below (%(default)s)"
+    place = parser.add_mutually_exclusive_group(required=True)
+    add_out(place)
+    place.add_argument(
+        "--out-dir",
+        type=Path,
+        metavar="DIR",
+        help='the folder to write to, each LoRA as "LORA for TARGET.safetensors"',
     )
-    parser.add_argument(
-        "--threshold",
-        type=setting("threshold", float),
-        default=DEFAULTS.threshold,
-        metavar="PHI",
-        help="modules that are less similar stay behind; 0 moves all (%(default)s)",
-    )
-    add_energy(parser)
-    parser.add_argument(
-        "--rank",
-        type=setting("rank", int),
-        default=DEFAULTS.rank,
-        help="of the result; 0 for the source's (%(default)s)",
-    )
-    parser.add_argument(
-        "--unserved",
-        type=setting("unserved", float),
-        default=DEFAULTS.unserved,
-        metavar="SHARE",
-        help="of their neighbours' update for blocks of the target that nothing serves, as a "
-        "deepened model has them (%(default)s)",
-    )
-    add_pairs(parser)
-    add_device(parser)
+    add_choices(parser)
+    add_machine(parser)
+    add_cache(parser)
     add_result(parser)
 
 
-def _mode(name: str) -> str:
-    try:
-        mode = mode_named(name)
-    except ProLoRAError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
-    if mode.needs_recording:
-        raise argparse.ArgumentTypeError(
-            f"mode {mode.name} needs a recording, and models that run: use the nodes in ComfyUI"
-        )
-    return mode.name
-
-
 def _run(options: argparse.Namespace) -> None:
-    check_result(options, options.lora, options.source, options.target, options.pairs)
+    if options.out_dir is None and len(options.lora) > 1:
+        raise ProLoRAError(
+            f"-o names one file, for {len(options.lora)} LoRAs. Name a folder with --out-dir."
+        )
+    if options.report is not None and len(options.lora) > 1:
+        raise ProLoRAError("--report is for one LoRA. Leave it out, or move them one at a time.")
     settings = TransferSettings(
         mode=options.mode,
         threshold=options.threshold,
@@ -75,21 +62,69 @@ def _run(options: argparse.Namespace) -> None:
         rank=options.rank,
         unserved=options.unserved,
         device=options.device,
+        workers=options.workers,
+        memory=options.memory,
         pairs=pairs_of(options),
     )
-    file = read_adapter_file(options.lora)
+    if len(options.lora) == 1:
+        _move_one(options, settings)
+    else:
+        _move_many(options, settings)
+
+
+def _move_one(options: argparse.Namespace, settings: TransferSettings) -> None:
+    (lora,) = options.lora
+    if options.out_dir is not None:
+        options.out = options.out_dir / moved_name(lora, options.target)
+    check_result(options, lora, options.source, options.target, options.pairs)
+    file = read_adapter_file(lora)
     source, target = load_pair(options.source, options.target)
+    spool = Spool(options.out.parent, beside=[lora])
     with progress_in("module") as progress:
-        result = transfer_lora(file, source, target, settings, progress)
+        kept = kept_of(options)
+        result = transfer_lora(file, source, target, settings, progress, kept, spool.hold)
+    spool.give_pages_back()
     write_result(result, target, options, summary_of(result.report))
+
+
+def _move_many(options: argparse.Namespace, settings: TransferSettings) -> None:
+    """One after the other is written, so that their results are not in memory together."""
+    items = _items(options)
+    inputs = given(*options.lora, options.source, options.target, options.pairs)
+    check_outputs([item.out for item in items], inputs, options.force)
+    pair = load_pair(options.source, options.target)
+    failed = 0
+    with printed_last() as said, progress_in("module") as moving, progress_in("LoRA") as writing:
+        move = Move(*pair, settings, form_of(options), moving, writing, kept_of(options))
+        for item, done in move_many(items, move):
+            if isinstance(done, Failure):
+                failed += 1
+                said.append(f"NOT MOVED: {item.lora}: {done.reason}")
+                continue
+            said.append(f"wrote {item.out}: {verdict_of(done.report)}")
+            said += bullets((*warning_of(done.report).splitlines(), *done.notes))
+    if failed:
+        raise ProLoRAError(f"{failed} of {len(items)} LoRAs were not moved; the others were.")
+
+
+def _items(options: argparse.Namespace) -> list[Item]:
+    outs: dict[Path, Path] = {}
+    for lora in options.lora:
+        out = options.out_dir / moved_name(lora, options.target)
+        if out in outs:
+            raise ProLoRAError(
+                f"{outs[out]} and {lora} would both be written to {out}. Move them one at a time."
+            )
+        outs[out] = lora
+    return [Item(lora, out) for out, lora in outs.items()]
 
 
 COMMAND = Command(
     "transfer",
-    "move a LoRA to another checkpoint",
+    "move a LoRA, or several, to another checkpoint",
     "style.safetensors --source trained_on.safetensors \\\n"
     "      --target other.safetensors -o moved.safetensors",
     _add_arguments,
     _run,
-    more="modes:\n  " + describe_modes("\n  "),
+    more=MODES_TOLD,
 )

@@ -1,6 +1,7 @@
 """Files are written whole or not at all: under a temporary name beside them, then renamed."""
 
 import os
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -10,6 +11,9 @@ from safetensors import SafetensorError
 
 from ..errors import ProLoRAError
 
+_PARTIAL = ".prolora-{}.partial"
+_LEFT = 3600.0  # seconds after which nobody writes to a file any more
+
 
 @contextmanager
 def atomic_write(path: Path) -> Iterator[Path]:
@@ -18,7 +22,7 @@ def atomic_write(path: Path) -> Iterator[Path]:
     Raises:
         ProLoRAError: see write_safetensors.
     """
-    temporary = path.with_name(f".prolora-{uuid.uuid4().hex}.partial")
+    temporary = path.with_name(_PARTIAL.format(uuid.uuid4().hex))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
@@ -32,6 +36,14 @@ def atomic_write(path: Path) -> Iterator[Path]:
     finally:
         with suppress(OSError):  # there is none, or its folder is no folder
             temporary.unlink()
+
+
+def remove_left_over(folder: Path) -> None:
+    """Removes what programs that were killed while they wrote have left in a folder."""
+    for path in folder.glob(_PARTIAL.format("*")):
+        with suppress(OSError):  # another has removed it
+            if time.time() - path.stat().st_mtime > _LEFT:
+                path.unlink()
 
 
 def write_text(path: Path, text: str) -> None:

@@ -2,7 +2,8 @@
 
 import json
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
 
@@ -61,10 +62,27 @@ class DigestMemory:
 
     Several processes may use one file: it is replaced whole, and what one of them loses is read
     again.
+
+    Args:
+        path: of the JSON file.
+        is_kept: whether what is new is written there.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+    def __init__(self, path: Path, is_kept: bool = True) -> None:
+        self._path, self._is_kept = path, is_kept
+        self._known: dict[str, tuple[str, str]] | None = None  # within `together`
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Reads the JSON file once, and writes it once, for all that is asked within."""
+        self._known = known = self._read()
+        before = dict(known)
+        try:
+            yield
+        finally:
+            self._known = None
+            if known != before:
+                self._write(known)
 
     def of(self, file: Path, progress: Progress = silent) -> str:
         """The SHA-256 of a file.
@@ -75,7 +93,7 @@ class DigestMemory:
         """
         file = file.resolve()
         before = _stamped(file)
-        known = self._read()
+        known = self._read() if self._known is None else self._known
         if str(file) in known and known[str(file)][0] == before:
             return known[str(file)][1]
         # A time in the future, as of an unpacked archive, is none that a change now would bear.
@@ -85,7 +103,9 @@ class DigestMemory:
         if _stamped(file) != before:
             raise ProLoRAError(f"{file} was written while it was read. Wait until it is complete.")
         if settled:
-            self._write(known | {str(file): (before, digest)})
+            known[str(file)] = before, digest
+            if self._known is None:
+                self._write(known)
         return digest
 
     def _read(self) -> dict[str, tuple[str, str]]:
@@ -97,6 +117,8 @@ class DigestMemory:
             return {}
 
     def _write(self, known: dict[str, tuple[str, str]]) -> None:
+        if not self._is_kept:
+            return
         there = {path: entry for path, entry in known.items() if Path(path).exists()}
         with suppress(ProLoRAError):  # else the files are read again
             write_text(self._path, json.dumps(there, indent=1))

@@ -10,6 +10,8 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from threading import Lock
+from weakref import WeakKeyDictionary
 
 import torch
 
@@ -33,6 +35,24 @@ _DTYPES = {
 # A torch that is older than ComfyUI's newest has not all of them.
 _NEWER = {"U16": "uint16", "U32": "uint32", "U64": "uint64", "F8_E8M0": "float8_e8m0fnu"}
 _DTYPES |= {code: getattr(torch, name) for code, name in _NEWER.items() if hasattr(torch, name)}
+
+
+# What is mapped at the moment -> its file.
+_maps: WeakKeyDictionary[mmap.mmap, Path] = WeakKeyDictionary()
+_maps_lock = Lock()
+
+
+def give_pages_back(paths: Collection[Path]) -> None:
+    """Leaves what was read of some files to the system; it is read again when it is asked for.
+
+    What was written to one of their tensors is lost.
+    """
+    if not hasattr(mmap, "MADV_DONTNEED"):  # Windows does so by itself, when memory is short
+        return
+    with _maps_lock:
+        maps = [mapped for mapped, path in _maps.items() if path in paths]
+    for mapped in maps:
+        mapped.madvise(mmap.MADV_DONTNEED)
 
 
 @dataclass(frozen=True)
@@ -70,6 +90,8 @@ class MappedFile:
         first -= first % mmap.ALLOCATIONGRANULARITY
         with self._path.open("rb") as file:
             bytes_ = mmap.mmap(file.fileno(), end - first, access=mmap.ACCESS_COPY, offset=first)
+        with _maps_lock:
+            _maps[bytes_] = self._path
         for place in places:
             yield place.key, _tensor(bytes_, place, place.start - first)
 

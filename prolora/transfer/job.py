@@ -1,6 +1,7 @@
 """The job, a stage after the other: resolve, align, plan, run, assemble. Data goes one way."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 
 from ..adapters import AdapterFile
@@ -41,16 +42,23 @@ def transfer_lora(
     target: Model,
     settings: TransferSettings,
     progress: Progress = silent,
+    kept: Forgetful = NOTHING_KEPT,
+    hold: Hold = outside_heap,
 ) -> TransferResult:
     """Moves a LoRA from the source model to the target model.
 
     Two weights are in memory at a time, for each thread at work. Neither model is changed.
 
+    Args:
+        kept: see transfer_resolved.
+        hold: see transfer_jobs.
+
     Raises:
         ProLoRAError: see resolve, and transfer_resolved.
         Exception: whatever `progress` raises.
     """
-    return transfer_resolved(resolve(file, source), target, settings, progress)
+    lora = resolve(file, source)
+    return transfer_resolved(lora, target, settings, progress, kept=kept, hold=hold)
 
 
 def transfer_resolved(
@@ -60,6 +68,7 @@ def transfer_resolved(
     progress: Progress = silent,
     maps: Maps | None = None,
     kept: Forgetful = NOTHING_KEPT,
+    hold: Hold = outside_heap,
 ) -> TransferResult:
     """Moves a LoRA whose source is known; see transfer_lora.
 
@@ -67,6 +76,7 @@ def transfer_resolved(
         maps: where the maps come from, for mode calibrated; else the mode tells.
         kept: what earlier jobs found on the same weights, by which this one takes less time and
             gives the same.
+        hold: see transfer_jobs.
 
     Raises:
         ProLoRAError: see prepare_job and transfer_jobs.
@@ -74,7 +84,7 @@ def transfer_resolved(
     """
     kept.begin_job()
     job = prepare_job(lora, target, settings.settled(maps is not None), progress, kept)
-    return transfer_jobs([job], progress, maps, kept)[0]
+    return transfer_jobs([job], progress, maps, kept, hold)[0]
 
 
 @full_float32()
@@ -132,10 +142,11 @@ def transfer_jobs(
     if maps is not None:
         maps.prepare(pairs)
     tasks = tasks_of(pairs, source, target, settings, kept)
-    moved = run_tasks(tasks, maps, settings, progress)
     dtypes = {id(pair): job.lora.file.dtype for job in jobs for pair in job.plan.pairs}
-    of_pair = {id(pair): held(result, dtypes[id(pair)], hold) for pair, result in moved}
-    return [_finished(job, of_pair, progress) for job in jobs]
+    notes: list[str] = []
+    with closing(run_tasks(tasks, maps, settings, progress, notes.append)) as moved:
+        of_pair = {id(pair): held(result, dtypes[id(pair)], hold) for pair, result in moved}
+    return [_finished(job, of_pair, progress).noted(*notes, *kept.notes) for job in jobs]
 
 
 def _finished(job: Job, of_pair: Mapping[int, ModuleResult], progress: Progress) -> TransferResult:

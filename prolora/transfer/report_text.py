@@ -81,6 +81,12 @@ def table_of(report: Report) -> str:
     return "\n".join("  ".join(line).rstrip() for line in padded)
 
 
+def median_similarity(report: Report) -> float | None:
+    """Of the modules whose similarity was measured; None where there is none."""
+    scores = [phi.score for phi, _ in _measured(report)]
+    return median(scores) if scores else None
+
+
 def _measured(report: Report) -> Iterator[tuple[Similarity, str]]:
     for row, label in _labelled(report):
         if row.measures.similarity is not None and not row.shared_from:

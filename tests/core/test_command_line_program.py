@@ -8,15 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
-from safetensors.torch import save_file
-
-from prolora.adapters import lora_state_dict
 
 from .command_line_files import arguments, command, environment, run, write_files
-from .small_models import random_lora
+from .long_job import IN_A_HURRY, write_long_job
 
-WIDE, BLOCKS = 1536, 14  # long enough for each block that a signal comes in the middle
 PROGRESS = re.compile(r"\d+ of 14 modules(, [\dhmins ]+ left)?: lora_unet_\w+\n")
 
 
@@ -29,30 +24,8 @@ def folder(tmp_path) -> Path:
 def long_job(tmp_path_factory) -> Path:
     """The same files, as large as a real model's."""
     folder = tmp_path_factory.mktemp("long")
-    generator = torch.Generator().manual_seed(0)
-    for name in ("a", "b"):
-        tensors = {
-            f"model.diffusion_model.joint_blocks.{i}.x_block.attn.proj.weight": torch.randn(
-                WIDE, WIDE, generator=generator
-            ).half()
-            for i in range(BLOCKS)
-        }
-        save_file(tensors, folder / f"{name}.safetensors")
-    lora = [
-        random_lora(f"lora_unet_joint_blocks_{i}_x_block_attn_proj", (WIDE, WIDE), rank=1)
-        for i in range(BLOCKS)
-    ]
-    save_file(lora_state_dict(lora), folder / "style.safetensors")
+    write_long_job(folder)
     return folder
-
-
-IN_A_HURRY = """
-import sys
-from prolora.command_line import main
-from prolora.command_line import terminal
-terminal._SECONDS = 0  # between two lines of progress
-sys.exit(main())
-"""
 
 
 def started(folder: Path) -> subprocess.Popen[str]:

@@ -99,7 +99,7 @@ TRANSFERS = [
 OTHERS = [
     ("", USAGE, "required: COMMAND"),
     ("move", USAGE, "invalid choice: 'move'"),
-    ("transfer style.safetensors", USAGE, "--source, --target, -o/--out"),
+    ("transfer style.safetensors", USAGE, "--source, --target"),
     ("inspect absent.safetensors", ERROR, "absent.safetensors does not exist"),
     ("inspect folder", ERROR, "folder"),
     ("inspect style.safetensors --source style.safetensors", ERROR, "is a LoRA, not a checkpoint"),

@@ -22,7 +22,8 @@ FLOORS = (
     ("extraction",),
     ("recording",),
     ("comparison",),
-    ("inspection", "__init__"),
+    ("inspection", "named_files", "__init__"),
+    ("batch",),
     ("command_line",),
     ("__main__",),
 )

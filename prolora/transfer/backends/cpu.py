@@ -1,26 +1,30 @@
 """Several tasks at once on the cores of the CPU, a thread for each."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
-from ...pairing.module_pairs import ModulePair
 from ...progress import Progress
 from ...threads import Limits, in_threads
 from ..maps import Maps
 from ..settings import TransferSettings
-from ..tasks import ModuleResult, Task, run
+from ..tasks import Results, Task, run
+from .backend import Moved, Note
 
 
 def on_cpu(
-    tasks: Sequence[Task], maps: Maps | None, settings: TransferSettings, progress: Progress
-) -> Iterator[tuple[ModulePair, ModuleResult]]:
+    tasks: Sequence[Task],
+    maps: Maps | None,
+    settings: TransferSettings,
+    progress: Progress,
+    note: Note,
+) -> Moved:
     """See run_tasks. Two weights for each thread are in memory at a time."""
     total = sum(len(task.pairs) for task in tasks)
     done = 0
 
-    def work(task: Task) -> list[tuple[ModulePair, ModuleResult]]:
+    def work(task: Task) -> Results:
         # A task holds its weights while it runs; the one that is iterated over stays empty.
-        return run(replace(task), maps)
+        return next(run([replace(task)], maps))
 
     def look(task: Task) -> None:
         progress(done, total, task.pairs[0].adapter.name)
