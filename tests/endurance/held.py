@@ -15,13 +15,14 @@ class Held:
 
     Attributes:
         memory: bytes in RAM that are its own (RssAnon), not those of files that are mapped.
-        threads, files: how many.
+        threads: how many.
+        files: what is open, by name; sockets without their numbers.
         children: their process ids.
     """
 
     memory: int
     threads: int
-    files: int
+    files: tuple[str, ...]
     children: tuple[int, ...]
 
 
@@ -33,9 +34,16 @@ def held_by(pid: int) -> Held:
     return Held(
         memory=int(told["RssAnon"][0]) * _KILOBYTE,
         threads=int(told["Threads"][0]),
-        files=len(list((process / "fd").iterdir())),
+        files=tuple(sorted(_name_of(file) for file in (process / "fd").iterdir())),
         children=tuple(int(child) for task in tasks for child in task.read_text().split()),
     )
+
+
+def _name_of(file: Path) -> str:
+    try:
+        return str(file.readlink()).partition(":[")[0]
+    except FileNotFoundError:  # closed meanwhile
+        return "closed"
 
 
 @dataclass(frozen=True)
@@ -64,6 +72,6 @@ def growth(pid: int, job: Callable[[int], None], times: int) -> Growth:
     return Growth(
         memory=more(lambda held: held.memory),
         threads=more(lambda held: held.threads),
-        files=more(lambda held: held.files),
+        files=more(lambda held: len(held.files)),
         children=more(lambda held: len(held.children)),
     )

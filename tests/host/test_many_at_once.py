@@ -50,8 +50,8 @@ def saved(comfy, prefix: str) -> list[dict[str, np.ndarray]]:
 PLACES = ("first", "second", "third")
 
 
-def listed(graph: PromptBuilder, *names: str) -> list:
-    sources = map(graph.source, names)
+def listed(graph: PromptBuilder, *names: str, **inputs: object) -> list:
+    sources = [graph.source(name, **inputs) for name in names]
     return graph.node("ProbeSourceList", **dict(zip(PLACES, sources, strict=False)))
 
 
@@ -71,13 +71,19 @@ def all_same(ours, theirs) -> bool:
     return all(same(*pair) for pair in zip(ours, theirs, strict=True))
 
 
-def test_a_list_of_loras_is_moved_at_once(client, comfy, graph, modules):
-    node = graph.transfer(listed(graph, LORA, HALF), graph.checkpoint(B))
-    graph.save(node, "loras/listed")
+@pytest.mark.parametrize("connected", [False, True], ids=["source file", "source MODEL"])
+def test_a_list_of_loras_is_moved_at_once(client, comfy, graph, modules, connected):
+    inputs = {}
+    if connected:
+        inputs["source_model"] = graph.checkpoint("emoji_a.safetensors")
+        inputs["source_checkpoint"] = "(the connected source_model)"
+    node = graph.transfer(listed(graph, LORA, HALF, **inputs), graph.checkpoint(B))
+    prefix = f"listed_{connected}"
+    graph.save(node, f"loras/{prefix}")
     assert lengths(client, graph, node) == {sum(modules.values())}  # one job for all
     alone = transferred(client, comfy, "alone", {"lora": LORA}, {"lora": HALF})
     assert not same(*alone)
-    assert all_same(saved(comfy, "listed"), alone)
+    assert all_same(saved(comfy, prefix), alone)
 
 
 def test_what_a_list_says(client, graph, modules):
