@@ -1,12 +1,14 @@
-"""Many LoRAs for one pair of SDXL checkpoints: a call for each, and one call for all.
+"""Many LoRAs for one pair of SDXL checkpoints: a call for each, one call for all, and a batch.
 
     python -m benchmarks.batch --modules 60
-    python -m benchmarks.batch --modules 60 --loras 8 64 --rank 16
+    python -m benchmarks.batch --modules 60 --loras 8 64
     python -m benchmarks.batch --target sdxl ssd-1b --device cuda
 
-Run it in the repository's root. `python -m prolora transfer` runs on generated files (files.py) in
-processes of its own: with one LoRA, which is counted as often as there are LoRAs, and with all of
-them and --out-dir. What a further LoRA costs is the difference, for each LoRA after the first.
+Run it in the repository's root. Four commands run on generated files (files.py), each in a process
+of its own: `python -m prolora transfer` with one LoRA, which is counted as often as there are
+LoRAs; the same with all of them and --out-dir; `python -m prolora batch` with a manifest of them;
+and that once more, when all is done and it has only to see so. What a further LoRA costs is what
+one call for all takes longer than a call for one, for each LoRA after the first.
 """
 
 import argparse
@@ -16,7 +18,7 @@ from .report import Report, parser_of
 from .runs import add_transfers, transfers
 
 COLUMNS = (
-    *("target", "LoRAs", "threads", "a call for each", "one call", "ratio"),
+    *("target", "LoRAs", "threads", "a call for each", "one call", "each / one", "batch", "again"),
     *("a further LoRA", "LoRAs an hour", "peak resident MB"),
 )
 
@@ -30,14 +32,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
             f"{len(made.modules)} modules of {len(made.library.modules)}, seconds", COLUMNS
         )
         for target in options.target:
-            one = made.run("ours", target, made.loras(1), options.threads)
+            one = made.run("ours", target, made.loras(1), options.threads).seconds
             for count in options.loras:
-                all_ = made.run("ours", target, made.loras(count), options.threads)
+                loras = made.loras(count)
+                together = made.run("ours", target, loras, options.threads)
+                batch, again = (made.batch(target, loras, options.threads) for _ in range(2))
                 report.row(
-                    *(target, count, options.threads, count * one.seconds, all_.seconds),
-                    count * one.seconds / all_.seconds,
-                    (all_.seconds - one.seconds) / max(count - 1, 1),
-                    *(3600 * count / all_.seconds, all_.peak / 1e6),
+                    *(target, count, options.threads, count * one, together.seconds),
+                    *(count * one / together.seconds, batch.seconds, again.seconds),
+                    (together.seconds - one) / max(count - 1, 1),
+                    *(3600 * count / together.seconds, together.peak / 1e6),
                 )
     report.write()
 

@@ -56,6 +56,17 @@ class Transfers:
         )
         return watch(command, self.checkouts[checkout], threads, self.device)
 
+    def batch(self, target: str, loras: Sequence[Path], threads: int) -> Run:
+        """A manifest of these LoRAs; what an earlier call has done is not done again."""
+        manifest = self.folder / f"{target} {len(loras)}.csv"
+        manifest.write_text("\n".join(["lora", *map(str, loras)]) + "\n", encoding="utf-8")
+        command = prolora(
+            *("batch", manifest, "--mode", self.mode, "--device", str(self.device)),
+            *("--source", self.library.source(), "--target", self.library.target(target)),
+            *("--out-dir", manifest.with_suffix(""), "--naming", "kohya"),
+        )
+        return watch(command, threads=threads, device=self.device)
+
     def loras(self, count: int) -> list[Path]:
         return self.library.loras(self.modules, count, self.rank)
 

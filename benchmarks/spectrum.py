@@ -7,7 +7,7 @@
 Run it in the repository's root. All methods get the same weights in turns in the same run, so that
 other load slows all of them. They are:
 
-- *ours*: `prolora.algebra.leading.leading_subspace`.
+- *ours*: `prolora.algebra.leading.leading_subspaces`.
 - *thin SVD*: `torch.linalg.svd(full_matrices=False)` in float32, of the transpose where that is the
   tall one: the faster of both ways, and what a careful program does.
 - *full SVD*: `torch.linalg.svd(full_matrices=True)` in float32, as CASA's scripts call it.
@@ -32,7 +32,7 @@ import torch
 
 from fixtures.stable_diffusion import SDXL, unet_lora_modules
 from prolora.algebra.effective_rank import effective_rank, smallest_rank
-from prolora.algebra.leading import leading_subspace
+from prolora.algebra.leading import leading_subspaces
 from prolora.algebra.precision import full_float32
 
 from .report import Report, parser_of
@@ -74,7 +74,7 @@ class Case:
 
 
 def ours(weights: torch.Tensor) -> list[Found]:
-    found = [leading_subspace(weight, ENERGY) for weight in weights]
+    found = leading_subspaces(list(weights), ENERGY)
     return [Found(f.rank, _shorter_first(f.U, f.V)) for f in found]
 
 

@@ -64,7 +64,15 @@ def leading_subspace(weight: torch.Tensor, energy: float) -> Subspace:
     Args:
         energy: in (0, 1); at 1 a square full-rank weight would have no null space left.
     """
-    found = decomposed([weight], energy)[0]
+    return leading_subspaces([weight], energy)[0]
+
+
+def leading_subspaces(weights: Sequence[torch.Tensor], energy: float) -> list[Subspace]:
+    """The same of many weights, which are decomposed together."""
+    return [_leading(found, energy) for found in decomposed(weights, energy)]
+
+
+def _leading(found: Decomposed, energy: float) -> Subspace:
     while True:
         subspace = found.subspace(found.effective_rank(energy), energy)
         if subspace is not None:

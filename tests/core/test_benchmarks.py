@@ -14,7 +14,7 @@ import torch
 from safetensors import safe_open
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks import memory, operations, peer, spectrum, transfer
+from benchmarks import batch, memory, operations, peer, spectrum, transfer
 from benchmarks.files import NOISE, Library, by_shape, spread
 from benchmarks.processes import neighbour
 from benchmarks.sign_iterations import leading_projectors
@@ -202,6 +202,15 @@ def test_transfer_beside_a_checkout_of_the_same(tables, folder):
 def test_memory_counts_what_torch_takes(tables, folder):
     ((row,),) = tables(memory.main, "--cache", str(folder), "--modules", "8")
     assert 100 < row["without pages of files"] < row["peak resident"] < 4000
+
+
+@on_linux
+def test_batch_moves_many(tables, folder):
+    options = ("--cache", str(folder), "--modules", "8", "--loras", "2")
+    ((row,),) = tables(batch.main, *options)
+    assert row["LoRAs"] == 2
+    assert row["each / one"] == row["a call for each"] / row["one call"]
+    assert row["again"] > 0
 
 
 @on_linux
