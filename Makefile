@@ -37,8 +37,8 @@ define install
 		echo "setup: that failed; the whole log is $(LOG)"; exit 1; }
 endef
 
-.PHONY: setup test test-core test-thorough test-oldest test-host test-browser lint registry demo \
-	architectures clean
+.PHONY: setup test test-core test-thorough test-oldest test-host test-browser test-endurance lint \
+	registry demo architectures clean
 
 setup: $(NEEDED)
 	@:
@@ -63,6 +63,11 @@ test-host: setup
 
 test-browser: setup $(DRIVER)
 	@$(PYTEST) -m browser
+
+# A thousand transfers, two hundred prompts, interrupts at random moments: nothing grows or is left.
+# It takes about half an hour, and Linux.
+test-endurance: setup
+	@$(PYTEST) tests/endurance
 
 # What the ComfyUI registry checks, and the archive that it would get, node.zip (committed files
 # only). Its tools have many requirements of their own, so they get an environment of their own.

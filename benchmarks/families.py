@@ -26,7 +26,8 @@ from prolora.models.weights import StateDictWeights
 from prolora.transfer.job import transfer_lora
 from prolora.transfer.settings import TransferSettings
 
-from .decomposition import environment, make_weight, wait
+from .machine import environment, wait
+from .spectra import made
 
 SHAPES = ((640, 640), (1280, 1280), (10240, 1280), (1280, 5120), (640, 5760))
 RANK = 32
@@ -47,7 +48,7 @@ def main() -> None:
 
 
 def _row(shape: tuple[int, int], device: torch.device, repeats: int) -> str:
-    source = make_weight(shape).to(device)
+    source = made(shape, "mlp").to(device)
     noise = torch.randn(shape, generator=torch.Generator().manual_seed(1)).to(device)
     target = source + DRIFT * source.std() * noise
     lora, lokr = _lora(shape), _lokr(shape)

@@ -19,8 +19,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from benchmarks.memory_sdxl import NOISE, RANK, evenly, write_lora
-from fixtures.stable_diffusion import LoraModule, sdxl_lora_modules
+from fixtures.stable_diffusion import SDXL, LoraModule, unet_lora_modules
 from prolora import read_adapter_file
 from prolora.algebra.kept import NOTHING_KEPT, Forgetful, Kept
 from prolora.models.model import Model
@@ -29,6 +28,8 @@ from prolora.models.weights import SafetensorsWeights
 from prolora.transfer.job import transfer_resolved
 from prolora.transfer.resolve import resolve
 from prolora.transfer.settings import TransferSettings
+
+from .files import NOISE, RANK, spread, write_lora
 
 FIRST = TransferSettings("full")
 TURNED: Mapping[str, TransferSettings] = {
@@ -46,8 +47,8 @@ def main() -> None:
     parser.add_argument("--folder", type=Path, help="for the files; a temporary one else")
     parser.add_argument("--device", type=torch.device, default=torch.device("cpu"))
     options = parser.parse_args()
-    unet = [m for m in sdxl_lora_modules() if m.name.startswith("lora_unet")]
-    modules = evenly(unet, options.modules)
+    unet = unet_lora_modules(SDXL)
+    modules = spread(unet, options.modules)
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
         lora = Path(folder) / "lora.safetensors"
         write_lora(modules, lora)

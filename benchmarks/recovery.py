@@ -37,7 +37,7 @@ from prolora.pairing.alignment import align
 from prolora.pairing.block_similarity import RandomizedBlockSimilarity
 from prolora.pairing.module_tree import Node, module_tree
 
-from .decomposition import environment, wait
+from .machine import environment, wait
 
 DRIFTS = (0.02, 0.1, 0.3)
 
@@ -90,7 +90,7 @@ def _row(child: Child, drift: float, width: int, device: torch.device) -> str:
         _model(name, TimedWeights(w, device)) for name, w in (("SDXL", parent), ("child", weights))
     )
     trees = module_tree(source), module_tree(target)
-    similarity = RandomizedBlockSimilarity(source, target, device, lambda name: None)
+    similarity = RandomizedBlockSimilarity(source, target, device)
     start = time.perf_counter()
     found = align(*trees, similarity)
     seconds = time.perf_counter() - start

@@ -190,7 +190,11 @@ class ComfyClient:
 
     def _has_ended(self, prompt_id: str) -> bool:
         entry = self._json(f"/history/{prompt_id}").get(prompt_id)
-        if entry and (entry.get("status") or {}).get("status_str") == "error":
+        status = (entry or {}).get("status") or {}
+        if status.get("status_str") == "error":
+            # The message may come just now, after the silence.
+            if any(kind == "execution_interrupted" for kind, _ in status.get("messages", ())):
+                raise PromptInterrupted(None)
             raise PromptFailed("the host reports an error that it sent no message of")
         return entry is not None
 

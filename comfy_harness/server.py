@@ -107,6 +107,12 @@ class ComfyServer:
         """The last lines of the log."""
         return "\n".join(self.log_text().splitlines()[-lines:])
 
+    @property
+    def pid(self) -> int:
+        """Of the process that runs."""
+        assert self._process is not None
+        return self._process.pid
+
     def is_running(self) -> bool:
         """True from the start until the process ends, in whatever way."""
         return self._process is not None and self._process.poll() is None

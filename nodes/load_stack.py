@@ -93,10 +93,7 @@ class LoadLoraStackForModel(ReadsFiles):
         wanted = _wanted(lora_stack, loras)
         settings = TransferSettings(mode=mode, threshold=threshold, device=host.device())
         given = model, clip, source_checkpoint, settings, cache_gb, self.kept
-        loader = Loader(*given, unique_id, prompt)
-        found = []
-        for lora in wanted:
-            found.append(_load(loader, lora.name, [one.path for one in found if one.path]))
+        found = Loader(*given, unique_id, prompt).load([lora.name for lora in wanted])
         told = [
             (one, f"{lora.name}: {one.summary}") for lora, one in zip(wanted, found, strict=True)
         ]
@@ -133,10 +130,3 @@ def _wanted(lora_stack, text):
     stacked = [ListedLora(names.one(name), *strengths) for name, *strengths in given]
     wanted = [*stacked, *parse_lora_list(text, names)]
     return [lora for lora in wanted if lora.strength_model or lora.strength_clip]
-
-
-def _load(loader, name, in_use):
-    try:
-        return loader.load(name, in_use)
-    except ProLoRAError as error:
-        raise ProLoRAError(f"{name}: {error}") from error

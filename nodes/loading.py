@@ -1,7 +1,7 @@
 """A LoRA for a MODEL of the graph in one go: taken from the cache, or loaded and moved."""
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
 from hashlib import sha256
@@ -21,7 +21,7 @@ from ..prolora.transfer.settings import TransferSettings
 from . import host
 from .files_seen import SEEN
 from .loading_inputs import BESIDE, source_path
-from .moving import misfit, move
+from .moving import Move, misfit, move_all, named
 from .source_model import AUTO, loaded_model
 from .transferred_lora import TransferredLora
 
@@ -69,6 +69,22 @@ class Files:
 
 
 @dataclass(frozen=True)
+class _Wanted:
+    """A LoRA to load.
+
+    Attributes:
+        label: what errors begin with; see named.
+        key: under which it is kept; "" where it is not.
+        notes: why not, or why what is there is not used.
+    """
+
+    label: str
+    files: Files
+    key: str = ""
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Loader:
     """Loads LoRAs of one source for one MODEL and CLIP.
 
@@ -89,35 +105,50 @@ class Loader:
     unique_id: str
     prompt: Any
 
-    def load(self, lora_name: str, in_use: Collection[Path] = ()) -> Loaded:
-        """The LoRA for the MODEL: from the cache if it is there, else moved and kept.
-
-        Args:
-            in_use: what of the cache has to stay.
+    def load(self, names: Sequence[str]) -> list[Loaded]:
+        """LoRAs for the MODEL: from the cache what is there; the others are moved and kept.
 
         Raises:
-            ProLoRAError: it cannot be moved.
+            ProLoRAError: one cannot be moved. Of several, it begins with the name of that one.
         """
-        files = self._files_of(host.lora_path(lora_name))
-        return self._loaded(files, in_use).told(*map(str, files.doubts))
+        found: dict[str, Loaded] = {}
+        wanted: dict[str, _Wanted] = {}
+        for name in names:
+            label = name if len(names) > 1 else ""
+            with named(label):
+                wanted[name], cached = self._looked_up(label, host.lora_path(name))
+            if cached is not None:
+                found[name] = cached
+        missing = {name: one for name, one in wanted.items() if name not in found}
+        for name, moved in self._moved(missing).items():
+            in_use = [loaded.path for loaded in found.values() if loaded.path is not None]
+            found[name] = self._kept(moved, wanted[name], in_use)
+        return [found[name].told(*map(str, wanted[name].files.doubts)) for name in names]
 
-    def _loaded(self, files: Files, in_use: Collection[Path]) -> Loaded:
+    def _looked_up(self, label: str, path: Path) -> tuple[_Wanted, Loaded | None]:
+        """A LoRA, and what the cache has of it."""
+        files = self._files_of(path)
         if not self.cache_gb:
-            return self._moved(files)
+            return _Wanted(label, files), None
         try:
             key = self._key(files)
         except host.Untold as untold:
             line = f"not kept: it hangs on a {untold} in the MODEL, which cannot be told apart"
-            return self._moved(files).told(line)
-        entry, problem = self._found(key)
-        if entry is not None:
-            summary, warning = (entry.metadata.get(name, "") for name in (_SUMMARY, _WARNING))
-            found = Loaded(_as_lora(entry), summary, warning, entry.path)
-            names = self._names_of(files)
-            if entry.metadata.get(_NAMES) != names:
-                found = found.told(f"moved when the files had other names: now {names}")
-            return found.told(f"taken from the cache: {entry.path.name}")
-        return self._kept(self._moved(files).told(*problem), files, key, in_use)
+            return _Wanted(label, files, notes=(line,)), None
+        try:
+            entry = self._cache.find(key)
+        except ProLoRAError as error:
+            line = f"moved again, because in the cache {error}"
+            return _Wanted(label, files, key, (line,)), None
+        return _Wanted(label, files, key), None if entry is None else self._taken(entry, files)
+
+    def _taken(self, entry: Entry, files: Files) -> Loaded:
+        summary, warning = (entry.metadata.get(name, "") for name in (_SUMMARY, _WARNING))
+        found = Loaded(_as_lora(entry), summary, warning, entry.path)
+        names = self._names_of(files)
+        if entry.metadata.get(_NAMES) != names:
+            found = found.told(f"moved when the files had other names: now {names}")
+        return found.told(f"taken from the cache: {entry.path.name}")
 
     @property
     def _listens(self) -> bool:
@@ -152,18 +183,25 @@ class Loader:
             return Files(lora, recording)
         return Files(lora, recording, source, doubts)
 
-    def _moved(self, files: Files) -> Loaded:
-        file = host.read_lora(files.lora)
-        recording, notes = None, ()
-        if files.recording is not None:
-            recording, notes = self._read(files, file)
-        source = recording.source if files.source is None else self._source(files.source)
-        if not self._listens:
-            recording, notes = None, ()
-        lora = resolve(file, source, host.Progress())
+    def _moved(self, wanted: Mapping[str, _Wanted]) -> dict[str, Loaded]:
+        """Each moved; those without a recording together, where they have one source."""
+        moves = [self._move(one) for one in wanted.values()]
+        moved = move_all(moves, self.kept)
+        loaded = (Loaded(one.lora, one.summary, one.warning) for one in moved)
+        return dict(zip(wanted, loaded, strict=True))
+
+    def _move(self, one: _Wanted) -> Move:
+        files, recording, notes = one.files, None, ()
+        with named(one.label):
+            file = host.read_lora(files.lora)
+            if files.recording is not None:
+                recording, notes = self._read(files, file)
+            source = recording.source if files.source is None else self._source(files.source)
+            if not self._listens:
+                recording, notes = None, ()
+            lora = resolve(file, source, host.Progress())
         job = lora, self._target, self.model, self.clip, self.settings
-        moved = move(*job, self.kept, recording, notes)
-        return Loaded(moved.lora, moved.summary, moved.warning)
+        return Move(*job, recording, notes, one.label)
 
     def _read(self, files: Files, file):
         """The recording and what to say of it; None for one that does not fit.
@@ -183,20 +221,22 @@ class Loader:
             raise ProLoRAError(f"{path.name}, beside the LoRA, cannot be used: {problem}")
         return None, (f"{path.name}, beside the LoRA, was not used: {problem}",)
 
-    def _found(self, key: str) -> tuple[Entry | None, tuple[str, ...]]:
-        """The entry of a key, and why one that is there is not used."""
-        try:
-            return self._cache.find(key), ()
-        except ProLoRAError as error:
-            return None, (f"moved again, because in the cache {error}",)
+    def _kept(self, moved: Loaded, one: _Wanted, in_use: Collection[Path]) -> Loaded:
+        """The same in the cache, where it is to be kept.
 
-    def _kept(self, moved: Loaded, files: Files, key: str, in_use: Collection[Path]) -> Loaded:
-        name = f"{files.lora.stem} for {Path(self._target.name).stem}"
-        said = {_SUMMARY: moved.summary, _WARNING: moved.warning, _NAMES: self._names_of(files)}
+        Args:
+            in_use: what of the cache has to stay.
+        """
+        moved = moved.told(*one.notes)
+        if not one.key:
+            return moved
+        name = f"{one.files.lora.stem} for {Path(self._target.name).stem}"
+        names = self._names_of(one.files)
+        said = {_SUMMARY: moved.summary, _WARNING: moved.warning, _NAMES: names}
         header = {**moved.lora.metadata, **said}
         write = partial(write_lora, base=self._target.path, progress=host.Progress())
         try:
-            path = self._cache.keep(key, name, moved.lora, header, in_use, write)
+            path = self._cache.keep(one.key, name, moved.lora, header, in_use, write)
         except ProLoRAError as error:
             return moved.told(f"not kept: {error}")
         return replace(moved, path=path).told(f"kept in the cache: {path.name}")
@@ -244,7 +284,7 @@ class Loader:
 
     @cached_property
     def _fingerprint(self) -> str:
-        return host.fingerprint(self._target, self.model, self.clip)
+        return host.fingerprint(self._target, self.model, self.clip, host.Progress())
 
     @cached_property
     def _sources(self) -> dict[Path, Any]:

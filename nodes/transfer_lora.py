@@ -1,11 +1,13 @@
 """ProLoRA Transfer: moves a source LoRA to the MODEL that is loaded in the graph."""
 
+from dataclasses import replace
+
 from ..prolora.errors import ProLoRAError
 from ..prolora.pairing.block_pairs import parse_pairs
 from ..prolora.transfer.modes import mode_named
 from ..prolora.transfer.settings import DEFAULTS, TransferSettings
 from . import host
-from .moving import move
+from .moving import Move, move_all
 from .shared_inputs import (
     CLIP_INPUT,
     ENERGY_INPUT,
@@ -40,6 +42,9 @@ class ProLoraTransfer:
     RETURN_NAMES = ("lora", "summary")
     OUTPUT_TOOLTIPS = ("The LoRA for this model.", "What was moved, what stayed behind, and why.")
     FUNCTION = "transfer"
+    # Given a list of LoRAs, what is found of the two models serves all of them.
+    INPUT_IS_LIST = True
+    OUTPUT_IS_LIST = (True, True)
 
     def __init__(self):
         self.kept = host.kept()
@@ -97,18 +102,30 @@ class ProLoraTransfer:
         }
 
     @classmethod
-    def VALIDATE_INPUTS(cls, mode=None):
+    def VALIDATE_INPUTS(cls, mode=()):
         """Checks `mode` in the host's place: a saved graph may hold the former name of a mode."""
-        if mode is None:  # a link gives it
-            return True
         try:
-            mode_named(mode)
+            for name in mode:
+                if name is not None:  # a link gives it
+                    mode_named(name)
         except ProLoRAError as error:
             return str(error)
         return True
 
-    def transfer(
+    def transfer(self, **lists):
+        targets = {}
+        moves = [self._move(targets, **given) for given in host.zipped(lists)]
+        if len(moves) > 1:
+            moves = [replace(move, label=move.lora.file.name) for move in moves]
+        moved = move_all(moves, self.kept)
+        for one in moved:
+            host.say(one.summary, bool(one.warning))
+        loras, summaries = [one.lora for one in moved], [one.summary for one in moved]
+        return {"ui": {"text": summaries}, "result": (loras, summaries)}
+
+    def _move(
         self,
+        targets,
         source_lora,
         model,
         threshold,
@@ -133,7 +150,7 @@ class ProLoraTransfer:
             pairs=parse_pairs(pairs),
             unserved=unserved,
         )
-        target = loaded_model(model, clip, unique_id, prompt)
-        moved = move(source_lora, target, model, clip, settings, self.kept, recording)
-        host.say(moved.summary, bool(moved.warning))
-        return {"ui": {"text": [moved.summary]}, "result": (moved.lora, moved.summary)}
+        loaded = id(model), id(clip)
+        if loaded not in targets:
+            targets[loaded] = loaded_model(model, clip, unique_id, prompt)
+        return Move(source_lora, targets[loaded], model, clip, settings, recording)

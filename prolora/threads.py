@@ -8,16 +8,20 @@ has a BLAS of one thread, and works on a thing of its own.
 
 import math
 from collections import deque
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from itertools import islice
 from typing import Any, TypeVar
 
 import torch
 
+from .progress import Progress
+
 _LOOK = 0.2  # seconds after which a job looks whether it is to stop
+_ROOM = 3 << 30  # bytes: 30 modules of SDXL's usual 1280 x 1280, or two of Flux's largest
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -35,6 +39,25 @@ class Limits:
     threads: int
     room: float = math.inf
     size_of: Callable[[Any], int] = lambda item: 0
+
+    @classmethod
+    def on(
+        cls,
+        device: torch.device,
+        size_of: Callable[[Any], int],
+        workers: int = 0,
+        memory: int = 0,
+    ) -> "Limits":
+        """For work on weights: many at once on the cores of the CPU, one on another device.
+
+        Args:
+            size_of: the bytes that an item takes while it is at work.
+            workers: how many at once; 0 for as many as torch has threads.
+            memory: bytes for all of them; 0 for what suits a CPU.
+        """
+        if device.type != "cpu":
+            return cls(1)
+        return cls(workers or torch.get_num_threads(), memory or _ROOM, size_of)
 
     def allow(self, item: object, at_work: Collection[object]) -> bool:
         """Whether one more thing may begin."""
@@ -83,9 +106,8 @@ def in_threads(
         with torch.inference_mode(inference), torch.no_grad():
             return work(item)
 
-    pool = ThreadPoolExecutor(limits.threads, "prolora", partial(torch.set_num_threads, 1))
     rest, futures = deque(items), dict[Future[Result], Item]()
-    try:
+    with _pool(limits.threads) as pool:
         while rest or futures:
             while rest and limits.allow(rest[0], futures.values()):
                 item = rest.popleft()
@@ -94,6 +116,86 @@ def in_threads(
             done, _ = wait(futures, _LOOK, FIRST_COMPLETED)
             for future in tuple(done)[:1]:  # one, so that `look` sees each
                 yield futures.pop(future), future.result()
+
+
+@contextmanager
+def _pool(threads: int) -> Iterator[ThreadPoolExecutor]:
+    """Threads with a BLAS of one thread each, none of which is left."""
+    pool = ThreadPoolExecutor(threads, "prolora", partial(torch.set_num_threads, 1))
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
+        # What was set in them also holds for threads that others begin later.
+        torch.set_num_threads(torch.get_num_threads())
+
+
+def all_in_threads(
+    items: Sequence[Item],
+    work: Callable[[Item], Result],
+    limits: Limits,
+    progress: Progress,
+    name_of: Callable[[Item], str],
+) -> list[Result]:
+    """The results of all items, in their order; see in_threads.
+
+    Args:
+        progress: told how many are done, and the name of the first that is not.
+    """
+    found: dict[int, Result] = {}
+    sizes = replace(limits, size_of=lambda number: limits.size_of(items[number]))
+
+    def look(number: int) -> None:
+        progress(len(found), len(items), name_of(items[number]))
+
+    def result(number: int) -> Result:
+        return work(items[number])
+
+    for number, done in in_threads(range(len(items)), result, look, sizes):
+        found[number] = done
+    if items:
+        progress(len(items), len(items), "")
+    return [found[number] for number in range(len(items))]
+
+
+def one_ahead(
+    items: Iterator[Item], make: Callable[[Item], Result], look: Callable[[], None]
+) -> Generator[tuple[Item, Result], None, None]:
+    """Gives each item with what is made of it; the next is made while the caller works.
+
+    When it ends, by whatever, its thread is not left.
+
+    Args:
+        items: asked for the next as late as can be.
+        make: runs in a thread, which has the caller's inference mode and no gradients.
+        look: called several times a second while the caller has to wait; whatever it raises stops
+            the work.
+
+    Raises:
+        Exception: what `make` or `look` raises.
+    """
+    inference = torch.is_inference_mode_enabled()
+
+    def run(item: Item) -> Result:
+        with torch.inference_mode(inference), torch.no_grad():
+            return make(item)
+
+    pool = ThreadPoolExecutor(1, "prolora", partial(torch.set_num_threads, 1))
+    ahead: deque[tuple[Item, Future[Result]]] = deque()
+
+    def begin() -> None:
+        for item in islice(items, 1):
+            ahead.append((item, pool.submit(run, item)))
+
+    try:
+        begin()
+        while ahead:
+            while not wait([ahead[0][1]], _LOOK).done:
+                look()
+            item, made = ahead.popleft()
+            begin()
+            yield item, made.result()
+            del item, made  # or they are there until the next is made
     finally:
         pool.shutdown(cancel_futures=True)
 

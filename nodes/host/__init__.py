@@ -25,9 +25,11 @@ from .files import (
 )
 from .fingerprint import Untold, conduct, fingerprint
 from .kept import kept
+from .lists import zipped
 from .loaded_model import (
     clip_without_loras,
     file_behind,
+    is_one,
     kept_as,
     model_from_graph,
     path_behind,
@@ -65,6 +67,7 @@ __all__ = [
     "encode",
     "file_behind",
     "fingerprint",
+    "is_one",
     "kept",
     "kept_as",
     "latent_format",
@@ -98,4 +101,5 @@ __all__ = [
     "text_network_of",
     "trainable",
     "without_loras",
+    "zipped",
 ]

@@ -13,8 +13,8 @@ import torch
 from ...prolora.algebra.precision import as_bytes
 from ...prolora.models.ggml import is_ggml
 from ...prolora.models.model import Model
+from ...prolora.progress import Progress, silent
 from .loaded_model import PatchedModelWeights
-from .work import stop_if_cancelled
 
 # Bytes that a thread takes at a time: so much of a weight on the GPU is copied for it.
 _PIECE = 2**26
@@ -31,7 +31,7 @@ class Untold(Exception):
     """Something in a MODEL has no content that could be compared, such as a function."""
 
 
-def fingerprint(target: Model, model: Any, clip: Any | None) -> str:
+def fingerprint(target: Model, model: Any, clip: Any | None, progress: Progress = silent) -> str:
     """The SHA-256 of all base weights as they are kept, of their names and of what LoRAs call them.
 
     Every byte is read. A core does about 1.8 GB/s where the processor has SHA instructions, and
@@ -40,14 +40,23 @@ def fingerprint(target: Model, model: Any, clip: Any | None) -> str:
     Args:
         target: what model_from_graph made of them.
         model, clip: the host's; clip may be None. LoRAs that patch them do not count.
+
+    Raises:
+        Exception: whatever `progress` raises.
     """
     weights = PatchedModelWeights([model] if clip is None else [model, clip.patcher])
     found = sha256(target.architecture.encode())
     for name, place in sorted(target.key_map.items()):
         found.update(f"{name} {place!r}\n".encode())
-    for digest in _in_parallel(piece for key in sorted(weights) for piece in _pieces(weights, key)):
+
+    def pieces() -> Iterator[Callable[[], bytes]]:
+        for done, key in enumerate(keys):
+            progress(done, len(keys), f"the model, to know it again: {key}")
+            yield from _pieces(weights, key)
+
+    keys = sorted(weights)
+    for digest in _in_parallel(pieces()):
         found.update(digest)
-        stop_if_cancelled()
     return found.hexdigest()
 
 

@@ -36,6 +36,18 @@ def model_from_graph(model: Any, clip: Any | None, name: str, path: Path | None 
     return host_model(name, model.model.model_config, PatchedModelWeights(patchers), names, path)
 
 
+def is_one(model: Model, other: Model) -> bool:
+    """Whether two Models are surely of one file, or of one loaded MODEL and CLIP."""
+    if model is other:
+        return True
+    ours, theirs = model.weights, other.weights
+    if isinstance(ours, PatchedModelWeights) and isinstance(theirs, PatchedModelWeights):
+        return ours.is_of(theirs)
+    if isinstance(ours, PatchedModelWeights) or isinstance(theirs, PatchedModelWeights):
+        return False
+    return model.path is not None and model.path == other.path
+
+
 def kept_as(model: Any) -> Callable[[str], torch.dtype | None]:
     """The key of a MODEL's weight -> the floating-point type it is kept in; None: quantised."""
     weights = PatchedModelWeights([model])
@@ -73,6 +85,10 @@ class PatchedModelWeights:
 
     A weight is looked up whenever it is read, because the host may move, patch or unload a model
     between two prompts.
+
+    Several threads may read at once while a node runs: to look up and to dequantise a weight
+    changes nothing of it (0.33.0's kernels keep their choice of a backend for each thread), and the
+    only thread that moves or patches models is the one that waits for the node.
     """
 
     def __init__(self, patchers: list[Any]) -> None:
@@ -91,6 +107,11 @@ class PatchedModelWeights:
 
     def shape(self, key: str) -> tuple[int, ...]:
         return tuple(self.base(key)[0].shape)
+
+    def is_of(self, other: "PatchedModelWeights") -> bool:
+        """Whether these are the weights of the same models; what patches them does not count."""
+        models = [{id(p.model) for p in one._patchers.values()} for one in (self, other)]
+        return models[0] == models[1]
 
     def base(self, key: str) -> tuple[torch.Tensor, Any]:
         """See _base_weight."""

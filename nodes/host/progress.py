@@ -6,9 +6,10 @@ from typing import Any
 import comfy.model_management
 import comfy.utils
 
+from ...prolora.progress import Pace
+
 MESSAGE = "prolora.progress"  # web/prolora.js shows it
 _EVERY = 0.5  # seconds from one text to the next
-_SETTLED = 3.0  # seconds of a job before its time left can be told
 
 
 class Progress:
@@ -20,36 +21,18 @@ class Progress:
 
     def __init__(self) -> None:
         self._bar: Any = None
-        self._total = self._done = 0
-        self._began = self._told = float("-inf")
+        self._pace = Pace()
+        self._told = float("-inf")
 
     def __call__(self, done: int, total: int, name: str) -> None:
         comfy.model_management.throw_exception_if_processing_interrupted()
-        now = time.monotonic()
-        if total != self._total or done < self._done or self._bar is None:
+        if self._pace.begins(done, total):
             self._bar = comfy.utils.ProgressBar(total)
-            self._began = now
-        self._done, self._total = done, total
         self._bar.update_absolute(done, total)
+        now = time.monotonic()
         if now - self._told >= _EVERY:
             self._told = now
-            _send(text_of(done, total, name, now - self._began))
-
-
-def text_of(done: int, total: int, name: str, seconds: float) -> str:
-    """How far a part of a job is, what it does now, and the time left after so many seconds."""
-    parts = [f"{done} of {total}"] if total > 1 else []
-    if done and seconds >= _SETTLED:
-        parts.append(f"{_in_words(seconds / done * (total - done))} left")
-    return "\n".join(filter(None, (", ".join(parts), name)))
-
-
-def _in_words(seconds: float) -> str:
-    if seconds < 60:
-        return f"{max(round(seconds), 1)} s"
-    if seconds < 3600:
-        return f"{round(seconds / 60)} min"
-    return f"{seconds / 3600:.1f} h"
+            _send("\n".join(filter(None, (str(self._pace), name))))
 
 
 def _send(text: str) -> None:

@@ -16,6 +16,7 @@ from ...prolora.models.model import Model
 # A projection of one module holds both weights in float32, and one in float64 with its Gram matrix,
 # the eigenvectors and their workspace: about this many bytes for each element of a weight.
 _BYTES_PER_ELEMENT = 64
+_MOST = 1_400_000_000  # bytes beyond the loaded models, however much is free
 
 log = logging.getLogger("ProLoRA")
 
@@ -26,17 +27,20 @@ def device() -> torch.device:
     return chosen if can_decompose(chosen) else torch.device("cpu")
 
 
-def make_room(names: Iterable[str], model: Model) -> None:
-    """Asks the host to free the memory that the largest of these modules needs."""
+def make_room(names: Iterable[str], model: Model) -> int:
+    """Asks the host to free the memory that the largest of these modules needs.
+
+    Returns:
+        Bytes that a job may take of what is free then, for TransferSettings.memory.
+    """
     refs = (model.resolve(name) for name in names)
     sizes = (torch.Size(model.weights.shape(ref.key)).numel() for ref in refs if ref is not None)
     largest = max(sizes, default=0)
-    comfy.model_management.free_memory(largest * _BYTES_PER_ELEMENT, device())
-
-
-def stop_if_cancelled() -> None:
-    """Raises the host's own exception after the user pressed Cancel."""
-    comfy.model_management.throw_exception_if_processing_interrupted()
+    chosen = device()
+    comfy.model_management.free_memory(largest * _BYTES_PER_ELEMENT, chosen)
+    if chosen.type == "cpu":
+        return 0
+    return max(min(int(comfy.model_management.get_free_memory(chosen)), _MOST), 1)
 
 
 def apply_lora(

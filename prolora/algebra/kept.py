@@ -19,12 +19,20 @@ from .precision import as_bytes
 LIMIT = 2 << 30  # bytes; what a rank-64 LoRA of SDXL needs (benchmarks/kept.py)
 _FIGURE = 1 << 10  # bytes that a few numbers and their key are counted as
 
+BASES = "subspaces"  # the last part of the keys of bases
+
 Figure = TypeVar("Figure")
 Tensors = tuple[torch.Tensor, ...]
 
 
 class Forgetful:
-    """Keeps nothing: everything is computed when it is asked for."""
+    """Keeps nothing: everything is computed when it is asked for.
+
+    Attributes:
+        notes: what the report of a job has to say of what is kept.
+    """
+
+    notes: tuple[str, ...] = ()
 
     def begin_job(self) -> None:
         """Tells that a new job begins; see Kept."""
@@ -32,6 +40,10 @@ class Forgetful:
     def digest(self, read: Callable[[], torch.Tensor]) -> str:
         """What a tensor is known by in a key; it is only read where something is kept."""
         return ""
+
+    def holds(self, key: Hashable) -> bool:
+        """Whether what has this key is kept now."""
+        return False
 
     def figure(self, key: Hashable, compute: Callable[[], Figure]) -> Figure:
         """A few numbers, as a frozen dataclass; what `compute` raises goes on to the caller."""
@@ -71,10 +83,11 @@ class Kept(Forgetful):
 
     def digest(self, read: Callable[[], torch.Tensor]) -> str:
         """Of its numbers, shape and dtype."""
-        tensor = read()
-        found = hashlib.sha256(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
-        found.update(as_bytes(tensor).cpu().numpy().data)
-        return found.hexdigest()
+        return digest_of(read())
+
+    def holds(self, key: Hashable) -> bool:
+        with self._lock:
+            return key in self._entries
 
     def figure(self, key: Hashable, compute: Callable[[], Figure]) -> Figure:
         found = self._find(key)
@@ -133,6 +146,13 @@ class _Entry:
 
 
 NOTHING_KEPT = Forgetful()
+
+
+def digest_of(tensor: torch.Tensor) -> str:
+    """Of a tensor's numbers, shape and dtype."""
+    found = hashlib.sha256(f"{tensor.dtype} {tuple(tensor.shape)}".encode())
+    found.update(as_bytes(tensor).cpu().numpy().data)
+    return found.hexdigest()
 
 
 def outside_heap(tensor: torch.Tensor) -> torch.Tensor:

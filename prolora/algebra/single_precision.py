@@ -15,6 +15,7 @@ in doubt, there is no answer here and the weight is decomposed in float64.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -162,21 +163,40 @@ def _ritz(X: torch.Tensor, GX: torch.Tensor) -> torch.Tensor:
     return turn
 
 
-def decompose_single(weight: torch.Tensor) -> SingleDecomposition:
-    """Decomposes an m x n weight in float32, on its device."""
-    tall = weight.shape[0] > weight.shape[1]
-    matrix = (weight.T if tall else weight).float()
+def decompose_single(weights: Sequence[torch.Tensor]) -> list[SingleDecomposition]:
+    """Decomposes m x n weights in float32, on their device; those of one shorter side in one call.
+
+    A GPU has work for all of its cores only with many at a time.
+    """
+    prepared = [_with_gram(weight) for weight in weights]
+    of_size: dict[int, list[int]] = {}
+    for i, (_, gram) in enumerate(prepared):
+        of_size.setdefault(len(gram), []).append(i)
+    found: dict[int, SingleDecomposition] = {}
+    for places in of_size.values():
+        eigenvalues, eigenvectors = torch.linalg.eigh(torch.stack([prepared[i][1] for i in places]))
+        for i, values, vectors in zip(places, eigenvalues, eigenvectors, strict=True):
+            found[i] = SingleDecomposition(
+                weight=weights[i],
+                matrix=prepared[i][0],
+                gram=prepared[i][1],
+                vectors=vectors.flip(1),
+                squared=values.flip(0).double().clamp_min(0),
+                tall=_is_tall(weights[i]),
+            )
+    return [found[i] for i in range(len(weights))]
+
+
+def _with_gram(weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """See SingleDecomposition.matrix and gram."""
+    matrix = (weight.T if _is_tall(weight) else weight).float()
     gram = lower_gram(matrix)
     if not 1 / _LARGE < float(gram.diagonal().max()) < _LARGE and weight.any():
         exponent = math.frexp(float(weight.abs().max()))[1]
         matrix = matrix * 2.0**-exponent
         gram = lower_gram(matrix)
-    eigenvalues, eigenvectors = torch.linalg.eigh(gram)
-    return SingleDecomposition(
-        weight=weight,
-        matrix=matrix,
-        gram=gram,
-        vectors=eigenvectors.flip(1),
-        squared=eigenvalues.flip(0).double().clamp_min(0),
-        tall=tall,
-    )
+    return matrix, gram
+
+
+def _is_tall(weight: torch.Tensor) -> bool:
+    return weight.shape[0] > weight.shape[1]

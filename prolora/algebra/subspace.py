@@ -111,5 +111,6 @@ def randomized_subspace(weight: torch.Tensor, rank: int) -> Subspace:
         Q = torch.linalg.qr(weight @ Q).Q
         Q = torch.linalg.qr(weight.T @ Q).Q
     U, S, Vh = torch.linalg.svd(weight @ Q, full_matrices=False)
-    shares = S[:k].double().square() / weight.double().square().sum()
+    energy = torch.linalg.vector_norm(weight, dtype=torch.float64).square()
+    shares = S[:k].double().square() / energy
     return Subspace(U[:, :k], Q @ Vh[:k].T, shares)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..adapters import read_adapter_file
+from ..algebra.kept import NOTHING_KEPT, Forgetful
 from ..errors import ProLoRAError
 from ..files.lazy_mmap import give_pages_back
 from ..files.spool import Spool
@@ -27,6 +28,7 @@ class Move:
     Attributes:
         moving: told of the modules of all of them.
         writing: told of the files.
+        kept: see transfer_resolved.
     """
 
     source: Model
@@ -35,6 +37,7 @@ class Move:
     form: FileForm
     moving: Progress = silent
     writing: Progress = silent
+    kept: Forgetful = NOTHING_KEPT
 
 
 @dataclass(frozen=True)
@@ -92,7 +95,7 @@ def move_many(items: list[Item], move: Move) -> Iterator[tuple[Item, Written | F
 
 def _prepared(item: Item, move: Move) -> Job:
     found = resolve(read_adapter_file(item.lora), move.source, move.moving)
-    return prepare_job(found, move.target, move.settings, move.moving)
+    return prepare_job(found, move.target, move.settings, move.moving, move.kept)
 
 
 def _moved(jobs: list[tuple[Item, Job]], move: Move) -> Iterator[tuple[Item, Written | Failure]]:
@@ -102,7 +105,9 @@ def _moved(jobs: list[tuple[Item, Job]], move: Move) -> Iterator[tuple[Item, Wri
     items = [item for item, _ in jobs]
     spool = Spool(items[0].out.parent, beside=[item.lora for item in items])
     try:
-        results = transfer_jobs([job for _, job in jobs], move.moving, hold=spool.hold)
+        results = transfer_jobs(
+            [job for _, job in jobs], move.moving, kept=move.kept, hold=spool.hold
+        )
     except Exception as error:
         if len(jobs) == 1:
             yield items[0], Failure(reason_of(error))

@@ -13,7 +13,9 @@ from typing import Any
 import torch
 
 from ..algebra.devices import can_decompose
+from ..algebra.kept import NOTHING_KEPT, Forgetful
 from ..errors import ProLoRAError
+from ..files.kept_on_disk import KeptOnDisk
 from ..pairing.block_pairs import read_pairs
 from ..transfer.settings import DEFAULTS
 
@@ -57,6 +59,28 @@ def add_machine(parser: argparse.ArgumentParser) -> None:
         metavar="GB",
         help="that modules at work may take; 0 for what suits the device (%(default)s)",
     )
+
+
+def add_cache(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--cache",
+        type=Path,
+        metavar="DIR",
+        help="keep the bases of the weights there, for other LoRAs between the same checkpoints "
+        "(SDXL's are about 10 GB at an energy of 0.8)",
+    )
+    parser.add_argument(
+        "--cache-gb",
+        type=_gigabytes,
+        default=20 * 10**9,
+        metavar="GB",
+        help="how much is kept there; the oldest go first (20)",
+    )
+
+
+def kept_of(options: argparse.Namespace) -> Forgetful:
+    """What --cache keeps, or nothing."""
+    return KeptOnDisk(options.cache, options.cache_gb) if options.cache else NOTHING_KEPT
 
 
 def add_pairs(parser: argparse.ArgumentParser) -> None:

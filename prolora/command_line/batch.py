@@ -16,10 +16,11 @@ from ..batch.manifest import Call, Choices, Row, read_manifest, rows_of_folder
 from ..batch.table import DONE, FAILED, MOVED, WAITING, Outcome, Table
 from ..errors import ProLoRAError, bullets, truncated_list
 from ..files.atomic_write import remove_left_over
+from ..progress import duration
 from .arguments import add_force, add_machine, given, output
 from .choices import MODES_TOLD, add_choices, add_form
 from .command import Command
-from .terminal import duration, printed_last, progress_in
+from .terminal import printed_last, progress_in
 
 _CHUNK = 64
 _LISTED = 10  # failures; the table has all

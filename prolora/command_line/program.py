@@ -7,6 +7,7 @@ import torch
 from ..errors import ProLoRAError
 from . import batch, extract, inspect, similarity, transfer
 from .command import parser_of
+from .heap import give_large_blocks_back
 from .terminal import print_anything
 
 COMMANDS = (
@@ -26,6 +27,7 @@ def run(arguments: Sequence[str] | None) -> None:
         SystemExit: for --help, --version and wrong usage.
     """
     print_anything()
+    give_large_blocks_back()
     options = parser_of(COMMANDS).parse_args(arguments)
     try:
         options.run(options)

@@ -10,9 +10,10 @@ from typing import NoReturn
 from tqdm import tqdm
 
 from ..errors import printable
-from ..progress import Progress
+from ..progress import Pace, Progress
 
 _SECONDS = 5.0  # between two lines
+_BAR = "{percentage:3.0f}%|{bar:20}| {desc}"
 
 
 def print_anything() -> None:
@@ -38,16 +39,18 @@ def progress_in(unit: str) -> Iterator[Progress]:
     if not sys.stderr.isatty():
         yield _Lines(unit)
         return
+    pace = Pace(unit)
     with ExitStack() as shown:
         bar: tqdm[NoReturn] | None = None
 
         def progress(done: int, total: int, name: str) -> None:
             nonlocal bar
             if bar is None:
-                bar = shown.enter_context(tqdm(unit=unit, dynamic_ncols=True))
-            bar.total = total
-            bar.update(done - bar.n)
-            bar.set_postfix_str(printable(name))
+                bar = shown.enter_context(tqdm(unit=unit, dynamic_ncols=True, bar_format=_BAR))
+            if pace.begins(done, total):
+                bar.reset(total)
+            bar.n = done
+            bar.set_description_str(printable(": ".join(filter(None, (str(pace), name)))))
 
         yield progress
 
@@ -56,29 +59,15 @@ class _Lines:
     """A line every some seconds."""
 
     def __init__(self, unit: str) -> None:
-        self._unit = unit
-        self._started = self._last = time.monotonic()
+        self._pace = Pace(unit)
+        self._last = time.monotonic()
 
     def __call__(self, done: int, total: int, name: str) -> None:
         now = time.monotonic()
-        if done == 0:
-            self._started = now
+        self._pace.begins(done, total)
         if now - self._last < _SECONDS:
             return
         self._last = now
+        said = str(self._pace) or "reading"
         with suppress(BrokenPipeError):  # nobody reads; the job goes on
-            print(printable(self._line(done, total, name, now)), file=sys.stderr, flush=True)
-
-    def _line(self, done: int, total: int, name: str, now: float) -> str:
-        if done == 0:
-            return f"reading {name}"
-        left = (now - self._started) / done * (total - done)
-        return f"{done} of {total} {self._unit}s, about {duration(left)} left: {name}"
-
-
-def duration(seconds: float) -> str:
-    """A time for people: 40 s, 3 min, 2 h 10 min."""
-    if seconds < 60:
-        return f"{seconds:.0f} s"
-    hours, minutes = divmod(round(seconds / 60), 60)
-    return f"{hours} h {minutes} min" if hours else f"{minutes} min"
+            print(printable(f"{said}: {name}"), file=sys.stderr, flush=True)

@@ -6,12 +6,13 @@ from pathlib import Path
 from ..adapters import read_adapter_file
 from ..batch.many import Failure, Item, Move, move_many
 from ..errors import ProLoRAError, bullets
+from ..files.spool import Spool
 from ..named_files import load_pair
 from ..transfer.job import transfer_lora
 from ..transfer.report_text import summary_of, verdict_of, warning_of
 from ..transfer.saving import moved_name
 from ..transfer.settings import TransferSettings
-from .arguments import add_machine, given, pairs_of
+from .arguments import add_cache, add_machine, given, kept_of, pairs_of
 from .choices import MODES_TOLD, add_choices, form_of
 from .command import Command
 from .files import check_outputs
@@ -43,6 +44,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add_choices(parser)
     add_machine(parser)
+    add_cache(parser)
     add_result(parser)
 
 
@@ -77,8 +79,11 @@ def _move_one(options: argparse.Namespace, settings: TransferSettings) -> None:
     check_result(options, lora, options.source, options.target, options.pairs)
     file = read_adapter_file(lora)
     source, target = load_pair(options.source, options.target)
+    spool = Spool(options.out.parent, beside=[lora])
     with progress_in("module") as progress:
-        result = transfer_lora(file, source, target, settings, progress)
+        kept = kept_of(options)
+        result = transfer_lora(file, source, target, settings, progress, kept, spool.hold)
+    spool.give_pages_back()
     write_result(result, target, options, summary_of(result.report))
 
 
@@ -90,7 +95,7 @@ def _move_many(options: argparse.Namespace, settings: TransferSettings) -> None:
     pair = load_pair(options.source, options.target)
     failed = 0
     with printed_last() as said, progress_in("module") as moving, progress_in("LoRA") as writing:
-        move = Move(*pair, settings, form_of(options), moving, writing)
+        move = Move(*pair, settings, form_of(options), moving, writing, kept_of(options))
         for item, done in move_many(items, move):
             if isinstance(done, Failure):
                 failed += 1

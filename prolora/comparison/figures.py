@@ -2,23 +2,24 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 
-from ..algebra.leading import common_subspaces
+from ..algebra.leading import bytes_at_work, common_subspaces
 from ..algebra.precision import full_float32
 from ..algebra.subspace import Similarity, similarity
 from ..errors import ProLoRAError
 from ..models.model import Model
 from ..models.module_names import is_text_encoder
 from ..models.references import Slice, WeightRef
-from ..pairing.alignment import Alignment, BlockPair, Link, align
+from ..pairing.alignment import Alignment, BlockPair, Link, align, compared
 from ..pairing.block_similarity import RandomizedBlockSimilarity
 from ..pairing.module_pairs import finest_parts
 from ..pairing.module_tree import Node, as_linear, module_tree
 from ..progress import Progress, silent
+from ..threads import Limits, all_in_threads
 from ..transfer.settings import TransferSettings
 
 # Identical weights are not decomposed, so their chance levels are not known.
@@ -122,13 +123,14 @@ def compare(
 ) -> Comparison:
     """Measures phi (Eq. 1) for every pair of weights that belong together and have the same shape.
 
-    Two weights are in memory at a time. Both are decomposed exactly, unless they are identical.
+    Two weights are in memory at a time, for each thread at work. Both are decomposed exactly,
+    unless they are identical.
 
     Args:
         source, target: the two models.
-        settings: subspace_energy, threshold, pairs and device are used.
-        progress: called before each weight with how many are done, how many there are, and its
-            path. What it raises stops the work.
+        settings: subspace_energy, threshold, pairs, device, workers and memory are used.
+        progress: called with how many weights are done, how many there are, and the path of the
+            oldest at work. What it raises stops the work.
 
     Raises:
         ProLoRAError: no weights of the two models belong together, or none of them have the same
@@ -137,39 +139,19 @@ def compare(
     """
     source, target, notes = _without_lone_text_encoder(source, target)
     trees = module_tree(source), module_tree(target)
-    alignment = align(
-        *trees,
-        RandomizedBlockSimilarity(
-            source, target, settings.device, lambda name: progress(0, 1, name)
-        ),
-        settings.pairs,
-    )
+    similarity = RandomizedBlockSimilarity(source, target, settings.device, progress)
+    similarity.prepare(compared(*trees, settings.pairs), settings.workers)
+    alignment = align(*trees, similarity, settings.pairs)
     rows = list(_rows(source, target, trees, alignment))
     _refuse_strangers(rows, alignment, source, target)
-    total = sum(row.link is not None for row in rows)
-    finished: list[Row] = []
-    done, unreadable = 0, None
-    for row in rows:
-        if row.link is None:
-            finished.append(row.row)
-            continue
-        progress(done, total, row.row.target)
-        try:
-            finished.append(_measured(row.row, row.link, source, target, settings))
-        except ProLoRAError as error:  # one weight that cannot be read is no reason to stop
-            unreadable = error
-            finished.append(replace(row.row, reason=str(error)))
-        done += 1
-    progress(total, total, "")
-    if unreadable is not None and all(row.similarity is None for row in finished):
-        raise unreadable
+    finished = _all_measured(rows, source, target, settings, progress)
     return Comparison(
         source=source.name,
         target=target.name,
         architectures=(source.architecture, target.architecture),
         energy=settings.subspace_energy,
         threshold=settings.threshold,
-        rows=tuple(finished),
+        rows=finished,
         blocks=alignment.blocks,
         pairs=alignment.pairs,
         notes=notes,
@@ -280,6 +262,43 @@ def _named(path: str, rows: Slice | None) -> str:
 
 def _rows_of(shape: tuple[int, ...], rows: Slice | None) -> tuple[int, ...]:
     return shape if rows is None else (rows.length, *shape[1:])
+
+
+def _all_measured(
+    rows: Sequence[_Unmeasured],
+    source: Model,
+    target: Model,
+    settings: TransferSettings,
+    progress: Progress,
+) -> tuple[Row, ...]:
+    """All rows with their figures. One weight that cannot be read is no reason to stop.
+
+    Raises:
+        ProLoRAError: none can be read.
+    """
+    to_do = [row for row in rows if row.link is not None]
+
+    def work(row: _Unmeasured) -> Row | ProLoRAError:
+        assert row.link is not None
+        try:
+            return _measured(row.row, row.link, source, target, settings)
+        except ProLoRAError as error:
+            return error.with_traceback(None)  # which would hold the weights
+
+    def size(row: _Unmeasured) -> int:
+        return sum(map(bytes_at_work, (row.row.source_shape, row.row.target_shape)))
+
+    limits = Limits.on(settings.device, size, settings.workers, settings.memory)
+    found = all_in_threads(to_do, work, limits, progress, lambda row: row.row.target)
+    errors = [one for one in found if isinstance(one, ProLoRAError)]
+    if errors and len(errors) == len(found):
+        raise errors[0]
+    left = iter(found)
+    return tuple(row.row if row.link is None else _filled(row.row, next(left)) for row in rows)
+
+
+def _filled(row: Row, found: Row | ProLoRAError) -> Row:
+    return found if isinstance(found, Row) else replace(row, reason=str(found))
 
 
 def _measured(

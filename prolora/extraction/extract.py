@@ -10,12 +10,14 @@ from .._version import __version__
 from ..adapters import Adapter, Part, VectorPatch
 from ..adapters.accelerators import ACCELERATOR_KEY, accelerator_of
 from ..adapters.lora import made_lora
+from ..algebra.kept import outside_heap
 from ..algebra.precision import full_float32
-from ..algebra.updates import DenseUpdate
+from ..algebra.updates import DenseUpdate, LowRankUpdate
 from ..errors import ProLoRAError
 from ..models.model import Model
 from ..pairing.module_tree import module_tree
 from ..progress import Progress, silent
+from ..threads import Limits, all_in_threads
 from ..transfer.report import Measures, ModuleReport, Report
 from .places import Place, blocks_in, lone_text_encoder, places_of
 from .settings import ExtractionSettings
@@ -24,6 +26,9 @@ IDENTICAL = "identical in both"
 ROUNDING = "the difference is rounding to another precision"
 # Types that weights are stored in; what rounding to one of them explains was not trained.
 _ROUNDED = (torch.float16, torch.bfloat16)
+# Of a place at work: both weights and their difference in float32, that in float64, and its Gram
+# matrix with the eigenvectors, which are as large where it is square.
+_BYTES_PER_ELEMENT = 48
 
 
 @dataclass(frozen=True)
@@ -84,7 +89,8 @@ def extract_difference(
     """The difference of two models as a LoRA for the base: base + LoRA is the tuned model.
 
     Every module has the best LoRA of its rank (Eckart-Young), in float64; vectors are taken whole.
-    Two weights are in memory at a time, and the LoRA. Neither model is changed.
+    Two weights are in memory at a time for each thread at work, and the LoRA. Neither model is
+    changed.
 
     Raises:
         ProLoRAError: the two models are not built alike, or nothing differs, or a weight cannot be
@@ -93,11 +99,18 @@ def extract_difference(
     """
     settings = settings or ExtractionSettings()
     places = places_of(base, tuned)
-    taken: list[_Taken] = []
-    for done, place in enumerate(places):
-        progress(done, len(places), place.name or place.ref.key)
-        taken.append(_taken(place, base, tuned, settings))
-    progress(len(places), len(places), "")
+
+    def work(place: Place) -> _Taken:
+        return _taken(place, base, tuned, settings)
+
+    def size(place: Place) -> int:
+        return _BYTES_PER_ELEMENT * math.prod(base.shape(place.ref)) if place.is_in_both else 0
+
+    def name_of(place: Place) -> str:
+        return place.name or place.ref.key
+
+    limits = Limits.on(settings.device, size, settings.workers)
+    taken = all_in_threads(places, work, limits, progress, name_of)
     return _assembled(taken, base, tuned, settings)
 
 
@@ -159,7 +172,8 @@ def _cut(
     place: Place, row: ModuleReport, difference: torch.Tensor, settings: ExtractionSettings
 ) -> _Taken:
     truncated = DenseUpdate(difference.flatten(1)).truncate(settings.rank, settings.energy)
-    adapter = made_lora(place.name, truncated.factors, tuple(difference.shape[1:]))
+    factors = LowRankUpdate(*map(outside_heap, (truncated.factors.up, truncated.factors.down)))
+    adapter = made_lora(place.name, factors, tuple(difference.shape[1:]))
     row = replace(
         row,
         status="moved",

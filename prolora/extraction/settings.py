@@ -20,6 +20,7 @@ class ExtractionSettings:
             What is stored as fp16 is rounded by about 1e-4 of it.
         device, dtype: where and in what the difference is taken; float32 or float64. It is
             decomposed in float64.
+        workers: see TransferSettings.
 
     Raises:
         ProLoRAError: a value is out of its range.
@@ -30,6 +31,7 @@ class ExtractionSettings:
     least: float = 1e-4
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     dtype: torch.dtype = torch.float32
+    workers: int = 0
 
     def __post_init__(self) -> None:
         if self.rank < 0:
@@ -43,6 +45,8 @@ class ExtractionSettings:
                 f"The least difference is {self.least}; choose a share of a weight's size from 0 "
                 "(nothing is left out) to below 1."
             )
+        if self.workers < 0:
+            raise ProLoRAError(f"The number of workers is {self.workers}; choose 0, or more.")
         check_float64(self.device, "the decomposition needs")
         if self.dtype not in (torch.float32, torch.float64):
             raise ProLoRAError(f"The difference is taken in float32 or float64, not {self.dtype}.")

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from ..algebra.devices import sent
 from ..errors import ProLoRAError
 from .module_names import by_canonical_name, canonical_name
 from .references import WeightRef
@@ -92,7 +93,7 @@ class Model:
                 "that ProLoRA cannot read. Use an fp16, bf16, fp32 or fp8 version of this model, "
                 "or load it in the graph and connect its MODEL."
             )
-        weight = weight.to(device, dtype)
+        weight = sent(weight, device).to(dtype)
         if not torch.linalg.vector_norm(weight, torch.inf).isfinite():
             raise ProLoRAError(
                 f"The weight {ref} of {self.name}, shape {list(weight.shape)}, holds NaN or "

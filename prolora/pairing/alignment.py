@@ -131,6 +131,26 @@ def align(
     return _Aligner(source, target, similarity, given, keys, across_widths).run()
 
 
+def compared(
+    source: Node,
+    target: Node,
+    given: Mapping[str, str | None] | None = None,
+    wanted: Iterable[str] | None = None,
+    across_widths: bool = False,
+) -> tuple[tuple[Node, ...], tuple[Node, ...]]:
+    """The modules, of either model, whose similarity `align` will ask for; no weight is read.
+
+    It asks for all pairs of two lists before it takes any, so which it takes does not matter.
+    """
+    ours, theirs = dict[str, Node](), dict[str, Node]()
+
+    def note(source: Node, target: Node) -> None:
+        ours[source.key], theirs[target.key] = source, target
+
+    align(source, target, note, given, wanted, across_widths)
+    return tuple(ours.values()), tuple(theirs.values())
+
+
 def align_blocks(
     source: Node,
     target: Node,

@@ -133,8 +133,9 @@ class CalibratedMaps:
             examples = Examples(len(texts), lambda i: encode(texts[i]), "the text encoder")
             self._listen(pairs, recording.text_readouts, self.text.layers, examples)
 
-    def of(self, pair: ModulePair, weights: BothWeights) -> PairMaps:
-        return CalibratedPairMaps(self.base.of(pair, weights), pair, self)
+    def of(self, both: Sequence[tuple[ModulePair, BothWeights]]) -> list[PairMaps]:
+        found = zip(self.base.of(both), both, strict=True)
+        return [CalibratedPairMaps(base, pair, self) for base, (pair, _) in found]
 
     def found(self, name: str, pair: ModulePair) -> Calibration | None:
         """What was found for a module; None where it was not heard."""

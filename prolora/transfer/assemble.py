@@ -49,9 +49,9 @@ class TransferResult:
     file: AdapterFile | None = None
     move: Move | None = None
 
-    def noted(self, note: str) -> "TransferResult":
-        """The same with one more note in its report."""
-        report = replace(self.report, notes=(*self.report.notes, note))
+    def noted(self, *notes: str) -> "TransferResult":
+        """The same with more notes in its report."""
+        report = replace(self.report, notes=(*self.report.notes, *notes))
         return replace(self, report=report)
 
     @property

@@ -25,12 +25,15 @@ def held(result: ModuleResult, dtype: torch.dtype, hold: Hold) -> ModuleResult:
         dtype: of the LoRA's file.
         hold: where its tensors may stay.
     """
-    if result.adapter is None or all(row.status == "copied" for row in result.rows):
-        return result  # copies are what the file has, which may be mapped
+    if result.adapter is None:
+        return result
+    is_copy = all(row.status == "copied" for row in result.rows)
 
     def own(tensor: torch.Tensor) -> torch.Tensor:
+        if is_copy:  # of what the file has, which may be mapped
+            return tensor.cpu()
         fits = dtype in _HALF and survives(tensor, dtype)
-        return hold(tensor.to(dtype) if fits else tensor)
+        return hold((tensor.to(dtype) if fits else tensor).cpu())
 
     return replace(result, adapter=_with_tensors(result.adapter, own))
 

@@ -1,6 +1,7 @@
 """The job, a stage after the other: resolve, align, plan, run, assemble. Data goes one way."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 
 from ..adapters import AdapterFile
@@ -8,7 +9,7 @@ from ..algebra.kept import NOTHING_KEPT, Forgetful, outside_heap
 from ..algebra.precision import full_float32
 from ..models.model import Model
 from ..models.outline import refuse_outline
-from ..pairing.alignment import Alignment, align, align_blocks
+from ..pairing.alignment import Alignment, align, align_blocks, compared
 from ..pairing.block_similarity import RandomizedBlockSimilarity
 from ..pairing.module_tree import module_tree, other_widths
 from ..pairing.unserved import neighbours
@@ -41,16 +42,23 @@ def transfer_lora(
     target: Model,
     settings: TransferSettings,
     progress: Progress = silent,
+    kept: Forgetful = NOTHING_KEPT,
+    hold: Hold = outside_heap,
 ) -> TransferResult:
     """Moves a LoRA from the source model to the target model.
 
     Two weights are in memory at a time, for each thread at work. Neither model is changed.
 
+    Args:
+        kept: see transfer_resolved.
+        hold: see transfer_jobs.
+
     Raises:
         ProLoRAError: see resolve, and transfer_resolved.
         Exception: whatever `progress` raises.
     """
-    return transfer_resolved(resolve(file, source), target, settings, progress)
+    lora = resolve(file, source)
+    return transfer_resolved(lora, target, settings, progress, kept=kept, hold=hold)
 
 
 def transfer_resolved(
@@ -60,6 +68,7 @@ def transfer_resolved(
     progress: Progress = silent,
     maps: Maps | None = None,
     kept: Forgetful = NOTHING_KEPT,
+    hold: Hold = outside_heap,
 ) -> TransferResult:
     """Moves a LoRA whose source is known; see transfer_lora.
 
@@ -67,6 +76,7 @@ def transfer_resolved(
         maps: where the maps come from, for mode calibrated; else the mode tells.
         kept: what earlier jobs found on the same weights, by which this one takes less time and
             gives the same.
+        hold: see transfer_jobs.
 
     Raises:
         ProLoRAError: see prepare_job and transfer_jobs.
@@ -74,7 +84,7 @@ def transfer_resolved(
     """
     kept.begin_job()
     job = prepare_job(lora, target, settings.settled(maps is not None), progress, kept)
-    return transfer_jobs([job], progress, maps, kept)[0]
+    return transfer_jobs([job], progress, maps, kept, hold)[0]
 
 
 @full_float32()
@@ -132,10 +142,11 @@ def transfer_jobs(
     if maps is not None:
         maps.prepare(pairs)
     tasks = tasks_of(pairs, source, target, settings, kept)
-    moved = run_tasks(tasks, maps, settings, progress)
     dtypes = {id(pair): job.lora.file.dtype for job in jobs for pair in job.plan.pairs}
-    of_pair = {id(pair): held(result, dtypes[id(pair)], hold) for pair, result in moved}
-    return [_finished(job, of_pair, progress) for job in jobs]
+    notes: list[str] = []
+    with closing(run_tasks(tasks, maps, settings, progress, notes.append)) as moved:
+        of_pair = {id(pair): held(result, dtypes[id(pair)], hold) for pair, result in moved}
+    return [_finished(job, of_pair, progress).noted(*notes, *kept.notes) for job in jobs]
 
 
 def _finished(job: Job, of_pair: Mapping[int, ModuleResult], progress: Progress) -> TransferResult:
@@ -168,11 +179,12 @@ def _aligned(
 ) -> _Aligned:
     """Of two models that line up, no weight is read for it."""
     across = settings.chosen_mode.crosses_widths
-    similarity = RandomizedBlockSimilarity(
-        lora.source, target, settings.device, lambda name: progress(0, 1, name), lora.weights, kept
-    )
+    models = lora.source, target
+    similarity = RandomizedBlockSimilarity(*models, settings.device, progress, lora.weights, kept)
     trees = module_tree(lora.source), module_tree(target)
-    found = align(*trees, similarity, settings.pairs, lora.weights, across_widths=across)
+    asked = compared(*trees, settings.pairs, lora.weights, across)
+    similarity.prepare(asked, settings.workers)
+    found = align(*trees, similarity, settings.pairs, lora.weights, across)
     sides = neighbours(found.blocks) if settings.unserved else ()
     shares = (align_blocks(*trees, similarity, side, lora.weights, across) for side in sides)
     return _Aligned(found, "" if across else other_widths(*trees), tuple(shares))

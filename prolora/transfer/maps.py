@@ -1,22 +1,22 @@
 """Where the maps of a pair of weights come from: one protocol, and the providers that need weights.
 
-A provider sees all pairs first, then the weights of one pair after the other. What it finds for a
-pair serves every update of that source weight, of one LoRA or of many.
+A provider sees all pairs first, then the weights of those that are at work together. What it finds
+for a pair serves every update of that source weight, of one LoRA or of many.
 """
 
-from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import astuple, dataclass, field
 from functools import cached_property, partial
 from typing import Protocol
 
 import torch
 
 from ..algebra.casa import PUBLISHED, Basis, arbitrate_in, source_basis
-from ..algebra.kept import NOTHING_KEPT, Forgetful
-from ..algebra.leading import SubspacePair, common_subspaces
+from ..algebra.kept import BASES, NOTHING_KEPT, Forgetful
+from ..algebra.leading import SubspacePair, common_subspaces_of_many
 from ..algebra.maps import BasisMap, Parts, Term, terms_of
 from ..algebra.quadrants import Quadrants, quadrants_of
-from ..algebra.subspace import Subspace, similarity
+from ..algebra.subspace import Similarity, Subspace, similarity
 from ..algebra.updates import DenseUpdate, Update
 from ..algebra.widths import similarity_across, with_signs
 from ..pairing.module_pairs import ModulePair
@@ -91,8 +91,43 @@ class Maps(Protocol):
     def prepare(self, pairs: Sequence[ModulePair]) -> None:
         """Sees every pair of the job, before the first one."""
 
-    def of(self, pair: ModulePair, weights: BothWeights) -> PairMaps:
-        """The maps for a pair of weights."""
+    def of(self, both: Sequence[tuple[ModulePair, BothWeights]]) -> Sequence[PairMaps]:
+        """The maps for pairs of weights, which are decomposed together."""
+
+
+@dataclass
+class Together:
+    """Pairs of weights of which the first whose subspaces are asked for has all decomposed.
+
+    Many at once are what a GPU is good at. Those that are kept are left out.
+
+    Attributes:
+        waiting: the pairs that are not decomposed, by their place.
+    """
+
+    energy: float
+    kept: Forgetful
+    waiting: dict[int, BothWeights]
+    _found: dict[int, SubspacePair] = field(default_factory=dict)
+
+    def subspaces(self, place: int) -> SubspacePair:
+        """Of the pair of that place; each may be asked for once."""
+        if place not in self._found:
+            now = {i: w for i, w in self.waiting.items() if i == place or not self._is_kept(w)}
+            for i in now:
+                del self.waiting[i]
+            weights = [(both.source, both.target) for both in now.values()]
+            found = common_subspaces_of_many(weights, self.energy)
+            self._found |= dict(zip(now, found, strict=True))
+        return self._found.pop(place)
+
+    def _is_kept(self, weights: BothWeights) -> bool:
+        return self.kept.holds(key_of_subspaces(weights, self.energy))
+
+
+def key_of_subspaces(weights: BothWeights, energy: float) -> tuple[Hashable, ...]:
+    """What the subspaces of two weights are kept under."""
+    return (*weights.key, energy, BASES)
 
 
 @dataclass(frozen=True)
@@ -101,30 +136,41 @@ class WeightPair:
 
     Attributes:
         energy: share of a weight's energy that its subspace holds, in (0, 1).
+        find: see common_subspaces; called where the subspaces are not kept.
     """
 
     weights: BothWeights
     energy: float
     kept: Forgetful
+    find: Callable[[], SubspacePair]
 
     @property
     def key(self) -> tuple[Hashable, ...]:
         return (*self.weights.key, self.energy)
 
-    @cached_property
+    @property
     def subspaces(self) -> SubspacePair:
         """See common_subspaces; with signs, where the widths differ."""
-        found = self.kept.tensors((*self.key, "subspaces"), self._decomposed, self.weights.device)
-        k_s, k_t = map(int, found[6])
-        return SubspacePair(Subspace(*found[:3]), Subspace(*found[3:6]), k_s, k_t)
+        return self._found[0]
+
+    @cached_property
+    def _found(self) -> tuple[SubspacePair, Similarity]:
+        """The subspaces and their similarity, which are kept together."""
+        key = key_of_subspaces(self.weights, self.energy)
+        found = self.kept.tensors(key, self._decomposed, self.weights.device)
+        ranks, figures = found[6].tolist(), found[7].tolist()
+        pair = SubspacePair(Subspace(*found[:3]), Subspace(*found[3:6]), *ranks)
+        return pair, Similarity(*figures)
 
     def _decomposed(self) -> tuple[torch.Tensor, ...]:
-        found = common_subspaces(self.weights.source, self.weights.target, self.energy)
+        found = self.find()
         ours, theirs = found.source, found.target
         if self.crosses_widths:
             ours, theirs = with_signs(ours, theirs)
         ranks = torch.tensor([found.source_rank, found.target_rank])
-        return ours.U, ours.V, ours.shares, theirs.U, theirs.V, theirs.shares, ranks
+        phi = (similarity_across if self.crosses_widths else similarity)(ours, theirs)
+        figures = torch.tensor(astuple(phi), dtype=torch.float64)
+        return ours.U, ours.V, ours.shares, theirs.U, theirs.V, theirs.shares, ranks, figures
 
     @property
     def crosses_widths(self) -> bool:
@@ -136,8 +182,7 @@ class WeightPair:
         return self.kept.figure((*self.key, "measures"), self._measured)
 
     def _measured(self) -> Measures:
-        found = self.subspaces
-        phi = (similarity_across if self.crosses_widths else similarity)(found.source, found.target)
+        found, phi = self._found
         return Measures(found.source_rank, found.target_rank, found.source.rank, phi)
 
     def quadrants(self, update: Update) -> Quadrants:
@@ -160,6 +205,18 @@ class WeightPair:
             return found()[0]
         key = (*self.key, side, part.__name__, self.kept.digest(lambda: columns))
         return self.kept.tensors(key, found, columns.device)[0]
+
+
+def weight_pairs(
+    both: Sequence[tuple[ModulePair, BothWeights]], energy: float, kept: Forgetful
+) -> list[WeightPair]:
+    """What is known of pairs of weights that are at work together."""
+    waiting = [weights for _, weights in both]
+    together = Together(energy, kept, dict(enumerate(waiting)))
+    return [
+        WeightPair(weights, energy, kept, partial(together.subspaces, i))
+        for i, weights in enumerate(waiting)
+    ]
 
 
 @dataclass(frozen=True)
@@ -201,8 +258,9 @@ class SubspaceMaps:
     def prepare(self, pairs: Sequence[ModulePair]) -> None:
         """Nothing: each pair of weights tells all there is to know of it."""
 
-    def of(self, pair: ModulePair, weights: BothWeights) -> SubspacePairMaps:
-        return SubspacePairMaps(WeightPair(weights, self.energy, self.kept), self.maps)
+    def of(self, both: Sequence[tuple[ModulePair, BothWeights]]) -> list[SubspacePairMaps]:
+        known = weight_pairs(both, self.energy, self.kept)
+        return [SubspacePairMaps(of_pair, self.maps) for of_pair in known]
 
 
 @dataclass(frozen=True)
@@ -246,8 +304,8 @@ class ArbitrationMaps:
     def prepare(self, pairs: Sequence[ModulePair]) -> None:
         """Nothing, see SubspaceMaps."""
 
-    def of(self, pair: ModulePair, weights: BothWeights) -> ArbitratedPairMaps:
-        return ArbitratedPairMaps(WeightPair(weights, self.energy, self.kept))
+    def of(self, both: Sequence[tuple[ModulePair, BothWeights]]) -> list[ArbitratedPairMaps]:
+        return [ArbitratedPairMaps(known) for known in weight_pairs(both, self.energy, self.kept)]
 
 
 class CopiedPairMaps:
@@ -269,5 +327,5 @@ class CopiedMaps:
     def prepare(self, pairs: Sequence[ModulePair]) -> None:
         """Nothing, see SubspaceMaps."""
 
-    def of(self, pair: ModulePair, weights: BothWeights) -> CopiedPairMaps:
-        return CopiedPairMaps()
+    def of(self, both: Sequence[tuple[ModulePair, BothWeights]]) -> list[CopiedPairMaps]:
+        return [CopiedPairMaps() for _ in both]

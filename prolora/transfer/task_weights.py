@@ -47,6 +47,10 @@ class TaskWeights:
         weight = self.target_model.weight(self.pair.target, settings.device, settings.dtype)
         return _padded(weight, self.pair.target_shape)
 
+    def read(self) -> None:
+        """Reads both, and what they are known by."""
+        _ = self.key, self.source, self.target
+
     def seen_by(self, adapter: Adapter) -> torch.Tensor:
         """The source's weight for Adapter.update. A LoRA looks at its dtype and device alone."""
         if isinstance(adapter, LoraAdapter):

@@ -1,6 +1,6 @@
 """One task: the updates that move between one pair of weights, each with its row of the report."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import NoReturn
@@ -10,6 +10,7 @@ import torch
 from ..adapters import Adapter, FullDifference
 from ..adapters.dora import DoraAdapter
 from ..algebra.kept import NOTHING_KEPT, Forgetful
+from ..algebra.leading import bytes_at_work
 from ..algebra.updates import Update
 from ..errors import ProLoRAError
 from ..models.model import Model
@@ -56,13 +57,28 @@ class Task:
 
     @property
     def bytes_at_work(self) -> int:
-        """About what it takes while it runs: weights, bases and Gram matrices in float32.
+        """About what it takes while it runs."""
+        pair = self.pairs[0]
+        return sum(map(bytes_at_work, (pair.source_shape, pair.target_shape)))
 
-        It is twice as much where a weight needs float64, which is rare.
-        """
-        shapes = (self.pairs[0].source_shape, self.pairs[0].target_shape)
-        sides = [as_matrix(shape) for shape in shapes]
-        return sum(6 * m * n + 24 * min(m, n) ** 2 for m, n in sides)
+    @property
+    def bytes_of_weights(self) -> int:
+        """In float32."""
+        return sum(4 * m * n for m, n in self._sides)
+
+    @property
+    def shorter_sides(self) -> tuple[int, ...]:
+        """Of the two weights, by which they are decomposed."""
+        return tuple(map(min, self._sides))
+
+    @property
+    def _sides(self) -> tuple[tuple[int, int], ...]:
+        pair = self.pairs[0]
+        return as_matrix(pair.source_shape), as_matrix(pair.target_shape)
+
+
+# What became of each module of a task.
+Results = list[tuple[ModulePair, ModuleResult]]
 
 
 def tasks_of(
@@ -81,49 +97,97 @@ def tasks_of(
     return [Task(tuple(group), source, target, settings, kept) for group in groups.values()]
 
 
-def run(task: Task, maps: Maps | None) -> list[tuple[ModulePair, ModuleResult]]:
-    """Moves the modules of a task, whose weights it reads where they are needed.
+def run(tasks: Sequence[Task], maps: Maps | None) -> Iterator[Results]:
+    """Moves the modules of tasks, whose weights are read where they are needed.
+
+    The weights of all of them are decomposed together, and are in memory to the end.
 
     Args:
         maps: None for a mode that moves every update as it is.
 
+    Returns:
+        Those of a task after the other.
+
     Raises:
         ProLoRAError: see Model.weight; or an update is not finite, or does not fit the weights.
     """
+    begun = [_begun(task, maps) for task in tasks]
+    both = [(b.task.pairs[0], part.weights) for b in begun for part in b.parts if part.moves]
+    found = iter(maps.of(both) if maps is not None and both else ())
+    for task in begun:
+        yield task.finished(found)
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """Some rows of the weights of a task, None for all, and why their updates stay as they are."""
+
+    rows: Slice | None
+    weights: WeightRows
+    why: str
+
+    @property
+    def moves(self) -> bool:
+        return not self.why
+
+
+@dataclass(frozen=True)
+class _Begun:
+    """A task of which is known which rows have to move.
+
+    Attributes:
+        kept: for each module what it becomes, where it stays with its own tensors.
+        parts: what the others go by.
+    """
+
+    task: Task
+    kept: tuple[ModuleResult | None, ...]
+    parts: tuple[_Rows, ...]
+
+    def finished(self, found: Iterator[PairMaps]) -> Results:
+        """The results of the task's modules.
+
+        Args:
+            found: the maps of the parts that move, which are taken from it.
+        """
+        pairs = self.task.pairs
+        rest = [pair for pair, result in zip(pairs, self.kept, strict=True) if result is None]
+        others = iter(_in_parts(rest, self, found))
+        return [(p, result or next(others)) for p, result in zip(pairs, self.kept, strict=True)]
+
+
+def _begun(task: Task, maps: Maps | None) -> _Begun:
     copied = _why_copied(task, maps)
-    kept = [_kept(pair, task, copied) if copied else None for pair in task.pairs]
-    rest = [pair for pair, result in zip(task.pairs, kept, strict=True) if result is None]
-    others = iter(_in_parts(rest, task, maps, copied) if rest else ())
-    return [(p, result or next(others)) for p, result in zip(task.pairs, kept, strict=True)]
+    kept = tuple(_kept(pair, task, copied) if copied else None for pair in task.pairs)
+    slices = (task.pairs[0].parts or (None,)) if None in kept else ()
+    return _Begun(task, kept, tuple(_rows_of(task, rows, copied) for rows in slices))
+
+
+def _rows_of(task: Task, rows: Slice | None, why: str) -> _Rows:
+    weights = task.weights.of(rows)
+    if rows is not None and not why and _identical(task, weights):  # of all rows it is known
+        why = _IDENTICAL
+    return _Rows(rows, weights, why)
 
 
 def _in_parts(
-    pairs: Sequence[ModulePair], task: Task, maps: Maps | None, copied: str
+    pairs: Sequence[ModulePair], begun: _Begun, found: Iterator[PairMaps]
 ) -> list[ModuleResult]:
-    """Modules whose update becomes another adapter, each part of a fused weight by itself.
-
-    Args:
-        copied: why they stay as they are; "" if they move.
-    """
+    """Modules whose update becomes another adapter, each part of a fused weight by itself."""
+    task = begun.task
     parts: list[list[_Part]] = [[] for _ in pairs]
-    for rows in task.pairs[0].parts or (None,):
-        weights = task.weights.of(rows)
-        why = copied
-        if rows is not None and not why and _identical(task, weights):  # of all rows it is known
-            why = _IDENTICAL
-        found = None
-        if not why and maps is not None:
-            found = maps.of(task.pairs[0], weights)
+    for part in begun.parts:
+        maps = next(found) if part.moves else None
         for pair, own in zip(pairs, parts, strict=True):
-            part = _part_of(pair, rows)
-            update = _update_of(part, rows, task)
+            of_rows = _part_of(pair, part.rows)
+            update = _update_of(of_rows, part.rows, task)
             if update is None:
                 continue
-            if found is None:
-                made = _copied_part(part, update, task, why, weights)
+            if maps is None:
+                made = _copied_part(of_rows, update, task, part.why, part.weights)
             else:
-                made = _moved_part(part, update, task, found, weights)
-            own.append(replace(made, rows=rows))
+                made = _moved_part(of_rows, update, task, maps, part.weights)
+            own.append(replace(made, rows=part.rows))
     return [_joined(pair, own, task) for pair, own in zip(pairs, parts, strict=True)]
 
 

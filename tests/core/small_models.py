@@ -78,6 +78,6 @@ def move(
 
 def paired(file: AdapterFile, source: Model, target: Model) -> Plan:
     """What goes where, without moving anything."""
-    similarity = RandomizedBlockSimilarity(source, target, torch.device("cpu"), lambda name: None)
+    similarity = RandomizedBlockSimilarity(source, target, torch.device("cpu"))
     alignment = align(module_tree(source), module_tree(target), similarity)
     return plan(resolve(file, source), alignment, target)

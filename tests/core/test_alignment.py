@@ -35,7 +35,9 @@ def aligned(source, target, **more):
     """The alignment of two models of these weights, and the names of the weights that it read."""
     models = model("A", source), model("B", target)
     read = []
-    similarity = RandomizedBlockSimilarity(*models, torch.device("cpu"), read.append)
+    similarity = RandomizedBlockSimilarity(
+        *models, torch.device("cpu"), lambda done, total, name: read.append(name)
+    )
     found = align(*map(module_tree, models), similarity, **more)
     return found, read
 

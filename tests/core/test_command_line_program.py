@@ -12,7 +12,7 @@ import pytest
 from .command_line_files import arguments, command, environment, run, write_files
 from .long_job import IN_A_HURRY, write_long_job
 
-PROGRESS = re.compile(r"\d+ of 14 modules, about [\dhmins ]+ left: lora_unet_\w+\n")
+PROGRESS = re.compile(r"\d+ of 14 modules(, [\dhmins ]+ left)?: lora_unet_\w+\n")
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ def test_ctrl_c_in_the_middle_of_a_job_leaves_nothing(long_job):
     with started(long_job) as program:
         assert program.stderr is not None
         first = program.stderr.readline()
-        while first.startswith("reading "):
+        while first.startswith(("reading", "0 of ")):
             first = program.stderr.readline()
         assert PROGRESS.fullmatch(first)  # a line for a pipe, and not a bar
         program.send_signal(signal.SIGINT)
@@ -59,7 +59,7 @@ def test_progress_whose_reader_is_gone_does_not_end_the_job(folder):
     program = [sys.executable, "-c", IN_A_HURRY, *arguments(folder)]
     choices = {"cwd": folder, "env": environment(), "timeout": 120, "check": False}
     told = subprocess.run([*program, "--force"], capture_output=True, text=True, **choices)
-    assert "1 of 2 modules, about " in told.stderr
+    assert "1 of 2 modules: lora_unet_" in told.stderr
     (folder / "out.safetensors").unlink()
     read, write = os.pipe()
     os.close(read)

@@ -105,7 +105,7 @@ def aligned(source: Stack, target: Stack) -> Alignment:
         )
         for name, stack in (("A", source), ("B", target))
     ]
-    similarity = RandomizedBlockSimilarity(*models, torch.device("cpu"), lambda name: None)
+    similarity = RandomizedBlockSimilarity(*models, torch.device("cpu"))
     return align(*map(module_tree, models), similarity)
 
 

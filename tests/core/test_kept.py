@@ -60,7 +60,7 @@ def refuse(*arguments):
 def test_another_threshold_rank_or_mode_decomposes_nothing(monkeypatch):
     kept = Kept(limit=40_000)  # the factors and figures, not all the bases
     moved(kept=kept)
-    monkeypatch.setattr(maps, "common_subspaces", refuse)
+    monkeypatch.setattr(maps, "common_subspaces_of_many", refuse)
     monkeypatch.setattr(Model, "weight", refuse)  # nor is a weight converted or checked
     for mode in ("full", "prolora", "subspace"):
         for threshold, rank in ((0.0, 0), (0.8, 2), (1.0, 3)):
@@ -74,7 +74,7 @@ def test_another_lora_between_the_same_models_decomposes_nothing(monkeypatch):
     kept = Kept()
     moved(kept=kept)
     afresh = moved(file=other)
-    monkeypatch.setattr(maps, "common_subspaces", refuse)
+    monkeypatch.setattr(maps, "common_subspaces_of_many", refuse)
     assert_equal(moved(kept=kept, file=other), afresh)
 
 

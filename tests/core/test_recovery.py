@@ -225,7 +225,7 @@ def kept(name: str, weights: Weights, dtype: torch.dtype = torch.float32) -> Mod
 
 
 def found_pairs(source: Model, target: Model) -> Alignment:
-    similarity = RandomizedBlockSimilarity(source, target, torch.device("cpu"), lambda name: None)
+    similarity = RandomizedBlockSimilarity(source, target, torch.device("cpu"))
     return align(module_tree(source), module_tree(target), similarity)
 
 

@@ -143,3 +143,21 @@ def test_products_have_one_thread_and_the_caller_his_own(threads, inference):
         assert torch.get_num_threads() == 3
     finally:
         torch.set_num_threads(before)
+
+
+def test_threads_that_others_begin_later_have_what_they_had():
+    def count() -> int:
+        found = []
+        thread = threading.Thread(target=lambda: found.append(torch.get_num_threads()))
+        thread.start()
+        thread.join()
+        return found[0]
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    try:
+        assert count() == 3
+        assert dict(in_threads(ITEMS, lambda item: torch.get_num_threads(), nothing, Limits(2)))
+        assert count() == 3
+    finally:
+        torch.set_num_threads(before)

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from prolora.algebra.leading import common_subspaces, leading_subspace
+from prolora.algebra.leading import common_subspaces_of_many, leading_subspace
 from prolora.algebra.subspace import Subspace
 from prolora.algebra.updates import DenseUpdate, LowRankUpdate
 from prolora.algebra.widths import similarity_across, with_signs
@@ -80,11 +80,13 @@ def test_the_signs_of_the_svd_do_not_count(ours, theirs, monkeypatch):
         return Subspace(found.U * signs, found.V * signs, found.shares)
 
     def other_signs(*arguments):
-        found = common_subspaces(*arguments)
-        return replace(found, source=turned(found.source), target=turned(found.target))
+        return [
+            replace(found, source=turned(found.source), target=turned(found.target))
+            for found in common_subspaces_of_many(*arguments)
+        ]
 
     with_others = []
-    monkeypatch.setattr(maps, "common_subspaces", other_signs)
+    monkeypatch.setattr(maps, "common_subspaces_of_many", other_signs)
     for _ in range(4):
         with_others.append(delta(across(lora, source, target)[0]))
     monkeypatch.setattr(maps, "with_signs", lambda *subspaces: subspaces)

@@ -3,14 +3,13 @@
 import threading
 
 import pytest
-import torch
-from safetensors.torch import save_file
 
 from comfy_harness.client import PromptFailed, PromptInterrupted
 
 from . import bad_files
 from .checks import fails
 from .prompts import PromptBuilder, out
+from .slow_files import write_slow
 from .small_sd15 import SOURCE
 
 pytestmark = pytest.mark.host
@@ -167,32 +166,7 @@ def test_a_folder_that_cannot_be_written(client, comfy, graph, files):
 @pytest.fixture(scope="module")
 def slow(comfy):
     """An SD3-family checkpoint and a LoRA for it that take long enough to be cancelled."""
-    depth, width = 8, 512
-    random = torch.Generator().manual_seed(0)
-    prefix = "model.diffusion_model."
-    tensors = {
-        f"{prefix}x_embedder.proj.weight": (width, 16, 2, 2),
-        f"{prefix}context_embedder.weight": (width, 64),
-        f"{prefix}t_embedder.mlp.0.weight": (width, 256),
-        f"{prefix}t_embedder.mlp.2.weight": (width, width),
-        f"{prefix}y_embedder.mlp.0.weight": (width, 64),
-        f"{prefix}y_embedder.mlp.2.weight": (width, width),
-        f"{prefix}final_layer.linear.weight": (64, width),
-        f"{prefix}final_layer.adaLN_modulation.1.weight": (2 * width, width),
-    }
-    lora = {}
-    for block in range(depth):
-        tensors[f"{prefix}joint_blocks.{block}.context_block.attn.qkv.weight"] = (3 * width, width)
-        for layer, rows, columns in (("attn.qkv", 3, 1), ("mlp.fc1", 4, 1), ("mlp.fc2", 1, 4)):
-            name = f"joint_blocks.{block}.x_block.{layer}"
-            tensors[f"{prefix}{name}.weight"] = (rows * width, columns * width)
-            module = "lora_unet_" + name.replace(".", "_")
-            lora[f"{module}.lora_up.weight"] = torch.ones(rows * width, 4)
-            lora[f"{module}.lora_down.weight"] = torch.ones(4, columns * width)
-    for name in ("slow_a", "slow_b"):
-        weights = {key: torch.randn(shape, generator=random) for key, shape in tensors.items()}
-        save_file(weights, comfy.folder / "models" / "checkpoints" / f"{name}.safetensors")
-    save_file(lora, comfy.folder / "models" / "loras" / "slow.safetensors")
+    write_slow(comfy.folder / "models")
 
 
 def test_cancel_in_the_middle(client, comfy, slow, files, latents):

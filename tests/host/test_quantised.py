@@ -74,8 +74,10 @@ def test_a_quantised_model(client, comfy, graph, loaded, form):
     lossy, same = (
         graph.node("ProbeWeights", model=model, reference_file=name) for name in (B, true)
     )
+    many = graph.node("ProbeReadByMany", model=model)
     done = client.queue(graph.prompt)
     assert min(differences(done, lossy).values()) > 5e-3
     assert max(differences(done, same).values()) < 1e-6
+    assert done.of(many[0])["text"][1] == ""  # no weight that threads read differently
     onto = (delta_of(saved_lora(comfy, f"onto_{form}_{name}")) for name in ("quantised", "true"))
     assert relative(*onto) < 1e-5

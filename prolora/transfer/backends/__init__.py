@@ -3,28 +3,37 @@
 A backend is chosen by the device. All of them are right to the contract of algebra/leading.py.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
-from ...pairing.module_pairs import ModulePair
 from ...progress import Progress
 from ..maps import Maps
 from ..settings import TransferSettings
-from ..tasks import ModuleResult, Task
+from ..tasks import Task
+from .backend import Moved, Note
+from .batches import in_batches
 from .cpu import on_cpu
 from .serial import serial
 
+# By the type of the device; the others have no better way than `serial`.
+BACKENDS = {"cpu": on_cpu, "cuda": in_batches}
+
 
 def run_tasks(
-    tasks: Sequence[Task], maps: Maps | None, settings: TransferSettings, progress: Progress
-) -> Iterator[tuple[ModulePair, ModuleResult]]:
+    tasks: Sequence[Task],
+    maps: Maps | None,
+    settings: TransferSettings,
+    progress: Progress,
+    note: Note,
+) -> Moved:
     """The modules of all tasks with their results, in any order.
 
     Args:
         maps: see tasks.run.
+        note: is told what the report has to say of the run.
 
     Raises:
         ProLoRAError: see tasks.run.
         Exception: whatever `progress` raises. Nothing of the job runs on then.
     """
-    backend = {"cpu": on_cpu}.get(settings.device.type, serial)
-    return backend(tasks, maps, settings, progress)
+    backend = BACKENDS.get(settings.device.type, serial)
+    return backend(tasks, maps, settings, progress, note)
