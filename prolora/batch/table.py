@@ -85,7 +85,7 @@ class Table:
         self.path = path
         before = _read(path, force)
         self._before = {(old.lora, old.source, old.target, old.out): old for old in before}
-        self._outcomes = {outcome.out: outcome for outcome in map(waiting, rows)}
+        self._outcomes = {outcome.out: self._as_before(outcome) for outcome in map(waiting, rows)}
 
     @property
     def outcomes(self) -> list[Outcome]:
@@ -106,9 +106,9 @@ class Table:
         write_text(self.path, text.getvalue())
 
     def _as_before(self, outcome: Outcome) -> Outcome:
-        """What an earlier run knew of a row that it has moved."""
+        """With what an earlier run knew of a row that it has moved, if that is not told anew."""
         old = self._before.get((outcome.lora, outcome.source, outcome.target, outcome.out))
-        if outcome.status != DONE or old is None or old.status not in (MOVED, DONE):
+        if outcome.status not in (WAITING, DONE) or old is None or not old.moved:
             return outcome
         return replace(outcome, **{name: getattr(old, name) for name in _OF_RESULT})
 

@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 
 from prolora.adapters import lora_state_dict, read_adapter_file
 from prolora.batch.chunk import chunks_of
+from prolora.batch.engines import ENGINES
 from prolora.batch.manifest import Choices, Row
 from prolora.batch.table import COLUMNS
 from prolora.command_line import main
@@ -33,7 +34,7 @@ from .long_job import write_long_job
 from .small_models import delta
 from .strategies import relative_error
 
-ERROR = 1
+ERROR, CANCELLED = 1, 130
 ALL = ("--threshold", "0.1", "--dtype", "fp32")
 MODELS = ("--source", "a.safetensors", "--target", "b.safetensors")
 RESULTS = Path("library results.csv")
@@ -121,6 +122,20 @@ def test_what_is_done_is_not_done_again(folder, monkeypatch, capsys):
     assert statuses() == 4 * ["done"]
     assert [row["moved"] for row in table_in(RESULTS)] == 4 * ["2"]
     assert stamps(Path("moved")) == after
+
+
+def test_stopped_at_once_nothing_is_forgotten(folder, monkeypatch):
+    def interrupt(*rest):
+        raise KeyboardInterrupt
+
+    assert batch() == 0
+    before = table_in(RESULTS)
+    with monkeypatch.context() as patched:
+        patched.setitem(ENGINES, "here", interrupt)
+        assert batch() == CANCELLED
+    assert statuses() == 4 * ["waiting"]
+    assert batch() == 0
+    assert table_in(RESULTS) == [{**row, "status": "done"} for row in before]
 
 
 CHANGES = {
