@@ -180,14 +180,13 @@ def one_ahead(
         with torch.inference_mode(inference), torch.no_grad():
             return make(item)
 
-    pool = ThreadPoolExecutor(1, "prolora", partial(torch.set_num_threads, 1))
     ahead: deque[tuple[Item, Future[Result]]] = deque()
+    with _pool(1) as pool:
 
-    def begin() -> None:
-        for item in islice(items, 1):
-            ahead.append((item, pool.submit(run, item)))
+        def begin() -> None:
+            for item in islice(items, 1):
+                ahead.append((item, pool.submit(run, item)))
 
-    try:
         begin()
         while ahead:
             while not wait([ahead[0][1]], _LOOK).done:
@@ -196,8 +195,6 @@ def one_ahead(
             begin()
             yield item, made.result()
             del item, made  # or they are there until the next is made
-    finally:
-        pool.shutdown(cancel_futures=True)
 
 
 @torch.no_grad()
