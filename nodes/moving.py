@@ -122,11 +122,12 @@ def _moved(one, result) -> Moved:
 
 
 def _by_weights(moves, kept):
-    progress, jobs = host.Progress(), []
+    progress, jobs, aligned = host.Progress(), [], {}
     kept.begin_job()
     for one in moves:
         with named(one.label):
-            jobs.append(prepare_job(one.lora, one.target, one.settings, progress, kept))
+            given = one.lora, one.target, one.settings, progress, kept, aligned
+            jobs.append(prepare_job(*given))
     try:
         return transfer_jobs(jobs, progress, kept=kept)
     except ProLoRAError:

@@ -13,7 +13,7 @@ from ..files.spool import Spool
 from ..models.model import Model
 from ..progress import Progress, silent
 from ..transfer.assemble import TransferResult
-from ..transfer.job import Job, prepare_job, transfer_jobs
+from ..transfer.job import Aligned, Job, prepare_job, transfer_jobs
 from ..transfer.report import Report
 from ..transfer.report_text import warning_of
 from ..transfer.resolve import resolve
@@ -83,19 +83,21 @@ def move_many(items: list[Item], move: Move) -> Iterator[tuple[Item, Written | F
             written stays.
     """
     jobs: list[tuple[Item, Job]] = []
+    aligned: Aligned = {}
     for number, item in enumerate(items):
         move.moving(0, 1, f"{item.lora.name} ({number + 1} of {len(items)})")
         try:
-            jobs.append((item, _prepared(item, move)))
+            jobs.append((item, _prepared(item, move, aligned)))
         except Exception as error:
             yield item, Failure(reason_of(error))
         give_pages_back([item.lora])
     yield from _moved(jobs, move)
 
 
-def _prepared(item: Item, move: Move) -> Job:
+def _prepared(item: Item, move: Move, aligned: Aligned) -> Job:
     found = resolve(read_adapter_file(item.lora), move.source, move.moving)
-    return prepare_job(found, move.target, move.settings, move.moving, move.kept)
+    given = move.target, move.settings, move.moving, move.kept, aligned
+    return prepare_job(found, *given)
 
 
 def _moved(jobs: list[tuple[Item, Job]], move: Move) -> Iterator[tuple[Item, Written | Failure]]:

@@ -36,6 +36,24 @@ class Job:
     plan: Plan
 
 
+@dataclass(frozen=True)
+class Blocks:
+    """Which block serves which.
+
+    Attributes:
+        widths: in which the models differ; "" where the mode goes from one to another.
+        shares: see plan.
+    """
+
+    alignment: Alignment
+    widths: str
+    shares: tuple[Alignment, ...]
+
+
+# The weights that a LoRA changes -> which block serves which for it.
+Aligned = dict[frozenset[str], Blocks]
+
+
 def transfer_lora(
     file: AdapterFile,
     source: Model,
@@ -94,8 +112,14 @@ def prepare_job(
     settings: TransferSettings,
     progress: Progress = silent,
     kept: Forgetful = NOTHING_KEPT,
+    aligned: Aligned | None = None,
 ) -> Job:
     """Finds the place of every module in the target.
+
+    Args:
+        kept: see transfer_resolved.
+        aligned: what was found for other LoRAs of the same source, target and settings; what is
+            found for this one is added.
 
     Raises:
         ProLoRAError: nothing can be paired, see plan; or the rank is larger than any module has
@@ -104,7 +128,10 @@ def prepare_job(
     """
     settings = settings.settled(recorded=False)
     mode = settings.chosen_mode
-    found = _aligned(lora, target, settings, progress, kept)
+    aligned = {} if aligned is None else aligned
+    if lora.weights not in aligned:
+        aligned[lora.weights] = _aligned(lora, target, settings, progress, kept)
+    found = aligned[lora.weights]
     made = plan(lora, found.alignment, target, mode.crosses_widths, found.widths, found.shares)
     check_rank(made.pairs, settings.rank)
     if mode.provider is not None and not mode.needs_recording:
@@ -156,27 +183,13 @@ def _finished(job: Job, of_pair: Mapping[int, ModuleResult], progress: Progress)
     return assemble(job.lora, job.target, job.alignment, job.plan, results, settings, progress)
 
 
-@dataclass(frozen=True)
-class _Aligned:
-    """Which block serves which.
-
-    Attributes:
-        widths: in which the models differ; "" where the mode goes from one to another.
-        shares: see plan.
-    """
-
-    alignment: Alignment
-    widths: str
-    shares: tuple[Alignment, ...]
-
-
 def _aligned(
     lora: ResolvedLora,
     target: Model,
     settings: TransferSettings,
     progress: Progress,
     kept: Forgetful,
-) -> _Aligned:
+) -> Blocks:
     """Of two models that line up, no weight is read for it."""
     across = settings.chosen_mode.crosses_widths
     models = lora.source, target
@@ -187,4 +200,4 @@ def _aligned(
     found = align(*trees, similarity, settings.pairs, lora.weights, across)
     sides = neighbours(found.blocks) if settings.unserved else ()
     shares = (align_blocks(*trees, similarity, side, lora.weights, across) for side in sides)
-    return _Aligned(found, "" if across else other_widths(*trees), tuple(shares))
+    return Blocks(found, "" if across else other_widths(*trees), tuple(shares))

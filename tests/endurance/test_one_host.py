@@ -23,8 +23,8 @@ pytestmark = pytest.mark.host
 
 TIMES, CANCELS = 200, 20
 ENOUGH = 24 << 20  # bytes: 150 kB a prompt are seen
-# Of a host at rest, bytes by which the memory goes up and down (the heap gives back what lies at
-# its end); if every cancelled job left what it had, it would be ten times as much.
+# Bytes by which the memory of a host at rest goes up and down, as a heap gives back its end.
+# If every cancelled job left what it had, it would be ten times as much.
 AT_REST = 256 << 20
 LORA, B = "emoji_style_lora.safetensors", "emoji_b.safetensors"
 
