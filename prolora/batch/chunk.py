@@ -8,8 +8,10 @@ from pathlib import Path
 import torch
 
 from ..adapters import read_adapter_file
+from ..algebra.kept import NOTHING_KEPT, Forgetful
 from ..errors import ProLoRAError
 from ..files.digests import DigestMemory
+from ..files.kept_on_disk import KeptOnDisk
 from ..named_files import header, load_pair
 from ..progress import Progress, silent
 from ..transfer.resolve import resolve
@@ -28,6 +30,7 @@ class Run:
     Attributes:
         device, workers, memory: see TransferSettings.
         digests: the file of a DigestMemory.
+        cache, cache_bytes: of a KeptOnDisk; without a folder nothing is kept.
         force: whether files that were made from something else may be overwritten.
     """
 
@@ -35,7 +38,14 @@ class Run:
     digests: Path
     workers: int = 0
     memory: int = 0
+    cache: Path | None = None
+    cache_bytes: int = 0
     force: bool = False
+
+    @property
+    def kept(self) -> Forgetful:
+        """What earlier chunks found of the same weights."""
+        return NOTHING_KEPT if self.cache is None else KeptOnDisk(self.cache, self.cache_bytes)
 
 
 def chunks_of(rows: Sequence[Row], most: int) -> list[list[Row]]:
@@ -129,7 +139,7 @@ def _move_of(row: Row, run: Run, moving: Progress, writing: Progress) -> Move:
         row.choices.settings(), device=run.device, workers=run.workers, memory=run.memory
     )
     pair = load_pair(row.source, row.target)
-    return Move(*pair, settings, row.choices.form, moving, writing)
+    return Move(*pair, settings, row.choices.form, moving, writing, run.kept)
 
 
 def _is_done(row: Row, origins: Origins, run: Run) -> bool:

@@ -17,7 +17,7 @@ from ..batch.table import DONE, FAILED, MOVED, WAITING, Outcome, Table
 from ..errors import ProLoRAError, bullets, truncated_list
 from ..files.atomic_write import remove_left_over
 from ..progress import duration
-from .arguments import add_force, add_machine, given, output
+from .arguments import add_cache, add_force, add_machine, given, output
 from .choices import MODES_TOLD, add_choices, add_form
 from .command import Command
 from .terminal import printed_last, progress_in
@@ -81,6 +81,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     add_choices(parser)
     add_form(parser)
     add_machine(parser)
+    add_cache(parser)
     add_force(parser)
 
 
@@ -88,7 +89,15 @@ def _run(options: argparse.Namespace) -> None:
     rows = _rows(options)
     table = _table_of(options, rows)
     digests = table.with_name(f"{table.stem} digests.json")
-    run = Run(options.device, digests, options.workers, options.memory, options.force)
+    run = Run(
+        options.device,
+        digests,
+        options.workers,
+        options.memory,
+        cache=options.cache and options.cache.absolute(),
+        cache_bytes=options.cache_gb,
+        force=options.force,
+    )
     if options.dry_run:
         _look(rows, run, options.chunk)
     else:

@@ -282,6 +282,18 @@ def test_a_large_checkpoint_is_read_for_its_digest_once(folder, monkeypatch):
     assert len(read) == 6 and statuses() == 4 * ["done"]
 
 
+def test_chunks_share_what_is_kept_on_disk(folder):
+    assert batch("--chunk", "2", "--cache", "bases") == 0
+    assert list(Path("bases").iterdir())
+    for number in range(4):
+        check_moved(moved(f"s{number}"), number)
+    kept = {path: path.stat().st_ino for path in Path("bases").iterdir()}
+    shutil.rmtree("moved")
+    assert batch("--chunk", "1", "--cache", "bases") == 0
+    assert {path: path.stat().st_ino for path in Path("bases").iterdir()} == kept
+    check_moved(moved("s3"), 3)
+
+
 REFUSED = [
     (["batch", *MODELS], "MANIFEST"),
     (["batch", "library.csv", "--loras", ".", *MODELS], "not allowed with"),
