@@ -44,20 +44,24 @@ def add_device(parser: argparse.ArgumentParser) -> None:
 
 def add_machine(parser: argparse.ArgumentParser) -> None:
     """Adds what a transfer may use of the machine."""
-    add_device(parser)
-    parser.add_argument(
-        "--workers",
-        type=setting("workers", int),
-        default=DEFAULTS.workers,
-        metavar="N",
-        help="modules at work at once on the CPU; 0 for as many as it has cores (%(default)s)",
-    )
+    add_workers(parser)
     parser.add_argument(
         "--memory",
         type=_gigabytes,
         default=DEFAULTS.memory,
         metavar="GB",
         help="that modules at work may take; 0 for what suits the device (%(default)s)",
+    )
+
+
+def add_workers(parser: argparse.ArgumentParser) -> None:
+    add_device(parser)
+    parser.add_argument(
+        "--workers",
+        type=setting("workers", int),
+        default=DEFAULTS.workers,
+        metavar="N",
+        help="modules at work at once on the CPU; 0 for as many as torch has threads (%(default)s)",
     )
 
 

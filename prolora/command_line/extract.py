@@ -8,7 +8,7 @@ from ..extraction.extract import extract_difference
 from ..extraction.settings import EXTRACTION_DEFAULTS, ExtractionSettings
 from ..extraction.text import summary_of
 from ..named_files import load_pair
-from .arguments import add_device, setting
+from .arguments import add_workers, setting
 from .command import Command
 from .result import add_out, add_result, check_result, write_result
 from .terminal import progress_in
@@ -39,7 +39,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SHARE",
         help="of its weight's size; modules that differ by less are left out (%(default)s)",
     )
-    add_device(parser)
+    add_workers(parser)
     add_out(parser, required=True)
     add_result(parser)
 

@@ -11,7 +11,7 @@ from ..files.atomic_write import atomic_write
 from ..named_files import load_pair
 from ..pairing.block_pairs import write_pairs
 from ..transfer.settings import TransferSettings
-from .arguments import add_device, add_energy, add_force, add_pairs, given, output, pairs_of
+from .arguments import add_energy, add_force, add_pairs, add_workers, given, output, pairs_of
 from .command import Command
 from .files import check_outputs, write_and_say
 from .terminal import printed_last, progress_in
@@ -27,7 +27,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         "--write-pairs", type=output, metavar="JSON", help="write which block takes which there"
     )
     add_energy(parser)
-    add_device(parser)
+    add_workers(parser)
     add_force(parser)
 
 
@@ -38,7 +38,10 @@ def _run(options: argparse.Namespace) -> None:
         options.force,
     )
     settings = TransferSettings(
-        subspace_energy=options.energy, device=options.device, pairs=pairs_of(options)
+        subspace_energy=options.energy,
+        device=options.device,
+        workers=options.workers,
+        pairs=pairs_of(options),
     )
     if options.picture is not None:
         _check_picture(options.picture)
