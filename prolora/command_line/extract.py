@@ -47,7 +47,11 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 def _run(options: argparse.Namespace) -> None:
     check_result(options, options.base, options.tuned)
     settings = ExtractionSettings(
-        rank=options.rank, energy=options.energy, least=options.least, device=options.device
+        rank=options.rank,
+        energy=options.energy,
+        least=options.least,
+        device=options.device,
+        workers=options.workers,
     )
     base, tuned = load_pair(options.base, options.tuned)
     with progress_in("weight") as progress:
