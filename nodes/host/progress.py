@@ -26,7 +26,7 @@ class Progress:
 
     def __call__(self, done: int, total: int, name: str) -> None:
         comfy.model_management.throw_exception_if_processing_interrupted()
-        if self._pace.begins(done, total):
+        if self._pace.begins(done, total) or self._bar is None:
             self._bar = comfy.utils.ProgressBar(total)
         self._bar.update_absolute(done, total)
         now = time.monotonic()

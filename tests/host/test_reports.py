@@ -131,7 +131,7 @@ def assert_equal(weights: dict[str, dict[str, float]], modules: int) -> None:
     assert len(weights) == modules
     for key, weight in weights.items():
         assert weight["change"] > 0.01, key
-        assert weight["difference"] < 1e-4, key
+        assert weight["difference"] < 1e-3, key  # in fp16, as most of the file is
 
 
 def test_a_lora_of_another_node_keeps_its_names(client, comfy, graph):
