@@ -21,6 +21,10 @@ CONNECT_SECONDS = 60.0  # a busy host answers late
 QUIET_SECONDS = 2.0  # after such a silence the history tells whether the end was missed
 
 
+# Seconds in which the host's worker wakes to it; a prompt that comes sooner goes before it.
+_WAKES = 0.5
+
+
 class PromptFailed(RuntimeError):
     """The host refused a prompt, or one of its nodes raised; the fields say which node and why."""
 
@@ -127,6 +131,7 @@ class ComfyClient:
     def free(self, unload_models: bool = True, free_memory: bool = True) -> None:
         """Ask the host to drop its models and its cached outputs before the next prompt."""
         self._request("/free", {"unload_models": unload_models, "free_memory": free_memory})
+        time.sleep(_WAKES)
 
     def image(self, shown: Mapping[str, str]) -> bytes:
         """The file behind one entry of `Finished.images()`."""

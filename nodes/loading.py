@@ -255,7 +255,8 @@ class Loader:
         recorded = files.recording is not None
         # With a recording, auto may come to another mode than calibrated: see _read.
         settings = asdict(self.settings if recorded else self.settings.settled(recorded=False))
-        del settings["device"], settings["dtype"]
+        for machine in ("device", "dtype", "workers", "memory"):
+            del settings[machine]
         paths = {"lora": files.lora, "config": config_beside(files.lora)}
         paths |= {"recording": files.recording, "source": files.source}
         digests = {name: self._digest(path) for name, path in paths.items() if path is not None}
