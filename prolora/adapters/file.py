@@ -3,7 +3,6 @@
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
-from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ import torch
 
 from ..errors import ProLoRAError
 from ..files.safetensors import read_safetensors
+from ..lazy import lazy
 from .accelerators import accelerator_of
 from .adapter import Adapter, Make, Origin
 from .boft import make_boft
@@ -110,7 +110,7 @@ class AdapterFile:
         families = Counter(adapter.family for adapter in self.adapters)
         return tuple(family for family, _ in families.most_common())
 
-    @cached_property
+    @lazy
     def digest(self) -> str:
         """A SHA-256 of its tensors, whatever their modules are called."""
         parts = (tensor for part in self.contents for tensor in _tensors_of(part).values())

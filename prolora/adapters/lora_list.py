@@ -4,10 +4,10 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
-from functools import cached_property
 from pathlib import PurePosixPath
 
 from ..errors import ProLoRAError
+from ..lazy import lazy
 
 # <lora:name:strength:clip strength>, as prompts and LoRA managers have it.
 _TAG = re.compile(r"<lora:([^:>]+)(?::([^:>]*))?(?::([^:>]*))?>", re.IGNORECASE)
@@ -54,7 +54,7 @@ class LoraNames:
         meant = f" Is one of these meant: {', '.join(near)}?" if near else ""
         raise ProLoRAError(f"There is no LoRA {text!r} in the loras folder.{meant}")
 
-    @cached_property
+    @lazy
     def _by_text(self) -> list[dict[str, list[str]]]:
         """Text -> files, the whole name first."""
         found: list[dict[str, list[str]]] = []

@@ -3,13 +3,13 @@
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
 import torch
 
 from ..algebra.devices import sent
 from ..errors import ProLoRAError
+from ..lazy import lazy
 from .module_names import by_canonical_name, canonical_name
 from .references import WeightRef
 from .weights import Weights
@@ -48,14 +48,14 @@ class Model:
         """The key map's names for a weight and its parts, each with the place that it means."""
         return self._names.get(key, ())
 
-    @cached_property
+    @lazy
     def _names(self) -> dict[str, list[tuple[str, WeightRef]]]:
         names: dict[str, list[tuple[str, WeightRef]]] = defaultdict(list)
         for name, ref in self.key_map.items():
             names[ref.key].append((name, ref))
         return dict(names)
 
-    @cached_property
+    @lazy
     def _aliases(self) -> dict[str, WeightRef]:
         return by_canonical_name(self.key_map)
 

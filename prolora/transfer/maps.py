@@ -6,7 +6,7 @@ for a pair serves every update of that source weight, of one LoRA or of many.
 
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import astuple, dataclass, field
-from functools import cached_property, partial
+from functools import partial
 from typing import Protocol
 
 import torch
@@ -19,6 +19,7 @@ from ..algebra.quadrants import Quadrants, quadrants_of
 from ..algebra.subspace import Similarity, Subspace, similarity
 from ..algebra.updates import DenseUpdate, Update
 from ..algebra.widths import similarity_across, with_signs
+from ..lazy import lazy
 from ..pairing.module_pairs import ModulePair
 from .report import Measures
 
@@ -153,7 +154,7 @@ class WeightPair:
         """See common_subspaces; with signs, where the widths differ."""
         return self._found[0]
 
-    @cached_property
+    @lazy
     def _found(self) -> tuple[SubspacePair, Similarity]:
         """The subspaces and their similarity, which are kept together."""
         key = key_of_subspaces(self.weights, self.energy)
@@ -177,7 +178,7 @@ class WeightPair:
         source, target = self.weights.shapes
         return source != target
 
-    @cached_property
+    @lazy
     def measures(self) -> Measures:
         return self.kept.figure((*self.key, "measures"), self._measured)
 
@@ -274,7 +275,7 @@ class ArbitratedPairMaps:
     def measures(self) -> Measures:
         return self.known.measures
 
-    @cached_property
+    @lazy
     def _basis(self) -> Basis:
         return source_basis(self.known.weights.source, self._drift)
 

@@ -2,12 +2,12 @@
 
 from collections.abc import Hashable
 from dataclasses import dataclass
-from functools import cached_property
 
 import torch
 
 from ..adapters import Adapter, LoraAdapter
 from ..algebra.kept import Forgetful
+from ..lazy import lazy
 from ..models.model import Model
 from ..models.outline import is_outline
 from ..models.references import Slice
@@ -30,7 +30,7 @@ class TaskWeights:
     settings: TransferSettings
     kept: Forgetful
 
-    @cached_property
+    @lazy
     def source(self) -> torch.Tensor:
         """All rows of the source's. Of an outline, not a number."""
         if is_outline(self.source_model):  # what is computed from what is not known is no number
@@ -40,7 +40,7 @@ class TaskWeights:
         weight = self.source_model.weight(self.pair.source, settings.device, settings.dtype)
         return _padded(weight, self.pair.source_shape)
 
-    @cached_property
+    @lazy
     def target(self) -> torch.Tensor:
         """The same of the target."""
         settings = self.settings
@@ -57,7 +57,7 @@ class TaskWeights:
             return torch.empty(0, dtype=self.settings.dtype, device=self.settings.device)
         return self.source
 
-    @cached_property
+    @lazy
     def key(self) -> tuple[Hashable, ...]:
         """What both are known by. The digests are of what is stored: it is half as long."""
         pair, settings, kept = self.pair, self.settings, self.kept

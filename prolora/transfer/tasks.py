@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import NoReturn
 
 import torch
@@ -13,6 +12,7 @@ from ..algebra.kept import NOTHING_KEPT, Forgetful
 from ..algebra.leading import bytes_at_work
 from ..algebra.updates import Update
 from ..errors import ProLoRAError
+from ..lazy import lazy
 from ..models.model import Model
 from ..models.outline import is_outline
 from ..models.references import Slice
@@ -49,7 +49,7 @@ class Task:
     settings: TransferSettings
     kept: Forgetful = NOTHING_KEPT
 
-    @cached_property
+    @lazy
     def weights(self) -> TaskWeights:
         """The two weights, with their place as the first of the modules has it."""
         pair = self.pairs[0]

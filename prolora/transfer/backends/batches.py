@@ -8,11 +8,11 @@ from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass, replace
-from functools import cached_property
 
 import torch
 
 from ...algebra.devices import is_out_of_memory
+from ...lazy import lazy
 from ...progress import Progress
 from ...threads import one_ahead
 from ..maps import Maps
@@ -95,7 +95,7 @@ class _Device:
     def _reading(self) -> AbstractContextManager[object]:
         return torch.cuda.stream(self._stream) if self._has_streams else nullcontext()
 
-    @cached_property
+    @lazy
     def _stream(self) -> torch.cuda.Stream:
         return torch.cuda.Stream(self.device)  # type: ignore[no-untyped-call]
 
