@@ -229,7 +229,7 @@ STAND_IN = """
 import utils
 
 def cluster_aware_spectral_arbitration(B, A, U_s, S_s, Vh_s, Cfft):
-    print("moved")
+    print("CASA says so")
     return U_s @ (U_s.T @ B), A @ Vh_s.T @ Vh_s
 """
 
@@ -241,7 +241,7 @@ def test_peer_adds_up_its_shapes(tables, folder, tmp_path, capsys):
     (casa / "utils.py").touch()
     options = ("--cache", str(folder), "--casa", str(casa), "--each", "1", "--loras", "1", "2")
     shapes, totals = tables(peer.main, *options)
-    assert "moved" not in capsys.readouterr().out
+    assert "CASA says so" not in capsys.readouterr().out
     assert sum(row["SDXL has"] for row in shapes) == 722
     for row in totals:
         assert row["CASA"] == pytest.approx(row["of it SVDs"] + row["drift"] + row["arbitration"])
