@@ -6,19 +6,20 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 from tqdm import tqdm
 
 from ..batch.chunk import Run, chunks_of, look_at_chunk
 from ..batch.engines import ENGINES
-from ..batch.manifest import Call, Choices, Row, read_manifest, rows_of_folder
+from ..batch.manifest import Call, Row, read_manifest, rows_of_folder
 from ..batch.table import DONE, FAILED, MOVED, WAITING, Outcome, Table
 from ..errors import ProLoRAError, bullets, truncated_list
 from ..files.atomic_write import remove_left_over
 from ..progress import duration
 from .arguments import add_cache, add_force, add_machine, given, output
-from .choices import MODES_TOLD, add_choices, add_form
+from .choices import MODES_TOLD, add_choices, add_form, choices_of
 from .command import Command
 from .terminal import printed_last, progress_in
 
@@ -105,16 +106,8 @@ def _run(options: argparse.Namespace) -> None:
 
 
 def _rows(options: argparse.Namespace) -> list[Row]:
-    choices = Choices(
-        mode=options.mode,
-        threshold=options.threshold,
-        energy=options.energy,
-        rank=options.rank,
-        unserved=options.unserved,
-        pairs=options.pairs and options.pairs.absolute(),
-        naming=options.naming,
-        dtype=options.dtype,
-    )
+    choices = choices_of(options)
+    choices = replace(choices, pairs=choices.pairs and choices.pairs.absolute())
     source, target, out_dir = (
         path and path.absolute() for path in (options.source, options.target, options.out_dir)
     )

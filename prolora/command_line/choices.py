@@ -1,8 +1,10 @@
 """The arguments of a transfer: what is moved, and how the file is written."""
 
 import argparse
+from dataclasses import fields
 
 from ..adapters import FILE_DTYPES
+from ..batch.manifest import Choices
 from ..errors import ProLoRAError
 from ..naming.output_names import CHOICES
 from ..transfer.modes import describe_modes, mode_named
@@ -41,6 +43,11 @@ def add_choices(parser: argparse.ArgumentParser) -> None:
         "deepened model has them (%(default)s)",
     )
     add_pairs(parser)
+
+
+def choices_of(options: argparse.Namespace) -> Choices:
+    """What add_choices and add_form have asked for."""
+    return Choices(**{field.name: getattr(options, field.name) for field in fields(Choices)})
 
 
 def add_form(parser: argparse.ArgumentParser) -> None:

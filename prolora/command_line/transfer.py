@@ -1,6 +1,7 @@
 """`prolora transfer`: moves one LoRA or several to another checkpoint."""
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
 from ..adapters import read_adapter_file
@@ -12,8 +13,8 @@ from ..transfer.job import transfer_lora
 from ..transfer.report_text import summary_of, verdict_of, warning_of
 from ..transfer.saving import moved_name
 from ..transfer.settings import TransferSettings
-from .arguments import add_cache, add_machine, given, kept_of, pairs_of
-from .choices import MODES_TOLD, add_choices, form_of
+from .arguments import add_cache, add_machine, given, kept_of
+from .choices import MODES_TOLD, add_choices, choices_of, form_of
 from .command import Command
 from .files import check_outputs
 from .result import add_out, add_result, check_result, write_result
@@ -55,16 +56,11 @@ def _run(options: argparse.Namespace) -> None:
         )
     if options.report is not None and len(options.lora) > 1:
         raise ProLoRAError("--report is for one LoRA. Leave it out, or move them one at a time.")
-    settings = TransferSettings(
-        mode=options.mode,
-        threshold=options.threshold,
-        subspace_energy=options.energy,
-        rank=options.rank,
-        unserved=options.unserved,
+    settings = replace(
+        choices_of(options).settings(),
         device=options.device,
         workers=options.workers,
         memory=options.memory,
-        pairs=pairs_of(options),
     )
     if len(options.lora) == 1:
         _move_one(options, settings)
