@@ -100,12 +100,7 @@ def in_threads(
     if limits.threads <= 1:
         yield from _here(items, work, look)
         return
-    inference = torch.is_inference_mode_enabled()  # which holds for a thread
-
-    def run(item: Item) -> Result:
-        with torch.inference_mode(inference), torch.no_grad():
-            return work(item)
-
+    run = _as_here(work)
     rest, futures = deque(items), dict[Future[Result], Item]()
     with _pool(limits.threads) as pool:
         while rest or futures:
@@ -162,12 +157,7 @@ def one_ahead(
     Raises:
         Exception: what `make` or `look` raises.
     """
-    inference = torch.is_inference_mode_enabled()
-
-    def run(item: Item) -> Result:
-        with torch.inference_mode(inference), torch.no_grad():
-            return make(item)
-
+    run = _as_here(make)
     ahead: deque[tuple[Item, Future[Result]]] = deque()
 
     def begin() -> None:
@@ -183,6 +173,17 @@ def one_ahead(
             begin()
             yield item, made.result()
             del item, made  # or they are there until the next is made
+
+
+def _as_here(work: Callable[[Item], Result]) -> Callable[[Item], Result]:
+    """The same for another thread: with the inference mode of this one, and no gradients."""
+    inference = torch.is_inference_mode_enabled()  # which holds for a thread
+
+    def run(item: Item) -> Result:
+        with torch.inference_mode(inference), torch.no_grad():
+            return work(item)
+
+    return run
 
 
 @contextmanager
