@@ -1,6 +1,7 @@
 """Whether two results of one transfer agree: by their reports, and the updates in their files."""
 
 import json
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +9,8 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
+
+from prolora.algebra.updates import LowRankUpdate
 
 _UP, _DOWN = ".lora_up.weight", ".lora_down.weight"
 _PHI = ("phi_left", "phi_right")
@@ -60,6 +63,4 @@ def _differences(ours: Path, theirs: Path) -> Iterator[float]:
 
 
 def _norm(up: torch.Tensor, down: torch.Tensor) -> float:
-    """||up down||_F, which is not formed."""
-    squared = ((up.T @ up) * (down @ down.T)).sum()
-    return float(squared.clamp_min(0).sqrt())
+    return math.sqrt(LowRankUpdate(up, down).energy())
