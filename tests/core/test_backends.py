@@ -16,8 +16,7 @@ from prolora.models.model import Model
 from prolora.transfer import backends, job
 from prolora.transfer.assemble import TransferResult
 from prolora.transfer.backends.batches import in_batches
-from prolora.transfer.backends.cpu import on_cpu
-from prolora.transfer.backends.serial import serial
+from prolora.transfer.backends.workers import in_workers
 from prolora.transfer.resolve import resolve
 from prolora.transfer.settings import TransferSettings
 
@@ -93,10 +92,9 @@ def assert_alike(one: TransferResult, other: TransferResult) -> None:
 @pytest.mark.parametrize(
     ("backend", "choices"),
     [
-        (serial, {"device": torch.device("cpu")}),
-        (serial, {}),
-        (on_cpu, {"workers": 1, "device": torch.device("cpu")}),
-        (on_cpu, {"workers": 2, "device": torch.device("cpu")}),
+        (in_workers, {}),
+        (in_workers, {"workers": 1, "device": torch.device("cpu")}),
+        (in_workers, {"workers": 2, "device": torch.device("cpu")}),
         (in_batches, {}),
         (in_batches, {"memory": 40_000_000}),
         (in_batches, {"memory": 1}),
@@ -269,7 +267,7 @@ def assert_set(event: threading.Event) -> None:
     assert event.wait(30)
 
 
-@pytest.mark.parametrize("backend", [serial, on_cpu, in_batches])
+@pytest.mark.parametrize("backend", [in_workers, in_batches])
 @pytest.mark.parametrize("moment", range(0, 7, 2))
 def test_cancel_leaves_nothing(monkeypatch, use, backend, moment):
     use(backend)
@@ -299,7 +297,7 @@ def test_cancel_leaves_nothing(monkeypatch, use, backend, moment):
     assert len(calls) == moment + 1
 
 
-@pytest.mark.parametrize("backend", [serial, on_cpu, in_batches])
+@pytest.mark.parametrize("backend", [in_workers, in_batches])
 def test_no_weight_is_left_after_a_job(monkeypatch, use, backend):
     use(backend)
     plain, alive = Model.weight, []
@@ -322,7 +320,7 @@ def test_no_weight_is_left_after_a_job(monkeypatch, use, backend):
 
 def test_where_results_have_no_room_no_thread_is_left(use):
     """Such as a full disk; the fixture looks for threads while the error is held."""
-    use(on_cpu)
+    use(in_workers)
 
     def hold(tensor: torch.Tensor) -> torch.Tensor:
         raise Stop
@@ -354,7 +352,7 @@ def test_nothing_is_decomposed_that_is_kept_or_identical(monkeypatch, batched):
         assert torch.equal(ours.up, theirs.up)
 
 
-@pytest.mark.parametrize("backend", [serial, on_cpu, in_batches])
+@pytest.mark.parametrize("backend", [in_workers, in_batches])
 def test_inference_mode_changes_nothing(use, backend):
     """ComfyUI runs nodes in it."""
     use(backend)

@@ -11,11 +11,10 @@ from ..settings import TransferSettings
 from ..tasks import Task
 from .backend import Moved, Note
 from .batches import in_batches
-from .cpu import on_cpu
-from .serial import serial
+from .workers import in_workers
 
-# By the type of the device; the others have no better way than `serial`.
-BACKENDS = {"cpu": on_cpu, "cuda": in_batches}
+# By the type of the device; all others have `in_workers`.
+BACKENDS = {"cuda": in_batches}
 
 
 def run_tasks(
@@ -35,5 +34,5 @@ def run_tasks(
         ProLoRAError: see tasks.run.
         Exception: whatever `progress` raises. Nothing of the job runs on then.
     """
-    backend = BACKENDS.get(settings.device.type, serial)
+    backend = BACKENDS.get(settings.device.type, in_workers)
     return backend(tasks, maps, settings, progress, note)

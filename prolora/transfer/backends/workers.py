@@ -1,4 +1,4 @@
-"""Several tasks at once on the cores of the CPU, a thread for each."""
+"""Several tasks at once on the cores of the CPU, a thread for each; elsewhere one by one."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -11,14 +11,14 @@ from ..tasks import Results, Task, run
 from .backend import Moved, Note
 
 
-def on_cpu(
+def in_workers(
     tasks: Sequence[Task],
     maps: Maps | None,
     settings: TransferSettings,
     progress: Progress,
     note: Note,
 ) -> Moved:
-    """See run_tasks. Two weights for each thread are in memory at a time."""
+    """See run_tasks. Two weights for each thread are in memory at a time; see Limits.on."""
     total = sum(len(task.pairs) for task in tasks)
     done = 0
 
