@@ -2,6 +2,7 @@
 are for the eye.
 """
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -37,7 +38,8 @@ class Perceptual:
         if net is None:
             raise refused(path, OPTION, "it is neither torchvision's AlexNet nor its VGG16")
         lpips = library("lpips")
-        network = lpips.LPIPS(pretrained=False, pnet_rand=True, net=net, verbose=False)
+        with warnings.catch_warnings(action="ignore"):  # of how lpips asks torchvision for a trunk
+            network = lpips.LPIPS(pretrained=False, pnet_rand=True, net=net, verbose=False)
         own = Path(lpips.__file__).parent / "weights" / "v0.1" / f"{net}.pth"
         heads = torch.load(own, map_location="cpu", weights_only=True)
         try:
