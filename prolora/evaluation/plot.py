@@ -1,5 +1,6 @@
 """An evaluation as one picture: a panel for each measure, a line for each row."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
 _MARGIN, _GAP, _COLUMNS = 28, 40, 3
 _PANEL, _HEAD, _FOOT = 300, 52, 26  # width of a panel's scale; above and below its lines
 _STEP = 26  # from line to line
+_TICKS = 6  # at most
+_LEGEND = "large: the mean; line: the deviation; small: single pictures"
 _SINGLE: Colour = (196, 208, 220)
 _GRID: Colour = (228, 228, 232)
 _MEAN = colour(0.3)
@@ -38,12 +41,14 @@ def draw(evaluation: Evaluation) -> "Image":
     width, height = labels + _PANEL + texts + 14, _HEAD + _STEP * len(rows) + _FOOT
     lines = -(-len(measures) // columns)
     canvas.open(
-        columns * (width + _GAP) - _GAP + 2 * _MARGIN, lines * (height + _GAP) - _GAP + 2 * _MARGIN
+        columns * (width + _GAP) - _GAP + 2 * _MARGIN,
+        lines * (height + _GAP) - _GAP + LINE + 2 * _MARGIN,
     )
     for i, measure in enumerate(measures):
         x = _MARGIN + i % columns * (width + _GAP)
         y = _MARGIN + i // columns * (height + _GAP)
         _draw_panel(canvas, x, y, labels, measure, rows, figures[measure.name])
+    canvas.text(_MARGIN, canvas.image.height - _MARGIN - SMALL, _LEGEND, SMALL, PALE)
     return canvas.image
 
 
@@ -57,6 +62,15 @@ class _Scale:
 
     def place(self, value: float) -> int:
         return round(self.left + (value - self.low) / (self.high - self.low) * _PANEL)
+
+    @property
+    def ticks(self) -> list[float]:
+        """Round values, two to six of them."""
+        wide = self.high - self.low
+        power = 10.0 ** math.floor(math.log10(wide))
+        step = next(s for s in (power / 5, power / 2, power, 2 * power) if wide / s <= _TICKS)
+        first, last = math.ceil(self.low / step), math.floor(self.high / step)
+        return [i * step for i in range(first, last + 1)]
 
 
 def _scale(left: int, figures: Mapping[str, Figure]) -> _Scale:
@@ -83,8 +97,8 @@ def _draw_panel(
     scale = _scale(x + labels, figures)
     top = y + _HEAD
     bottom = top + _STEP * len(rows)
-    for value in (scale.low, (scale.low + scale.high) / 2, scale.high):
-        place, label = scale.place(value), f"{value:.3g}"
+    for value in scale.ticks:
+        place, label = scale.place(value), f"{value:.6g}"
         canvas.line([(place, top), (place, bottom)], _GRID)
         canvas.text(place - canvas.width(label, SMALL) // 2, bottom + 5, label, SMALL, PALE)
     for i, row in enumerate(rows):

@@ -48,7 +48,7 @@ def _aligned(lines: Sequence[Sequence[str]]) -> Iterator[str]:
 def _below(evaluation: Evaluation, measures: Sequence[Measure]) -> Iterator[str]:
     for measure in measures:
         count = max(figure.count for figure in evaluation.figures[measure.name].values())
-        of = f", {count} pairs at most" if measure.name == "LPIPS diversity" else ""
+        of = f"; of up to {count} pairs a row" if measure.name == "LPIPS diversity" else ""
         yield f"{measure.name}: {measure.says}; {measure.better} is better{of}"
     if evaluation.reference:
         yield f"reference: {evaluation.reference} pictures"
