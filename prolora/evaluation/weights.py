@@ -43,17 +43,22 @@ WEIGHTS = (
         False,
         "the checkpoint of tomg-group-umd/CSD-ViT-L on the hub, or, as safetensors, of "
         "yuxi-liu-wired/CSD",
-        "CC BY 4.0 (the code: MIT)",
+        "CC BY 4.0 (the safetensors: MIT)",
     ),
     Weights("dino", True, "facebook/dinov2-base on the hub, or another DINOv2", "Apache 2.0"),
-    Weights("clip", True, "openai/clip-vit-large-patch14 on the hub, or another CLIP", "MIT"),
+    Weights(
+        "clip",
+        True,
+        "openai/clip-vit-large-patch14 on the hub, or another CLIP",
+        "MIT, as OpenAI's code",
+    ),
     Weights("hps", False, "HPS_v2.1_compressed.pt of xswu/HPSv2 on the hub", "Apache 2.0"),
     Weights(
         "lpips",
         False,
         "torchvision's AlexNet (alexnet-owt-7be5be79.pth) or VGG16 (vgg16-397923af.pth); what "
         "LPIPS adds to it is in the package lpips, BSD 2-Clause",
-        "BSD 3-Clause, as torchvision's",
+        "BSD 3-Clause, as torchvision's code",
     ),
 )
 BY_OPTION = {weights.option: weights for weights in WEIGHTS}

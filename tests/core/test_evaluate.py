@@ -21,6 +21,7 @@ from prolora.evaluation.weights import BY_OPTION
 from .judge_files import write_clip, write_csd, write_dino, write_hps, write_trunk
 from .judged_pictures import picture, write_pictures
 
+ROOT = Path(__file__).parents[2]
 ROWS = {"none": 100, "copy": 4, "full": 0}  # the first picture of each; the reference begins at 0
 
 
@@ -245,3 +246,13 @@ def test_nothing_to_measure_says_what_would_be_needed(folder, capsys):
     assert error.startswith("error: Nothing can be measured:")
     for weights in BY_OPTION.values():
         assert weights.advice in error
+
+
+def test_the_page_says_what_the_code_says():
+    page = (ROOT / "docs" / "evaluation.md").read_text(encoding="utf-8")
+    for measure in MEASURES:
+        (row,) = re.findall(rf"^\| {re.escape(measure.name)} \|.*\| (\w+) \|$", page, re.MULTILINE)
+        assert row == measure.better
+    for weights in BY_OPTION.values():
+        kind = "FOLDER" if weights.folder else "FILE"
+        assert f"| `--{weights.option} {kind}` | {weights.published} | {weights.licence} |" in page

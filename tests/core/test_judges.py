@@ -115,4 +115,4 @@ def test_what_is_no_clip(tmp_path, folders, change, words):
     with pytest.raises(ProLoRAError, match=words) as error:
         Clip(folder, CPU)
     assert "What is needed: --clip FOLDER: openai/clip-vit-large-patch14" in str(error.value)
-    assert "licence MIT" in str(error.value)
+    assert "licence MIT, as OpenAI's code" in str(error.value)

@@ -29,7 +29,7 @@ class Clip:
         model, self._processor = load_folder(folder, OPTION, "clip", "CLIPModel", device)
         self._model: Any = model
         try:
-            self._tokenizer = library("transformers").CLIPTokenizerFast.from_pretrained(
+            self._tokenizer = library("transformers").AutoTokenizer.from_pretrained(
                 folder, local_files_only=True
             )
         except Exception as error:  # as in load_folder

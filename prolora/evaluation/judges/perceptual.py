@@ -38,7 +38,8 @@ class Perceptual:
         if net is None:
             raise refused(path, OPTION, "it is neither torchvision's AlexNet nor its VGG16")
         lpips = library("lpips")
-        with warnings.catch_warnings(action="ignore"):  # of how lpips asks torchvision for a trunk
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of how lpips asks torchvision for a trunk
             network = lpips.LPIPS(pretrained=False, pnet_rand=True, net=net, verbose=False)
         own = Path(lpips.__file__).parent / "weights" / "v0.1" / f"{net}.pth"
         heads = torch.load(own, map_location="cpu", weights_only=True)
