@@ -13,7 +13,7 @@ from ..progress import Progress, silent
 from .figures import Figure
 from .judges.judge import Judge, Reader
 from .measures import JUDGES, MEASURES, Measure, Seen
-from .pictures import about_sizes, check_pictures, names_of, read_picture
+from .pictures import about_sizes, check_pictures, read_picture
 from .prompts import Prompts
 from .weights import BY_OPTION, check_weights
 
@@ -145,7 +145,8 @@ def _seen_by(
     for row, paths in task.rows.items():
         texts = task.prompts.of.get(row, ())
         prompts = _read(judge, texts, option) if with_prompts else None
-        yield row, Seen(judge, names_of(paths), describe(paths, row), reference, prompts, texts)
+        names = [path.name for path in paths]
+        yield row, Seen(judge, names, describe(paths, row), reference, prompts, texts)
     progress(total, total, "")
 
 

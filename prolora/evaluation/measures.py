@@ -50,6 +50,7 @@ class Measure:
         better: "higher" or "lower".
         says: what it is, in a few words.
         of: the figure of a row, or why there is none.
+        digits: after the point.
     """
 
     name: str
@@ -59,6 +60,7 @@ class Measure:
     better: str
     says: str
     of: Callable[[Seen], Figure | str]
+    digits: int = 3
 
 
 def _style(seen: Seen) -> Figure | str:
@@ -80,7 +82,7 @@ def _fidelity(seen: Seen) -> Figure:
 
 def _diversity(seen: Seen) -> Figure | str:
     groups: Sequence[Hashable] = seen.texts or [""] * len(seen.names)
-    pairs, _ = pairs_within(groups, MOST_PAIRS)
+    pairs = pairs_within(groups, MOST_PAIRS)
     if not pairs:
         return "no two pictures have one prompt"
     judge = cast(Comparer, seen.judge)
@@ -94,7 +96,9 @@ def _diversity(seen: Seen) -> Figure | str:
 
 
 MEASURES = (
-    Measure("CSD-MMD", "csd", True, False, "lower", "distance from the reference's style", _style),
+    Measure(
+        "CSD-MMD", "csd", True, False, "lower", "distance from the reference's style", _style, 4
+    ),
     Measure("DINOv2", "dino", True, False, "higher", "likeness to the reference", _likeness),
     Measure("CLIP-I", "clip", True, False, "higher", "likeness to the reference", _likeness),
     Measure("CLIP-T", "clip", False, True, "higher", "truth to the prompt", _fidelity),
