@@ -1,5 +1,6 @@
 """The measures: what each is counted of, and what it says. A row is all that tells two apart."""
 
+import math
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import cast
@@ -92,6 +93,8 @@ def _diversity(seen: Seen) -> Figure | str:
         apart += judge.distances(
             seen.pictures[torch.tensor(first)], seen.pictures[torch.tensor(second)]
         ).tolist()
+    if not all(map(math.isfinite, apart)):
+        return "its weights give no finite numbers; take those that are published"
     return figure_of(apart, unit="pairs")
 
 
