@@ -2,9 +2,9 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import torch
-from torch import nn
 
 from prolora.adapters import Adapter
 from prolora.adapters.dora import DoraAdapter
@@ -13,9 +13,7 @@ from prolora.models.references import WeightRef
 
 
 @contextmanager
-def patched(
-    layers: Mapping[str, nn.Module], model: Model, adapters: Sequence[Adapter]
-) -> Iterator[None]:
+def patched(layers: Mapping[str, Any], model: Model, adapters: Sequence[Adapter]) -> Iterator[None]:
     """Lets a model compute with adapters; afterwards its weights are the same tensors as before.
 
     Args:
@@ -26,7 +24,7 @@ def patched(
     Raises:
         ValueError: a name means no weight of the model, or one that no layer has.
     """
-    before: dict[nn.Module, torch.Tensor] = {}
+    before: dict[Any, torch.Tensor] = {}
     try:
         for adapter in adapters:
             ref = model.resolve(adapter.name)
@@ -61,9 +59,10 @@ def patched_weight(weight: torch.Tensor, adapter: Adapter) -> torch.Tensor:
     Args:
         weight: float32, in its own shape; what is returned has the same.
     """
-    changed = weight + adapter.update(weight).delta.to(weight).reshape(weight.shape)
+    changed: torch.Tensor = weight + adapter.update(weight).delta.to(weight).reshape(weight.shape)
     if not isinstance(adapter, DoraAdapter):
         return changed
     others = [axis for axis in range(weight.ndim) if axis != adapter.axis]
     norms = torch.linalg.vector_norm(changed, dim=others, keepdim=True)
-    return changed * (adapter.magnitude.to(weight).reshape(norms.shape) / norms)
+    magnitude = adapter.magnitude.to(weight).reshape(norms.shape)
+    return changed * (magnitude / norms)

@@ -68,13 +68,15 @@ def _direction(adapter: Adapter) -> Adapter:
 
 def _as_difference(module: ResolvedAdapter, source: Model) -> Adapter:
     """An adapter whose update is a whole matrix, which no transfer cuts to a rank."""
-    adapter, direction = module.adapter, _direction(module.adapter)
+    adapter = module.adapter
     if adapter.reshape:
         raise ValueError(f"{adapter.name} pads its weight, so that the two have no difference")
     weight = source.weight(module.ref, torch.device("cpu"), torch.float32)
-    delta = direction.update(weight).delta.reshape(module.shape)
+    delta = adapter.update(weight).delta.reshape(module.shape)
     difference = FullDifference(adapter.name, delta)
-    return replace(adapter, direction=difference) if direction is not adapter else difference
+    if isinstance(adapter, DoraAdapter):
+        return replace(adapter, direction=difference)
+    return difference
 
 
 @dataclass(frozen=True)
