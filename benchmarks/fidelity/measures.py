@@ -69,6 +69,13 @@ def measured(case: Case, adapters: Sequence[Adapter] | None) -> dict[str, float]
 # --- losses -------------------------------------------------------------------------------------
 
 
+def loss(case: Case, adapters: Sequence[Adapter] | None) -> float:
+    """See measured."""
+    running = network(case.target)
+    with Worn(case.target, adapters or ()).on(running):
+        return _loss(case, running)
+
+
 def _loss(case: Case, running: nn.Module) -> float:
     if case.subject.kind == "fast":
         return own_steps(case.target, True).distance(running)
