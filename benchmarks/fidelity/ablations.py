@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
-from benchmarks.evidence.results import BUILD, FOLDER, Results
+from benchmarks.evidence.results import Results
 from benchmarks.evidence.tables import Cell, markdown, said
 from demo.training.network import network_of
 from prolora import TransferSettings
@@ -15,6 +15,7 @@ from prolora.transfer.job import transfer_resolved
 from prolora.transfer.maps import SubspaceMaps
 
 from . import loras
+from .effort import effort
 from .measures import loss
 from .models import model, network
 from .rows import KEPT, REFINING, Case, as_trained, by_weights, recording, refined, resolved
@@ -32,8 +33,8 @@ SAMPLES = (16, 64, 256)
 Way = Callable[[], Sequence[Adapter]]
 
 
-def results(folder: str = "") -> Results:
-    path = (BUILD / folder if folder else FOLDER) / "fidelity_ablations.csv"
+def results() -> Results:
+    path = effort().results / "fidelity_ablations.csv"
     return Results(path, ("target", "name", "seed", "setting", "value"), ("loss",))
 
 

@@ -17,7 +17,6 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from benchmarks.evidence.results import FOLDER as RESULTS
 from benchmarks.evidence.results import Results
 from demo.training.children import CHILDREN, child_of, source_key
 from demo.training.model import DEPTH, load_model, save_model
@@ -25,7 +24,8 @@ from demo.training.train import CHECKPOINTS, Recipe, Task, fit
 from prolora import load_checkpoint
 from prolora.models.model import Model
 
-from .sets import FOLDER, KINDS, of_kinds
+from .effort import effort
+from .sets import KINDS, of_kinds
 from .tasks import CFG, FewStepsTask, PromptDropTask, TaughtTask, task_of
 
 TRAJECTORIES = 1536
@@ -92,7 +92,7 @@ MODELS = {
         "noto",
         Recipe(steps=1500, rate=5e-4, seed=26, batch=32),
         _a,
-        lambda pictures: FewStepsTask.sampled(_a(), CFG, TRAJECTORIES, seed=26),
+        lambda pictures: FewStepsTask.sampled(_a(), CFG, effort().of(TRAJECTORIES), seed=26),
     ),
 }
 SOURCE = "a"
@@ -101,7 +101,7 @@ DISTILLED = "distilled"
 
 
 def path(name: str) -> Path:
-    return FOLDER / "models" / f"{name}.safetensors"
+    return effort().folder / "models" / f"{name}.safetensors"
 
 
 @cache
@@ -134,7 +134,7 @@ def drift(name: str) -> float:
 def results() -> Results:
     """What each model took and has learned."""
     columns = ("pictures", "before", "loss", "drift", "seconds")
-    return Results(RESULTS / "fidelity_models.csv", ("model",), columns)
+    return Results(effort().results / "fidelity_models.csv", ("model",), columns)
 
 
 def train(name: str) -> None:
@@ -146,7 +146,7 @@ def train(name: str) -> None:
     task = kind.task(PromptDropTask(plain.latents, plain.context, plain.pooled))
     beginning = kind.begins()
     before = plain.held_out(beginning)
-    averages = fit(beginning, beginning, task, kind.recipe)
+    averages = fit(beginning, beginning, task, effort().recipe(kind.recipe))
     path(name).parent.mkdir(parents=True, exist_ok=True)
     save_model(averages, path(name))
     results().add(

@@ -4,10 +4,11 @@ import time
 from collections.abc import Iterator, Sequence
 
 from benchmarks.evidence.page import write_section
-from benchmarks.evidence.results import BUILD, FOLDER, Results
+from benchmarks.evidence.results import Results
 
 from . import ablations, loras, models, tables
 from .descriptor import descriptor
+from .effort import FULL, QUICK, choose, effort
 from .measures import COLUMNS, measured
 from .rows import Case, ways
 from .tables import Found, read, where
@@ -15,9 +16,19 @@ from .tables import Found, read, where
 KEYS = ("target", "kind", "name", "family", "rank", "seed", "row")
 
 
-def results(folder: str = "") -> Results:
-    path = (BUILD / folder if folder else FOLDER) / "fidelity.csv"
-    return Results(path, KEYS, (*COLUMNS, "seconds"))
+def results() -> Results:
+    return Results(effort().results / "fidelity.csv", KEYS, (*COLUMNS, "seconds"))
+
+
+# What a quick run measures.
+ONE_OF_EACH = (
+    Case("tuned", loras.Subject("style", "cyanotype", rank=32), 1),
+    Case("distilled", loras.Subject("style", "cyanotype", rank=32), 1),
+    Case("pruned", loras.Subject("concept", "clock"), 1),
+    Case("hard", loras.DORA, 1),
+    Case("deepened", loras.FOURA, 1),
+    Case("tuned", loras.FAST, 1),
+)
 
 
 def cases(
@@ -47,9 +58,19 @@ def measure(case: Case, into: Results) -> None:
 
 
 def run(quick: bool) -> None:
-    """Trains the models, then seed by seed the LoRAs, and measures every row."""
+    """Trains the models, then seed by seed the LoRAs, and measures every row.
+
+    Args:
+        quick: one case of each table, everything trained for a twenty-fifth of its steps.
+    """
+    choose(QUICK if quick else FULL)
     descriptor()
     models.train_missing()
+    if quick:
+        for case in ONE_OF_EACH:
+            loras.train_missing(loras.times(), [models.SOURCE, case.target], [case.subject], [1])
+            measure(case, results())
+        return
     for seed in loras.SEEDS:
         loras.train_missing(loras.times(), seeds=[seed])
         for case in cases([seed]):
