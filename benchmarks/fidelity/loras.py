@@ -3,7 +3,6 @@
 python -m benchmarks.fidelity.loras [--seeds 1 2 3] [--models NAME ...]
 """
 
-import argparse
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -155,17 +154,3 @@ def times() -> Results:
     return Results(
         effort().results / "fidelity_loras.csv", ("model", "subject", "seed"), ("seconds",)
     )
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "--models", nargs="+", choices=list(models.MODELS), default=[*models.MODELS]
-    )
-    parser.add_argument("--seeds", nargs="+", type=int, default=list(SEEDS))
-    options = parser.parse_args()
-    train_missing(times(), options.models, SUBJECTS, options.seeds)
-
-
-if __name__ == "__main__":
-    main()

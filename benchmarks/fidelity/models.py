@@ -1,13 +1,10 @@
 """The models: A, which begins as the demo's, and what has become of it in five ways.
 
-    python -m benchmarks.fidelity.models [NAME ...]
-
 All are of the demo's kind: a small MMDiT that ComfyUI loads (see demo/MODELS.md). A draws a kind of
 emoji, as `food-fruit`, and its prompt leaves open which: unlike the demo's models, which have
 memorised a picture a name, it has something to choose, and to gain from guidance.
 """
 
-import argparse
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -163,13 +160,3 @@ def train_missing(names: tuple[str, ...] = tuple(MODELS)) -> None:
     for name in names:
         if not path(name).is_file():
             train(name)
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("names", nargs="*", choices=[*MODELS, []])
-    train_missing(tuple(parser.parse_args().names) or tuple(MODELS))
-
-
-if __name__ == "__main__":
-    main()
