@@ -1,7 +1,4 @@
-"""The LoRAs: each on A and, with the same pictures, steps and seeds, anew on every target.
-
-python -m benchmarks.fidelity.loras [--seeds 1 2 3] [--models NAME ...]
-"""
+"""The LoRAs: each on A and, with the same pictures, steps and seeds, anew on every target."""
 
 import time
 from collections.abc import Iterator, Sequence

@@ -43,7 +43,8 @@ class Hps:
         clip = library("open_clip")
         self._device = device
         self._network = network.to(device).eval()
-        # As HPSv2's own code shows it pictures: whole, on black. (It scales in float, this in 8 bits.)
+        # As HPSv2's own code shows it pictures: whole, on black. (It scales in float, this in 8
+        # bits.)
         self._prepared = clip.image_transform(
             network.visual.image_size, is_train=False, resize_mode="longest"
         )
