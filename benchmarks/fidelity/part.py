@@ -11,6 +11,7 @@ from .descriptor import descriptor
 from .effort import FULL, QUICK, choose, effort
 from .measures import COLUMNS, measured
 from .rows import Case, recording, ways
+from .sheet import PICTURE, write_picture
 from .tables import Found, read, where
 
 KEYS = ("target", "kind", "name", "family", "rank", "seed", "row")
@@ -94,6 +95,8 @@ def run(quick: bool) -> None:
             measure(case, results())
         for case in ablations.cases([seed]):
             ablations.measure(case, ablations.results())
+    if not PICTURE.is_file():
+        write_picture()
 
 
 def report() -> None:
