@@ -1,0 +1,1 @@
+"""What all tables of docs/evidence.md share: results that resume, tables, tests, the page."""
