@@ -112,9 +112,19 @@ def test_the_tables_sum_what_was_measured(tmp_path, monkeypatch):
     for repeat in range(3):
         for part, took in seconds.items():
             scaled = took * (1 + 0.1 * repeat)
-            found.add("cpu", part, repeat, seconds=scaled, tflop=took, mparameters=took)
+            # It ran at a quarter of the size.
+            operations = {"tflop": took / 4, "full_tflop": took}
+            found.add("cpu", part, repeat, seconds=scaled / 4, mparameters=took, **operations)
         scaled = 2.0 * (1 + 0.1 * repeat)
-        found.add("cpu", "transfer mlp 2 x 2", repeat, seconds=scaled, tflop=1.0, modules=9.0)
+        found.add(
+            "cpu",
+            "transfer mlp 2 x 2",
+            repeat,
+            seconds=scaled,
+            tflop=1.0,
+            full_tflop=1.0,
+            modules=9.0,
+        )
     monkeypatch.setattr(tables, "results", lambda: found)
     monkeypatch.setattr(page, "PAGE", tmp_path / "evidence.md")
     places = ("times-two-models", "times-wall-clock")
