@@ -1,0 +1,62 @@
+"""Trains and measures what is missing, a line a row, a way and a seed."""
+
+import time
+from collections.abc import Callable
+
+from benchmarks.evidence.results import Results
+
+from .measures import measured, text_loss
+from .rows import ROWS, Case, Way
+from .setting import MODELS, QUICK, WHOLE, Setting
+from .train import open_model
+
+_QUICK_ROWS = ("copy", "full")
+_BOTH_WAYS = (("source", "target"), ("target", "source"))
+KEYS, COLUMNS = ("row", "way", "seed"), ("loss", "rouge", "other", "seconds")
+
+
+def results_of(setting: Setting) -> Results:
+    return Results(setting.results, KEYS, COLUMNS)
+
+
+def run(quick: bool) -> None:
+    """Measures what is missing. All of a row comes before the next one."""
+    setting = QUICK if quick else WHOLE
+    ways = [Way(*ends, setting) for ends in (_BOTH_WAYS[:1] if quick else _BOTH_WAYS)]
+    table = results_of(setting)
+    for name in MODELS:
+        _measure_model(table, name, setting)
+    cases = [Case(way, seed) for way in ways for seed in setting.seeds]
+    for case in cases:
+        _measure(table, "retrained", case, lambda case=case: _retrained(case))
+    for row in _QUICK_ROWS if quick else ROWS:
+        for case in cases:
+            _measure(table, row, case, lambda case=case, row=row: case.measure(row))
+    if quick:
+        for line in table.rows():
+            print(line)
+
+
+def _measure_model(table: Results, name: str, setting: Setting) -> None:
+    """A model without a LoRA; beside it the loss of the text that the target was tuned on."""
+    way = next(f"{source} to {target}" for source, target in _BOTH_WAYS if target == name)
+    if table.known("none", way, "-"):
+        return
+    start = time.monotonic()
+    model = open_model(setting.base(name))
+    values = measured(model, setting)
+    table.add("none", way, "-", **values, seconds=time.monotonic() - start)
+    table.add("reference text", way, "-", other=text_loss(model, setting.kept_apart))
+
+
+def _retrained(case: Case) -> dict[str, float]:
+    return measured(case.way.setting.with_lora(case.way.target, case.seed), case.way.setting)
+
+
+def _measure(table: Results, row: str, case: Case, measure: Callable[[], dict[str, float]]) -> None:
+    if table.known(row, case.way.name, case.seed):
+        return
+    start = time.monotonic()
+    values = measure()
+    table.add(row, case.way.name, case.seed, **values, seconds=time.monotonic() - start)
+    print(f"language: {row}, {case.way.name}, seed {case.seed}: {values}", flush=True)
