@@ -1,4 +1,4 @@
-"""What a model is worth: the loss of held-out answers, ROUGE-L of its own, the loss of other text."""
+"""What a model is worth: the loss of held-out answers, ROUGE-L of its own, other text's loss."""
 
 import copy
 from collections.abc import Iterator
@@ -6,6 +6,7 @@ from statistics import mean
 
 import torch
 from rouge_score.rouge_scorer import RougeScorer
+from torch.nn.functional import cross_entropy
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from .setting import Setting
@@ -22,7 +23,7 @@ def measured(model: LlamaForCausalLM, setting: Setting) -> dict[str, float]:
     with torch.inference_mode():
         return {
             "loss": answer_loss(model, held_out, tokenizer.pad_token_id),
-            "rouge": rouge(model, held_out[: len(held_out) // 3], tokenizer),
+            "rouge": rouge(model, held_out[: len(held_out) // 2], tokenizer),
             "other": text_loss(model, setting.other),
         }
 
@@ -36,13 +37,12 @@ def answer_loss(model: LlamaForCausalLM, examples: list[Example], pad: int) -> f
         wanted = labels[:, 1:]
         is_answer = wanted != IGNORED
         logits = model.lm_head(hidden[is_answer]).float()
-        total += float(
-            torch.nn.functional.cross_entropy(logits, wanted[is_answer], reduction="sum")
-        )
+        total += float(cross_entropy(logits, wanted[is_answer], reduction="sum"))
         count += int(is_answer.sum())
     return total / count
 
 
+@torch.inference_mode()
 def text_loss(model: LlamaForCausalLM, rows: torch.Tensor) -> float:
     """Cross entropy of a token of plain text, in nats; rows are N x T."""
     return mean(float(model(input_ids=some, labels=some).loss) for some in rows.split(_AT_ONCE))

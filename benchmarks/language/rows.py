@@ -173,6 +173,7 @@ def _refined(case: Case) -> Sequence[Adapter]:
     return refine(moved, core, network_of(target), case.recording, settings).adapters
 
 
+ALIKE = ("casa of nothing",)  # whatever the LoRA says, so of the first seed alone
 # In the order in which they are measured: what matters most comes first.
 ROWS: dict[str, Callable[[Case], Sequence[Adapter]]] = {
     "copy": _by_weights("copy"),
