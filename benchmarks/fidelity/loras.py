@@ -1,12 +1,8 @@
-"""The LoRAs: each on A and, with the same pictures, steps and seeds, anew on every target.
+"""The LoRAs: each on A and, with the same pictures, steps and seeds, anew on every target."""
 
-python -m benchmarks.fidelity.loras [--seeds 1 2 3] [--models NAME ...]
-"""
-
-import argparse
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from itertools import product
 from pathlib import Path
@@ -14,11 +10,12 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from benchmarks.evidence.results import FOLDER, Results
+from benchmarks.evidence.results import Results
 from demo.training.model import Lora, load_model
 from demo.training.train import Recipe, Task, fit
 
 from . import models, sets
+from .effort import effort
 from .tasks import FewStepsTask, task_of
 from .trained import Dora, Foura
 
@@ -83,7 +80,7 @@ class Job:
 
     @property
     def path(self) -> Path:
-        return sets.FOLDER / "loras" / f"{self.model}_{self.subject}_{self.seed}.safetensors"
+        return effort().folder / "loras" / f"{self.model}_{self.subject}_{self.seed}.safetensors"
 
     @property
     def is_sensible(self) -> bool:
@@ -101,7 +98,7 @@ def pictures(subject: Subject) -> tuple[sets.Pictures, sets.Pictures]:
 @cache
 def own_steps(model: str, is_held_out: bool) -> FewStepsTask:
     """A model's own 24 steps without guidance, which its acceleration LoRA learns to do in four."""
-    count, seed = (96, 2**31) if is_held_out else (FAST_TRAJECTORIES, 31)
+    count, seed = (96, 2**31) if is_held_out else (effort().of(FAST_TRAJECTORIES), 31)
     return FewStepsTask.sampled(models.network(model), 1.0, count, seed)
 
 
@@ -117,7 +114,7 @@ def train(job: Job) -> float:
     task, start = learned(job), time.process_time()
     torch.manual_seed(job.seed)
     lora = FAMILIES[job.subject.family](model, job.subject.rank)
-    recipe = Recipe(**{**vars(job.subject.recipe), "seed": job.seed})
+    recipe = replace(effort().recipe(job.subject.recipe), seed=job.seed)
     with lora.on(model):
         averages = fit(model, lora, task, recipe)
     job.path.parent.mkdir(parents=True, exist_ok=True)
@@ -151,18 +148,6 @@ def train_missing(
 
 def times() -> Results:
     """What each LoRA took."""
-    return Results(FOLDER / "fidelity_loras.csv", ("model", "subject", "seed"), ("seconds",))
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "--models", nargs="+", choices=list(models.MODELS), default=[*models.MODELS]
+    return Results(
+        effort().results / "fidelity_loras.csv", ("model", "subject", "seed"), ("seconds",)
     )
-    parser.add_argument("--seeds", nargs="+", type=int, default=list(SEEDS))
-    options = parser.parse_args()
-    train_missing(times(), options.models, SUBJECTS, options.seeds)
-
-
-if __name__ == "__main__":
-    main()

@@ -81,8 +81,8 @@ def casa(case: Case) -> TransferSettings:
 
 
 @cache
-def recording(source: Job, is_for_few_steps: bool) -> Recording:
-    """What A says of a LoRA: 64 pictures that it draws with it, each at two noise levels."""
+def recording(source: Job, is_for_few_steps: bool, samples: int = SAMPLES) -> Recording:
+    """What A says of a LoRA: pictures that it draws with it, each at two noise levels."""
     running = network(SOURCE)
     with_lora = Worn(SOURCE, as_trained(source))
     settings = RecordingSettings(LEVELS)
@@ -90,16 +90,16 @@ def recording(source: Job, is_for_few_steps: bool) -> Recording:
         schedule = tuple(noise_levels(FEW_STEPS).tolist())
         settings = replace(settings, schedule=schedule, cfg=CFG)
     is_fast = source.subject.kind == "fast"
-    names = prompts_for(source.subject, SAMPLES)
+    names = prompts_for(source.subject, samples)
     generator = torch.Generator().manual_seed(99)
-    noise = torch.randn(SAMPLES, 16, 8, 8, generator=generator)
+    noise = torch.randn(samples, 16, 8, 8, generator=generator)
     with with_lora.on(running):
         drawing = running if is_fast else Guided(running, CFG)
         steps = FEW_STEPS if is_fast else SAMPLE_STEPS
         *_, latents = euler(drawing, noise, *encode_names(names), steps)
-    sigmas = levels(SAMPLES * LEVELS, seed=0)
+    sigmas = levels(samples * LEVELS, seed=0)
     if is_fast:
-        sigmas = noise_levels(FEW_STEPS)[:-1].tolist() * (SAMPLES * LEVELS // FEW_STEPS)
+        sigmas = noise_levels(FEW_STEPS)[:-1].tolist() * (samples * LEVELS // FEW_STEPS)
     return record(
         resolved(source),
         network_of(running),
@@ -137,8 +137,8 @@ def rotations(target: str) -> ProcrustesMaps:
 
 
 @cache
-def calibrated(case: Case) -> Sequence[Adapter]:
-    heard = recording(case.source, case.target == DISTILLED)
+def calibrated(case: Case, samples: int = SAMPLES) -> Sequence[Adapter]:
+    heard = recording(case.source, case.target == DISTILLED, samples)
     return transfer_recorded(
         resolved(case.source),
         model(case.target),
@@ -148,10 +148,12 @@ def calibrated(case: Case) -> Sequence[Adapter]:
     ).adapters
 
 
-def refined(case: Case, settings: RefineSettings = REFINING) -> Sequence[Adapter]:
-    heard = recording(case.source, case.target == DISTILLED)
+def refined(
+    case: Case, settings: RefineSettings = REFINING, samples: int = SAMPLES
+) -> Sequence[Adapter]:
+    heard = recording(case.source, case.target == DISTILLED, samples)
     running = network_of(network(case.target))
-    return refine(calibrated(case), model(case.target), running, heard, settings).adapters
+    return refine(calibrated(case, samples), model(case.target), running, heard, settings).adapters
 
 
 # --- all ----------------------------------------------------------------------------------------
