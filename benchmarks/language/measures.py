@@ -23,7 +23,7 @@ def measured(model: LlamaForCausalLM, setting: Setting) -> dict[str, float]:
     with torch.inference_mode():
         return {
             "loss": answer_loss(model, held_out, tokenizer.pad_token_id),
-            "rouge": rouge(model, held_out[: len(held_out) // 2], tokenizer),
+            "rouge": rouge(model, held_out[: len(held_out) // 3], tokenizer),
             "other": text_loss(model, setting.other),
         }
 

@@ -2,13 +2,15 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
+from pathlib import Path
 
 import torch
 from transformers import LlamaForCausalLM
 
 from benchmarks.evidence.patched import patched
-from benchmarks.evidence.rivals import Running, casa_of_nothing, orthogonal, theseus
+from benchmarks.evidence.rivals import Running, casa_of_nothing, orthogonal
+from benchmarks.evidence.rivals.theseus import ProcrustesMaps, rotated
 from prolora import TransferSettings, read_adapter_file
 from prolora.adapters import Adapter
 from prolora.algebra.kept import Kept
@@ -43,9 +45,7 @@ class Way:
 
     @cached_property
     def models(self) -> tuple[LlamaForCausalLM, LlamaForCausalLM]:
-        return open_model(self.setting.base(self.source)), open_model(
-            self.setting.base(self.target)
-        )
+        return _opened(self.setting.base(self.source)), _opened(self.setting.base(self.target))
 
     @cached_property
     def sampled(self) -> torch.Tensor:
@@ -63,6 +63,19 @@ class Way:
                 top_k=0,
                 pad_token_id=self.setting.tokenizer.pad_token_id,
             )[:, 1:].clone()
+
+    @cached_property
+    def rotations(self) -> ProcrustesMaps:
+        """Theseus's maps, by both models on that text."""
+        both = (Running(layers_of(model), self._reading(model)) for model in self.models)
+        return ProcrustesMaps(*both, len(self.sampled), positions=ROW, seed=0)
+
+    def _reading(self, model: LlamaForCausalLM) -> Callable[[int], object]:
+        def read(index: int) -> object:
+            with torch.inference_mode(), in_bfloat16():
+                return model.model(input_ids=self.sampled[index : index + 1])
+
+        return read
 
 
 @dataclass(frozen=True)
@@ -107,6 +120,12 @@ class Case:
             return measured(target, self.way.setting)
 
 
+@cache
+def _opened(folder: Path) -> LlamaForCausalLM:
+    """Both ways have the same two."""
+    return open_model(folder)
+
+
 def network_of(model: LlamaForCausalLM) -> Network:
     """A language model as recording and refinement see it."""
 
@@ -142,21 +161,8 @@ def _by_weights(mode: str) -> Callable[[Case], Sequence[Adapter]]:
 
 
 def _theseus(case: Case) -> Sequence[Adapter]:
-    tokens = case.way.sampled
-
-    def running(model: LlamaForCausalLM) -> Running:
-        network = network_of(model)
-
-        def run(index: int) -> object:
-            with torch.inference_mode():
-                embedded = model.model.embed_tokens(tokens[index : index + 1])
-                return network.denoise(embedded, torch.ones(1), [Prompt({})])
-
-        return Running(network.layers, run)
-
-    both = map(running, case.way.models)
     core = case.way.setting.core(case.way.target)
-    return theseus(case.lora, core, *both, examples=len(tokens), positions=ROW).adapters
+    return rotated(case.lora, core, case.way.rotations).adapters
 
 
 def _calibrated(case: Case) -> Sequence[Adapter]:

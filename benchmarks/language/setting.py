@@ -29,7 +29,7 @@ class Setting:
         results: the CSV file.
         fine_tuning, steps: of the target and of a LoRA, batches of 8.
         seeds: of LoRAs.
-        answers: of those held out, whose loss is measured; half of them are generated as well.
+        answers: of those held out, whose loss is measured; a third is generated as well.
         heard: sequences of ROW tokens that a source samples to be recorded.
     """
 
@@ -37,10 +37,10 @@ class Setting:
     results: Path = FOLDER / "language.csv"
     fine_tuning: int = 90
     fine_tuning_rate: float = 1e-3
-    steps: int = 40
+    steps: int = 24
     seeds: tuple[int, ...] = (0, 1, 2)
     answers: int = 48
-    heard: int = 32
+    heard: int = 24
 
     def base(self, name: str) -> Path:
         """The folder of a model, one of MODELS; it is made where it is not there."""
@@ -91,9 +91,9 @@ class Setting:
 
     @cached_property
     def other(self) -> torch.Tensor:
-        """Text that nothing is trained on, 12 rows."""
+        """Text that nothing is trained on, 8 rows."""
         rows = rows_of(other(), self.tokenizer, ROW)
-        return rows[:: len(rows) // 12][:12]
+        return rows[:: len(rows) // 8][:8]
 
 
 WHOLE = Setting()

@@ -18,7 +18,7 @@ import torch
 from transformers import PreTrainedTokenizerFast
 
 LIBRARY = Path(os.__file__).parent
-PROMPT_TOKENS, ANSWER_TOKENS = 44, 20  # a task's example at most
+PROMPT_TOKENS, ANSWER_TOKENS = 32, 16  # a task's example at most
 _PASSED_OVER = {"site-packages", "test", "tests", "lib2to3", "idlelib", "pydoc_data"}
 _HELD_OUT = 4  # one module of as many
 _ENDS = "\nSummary:"
