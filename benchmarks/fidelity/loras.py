@@ -62,12 +62,13 @@ class Subject:
         return Recipe(steps, 1.5e-2 if self.rank <= 8 else 1e-2, seed=0, batch=batch, average=0.97)
 
 
-STYLES = [Subject("style", name, rank=rank) for rank in (8, 32) for name in sets.STYLES]
+STYLES = [Subject("style", name, rank=rank) for rank in (32, 8) for name in sets.STYLES]
 CONCEPTS = [Subject("concept", name, rank=rank) for rank in (8, 32) for name in sets.CONCEPTS]
 DORA = Subject("style", "contrast", "dora", 8)
 FOURA = Subject("style", "contrast", "foura", 64)
 FAST = Subject("fast", "fast", rank=32)
-SUBJECTS = (*STYLES, *CONCEPTS, DORA, FOURA, FAST)
+# Those that are drawn come first.
+SUBJECTS = sorted((*STYLES, *CONCEPTS, DORA, FOURA, FAST), key=lambda subject: not subject.is_drawn)
 
 
 @dataclass(frozen=True)

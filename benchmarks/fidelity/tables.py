@@ -221,11 +221,16 @@ def rank_table(found: Found) -> str:
     return markdown(header, lines)
 
 
-def time_table(trained: Iterable[Mapping[str, str]], found: Found) -> str:
-    """Median CPU time of a LoRA: trained on a target, and moved to it in each way."""
+def time_table(
+    trained: Iterable[Mapping[str, str]], recorded: Iterable[Mapping[str, str]], found: Found
+) -> str:
+    """Median CPU time of a LoRA: trained on a target, recorded once, and moved in each way."""
     spent: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     for line in trained:
         spent["trained on the target"][line["subject"]].append(float(line["seconds"]))
+    for line in recorded:
+        if line["few_steps"] == "False":
+            spent["recorded, for all targets"][line["subject"]].append(float(line["seconds"]))
     for key, rows in found.items():
         for row, of in rows.items():
             if row not in ("none", "retrained") and "seconds" in of:
