@@ -10,7 +10,7 @@ from prolora import TransferSettings
 from prolora.adapters import Adapter
 from prolora.algebra.maps import copied_map
 from prolora.progress import silent
-from prolora.recording.calibrated import ROOM, CalibratedMaps
+from prolora.recording.calibrated import PENALTY, ROOM, CalibratedMaps
 from prolora.transfer.job import transfer_resolved
 from prolora.transfer.maps import SubspaceMaps
 
@@ -18,7 +18,7 @@ from . import loras
 from .effort import effort
 from .measures import loss
 from .models import model, network
-from .rows import KEPT, REFINING, Case, as_trained, by_weights, recording, refined, resolved
+from .rows import ALL, KEPT, REFINING, Case, as_trained, by_weights, recording, refined, resolved
 
 TARGETS = ("tuned", "hard", "pruned")
 REFINED_TARGETS = ("tuned", "pruned")  # refining takes longest
@@ -26,9 +26,9 @@ ENERGIES = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 1.0)
 THRESHOLDS = (0.0, 0.5, 0.8, 0.9, 0.95, 1.0)
 RANKS = (1, 2, 4, 8, 16, 32, 64, 128)
 PENALTIES = (0.3, 1.0, 3.0, 10.0)
-STEPS = (10, 25, 50, 100)
-OWN = (0.0, 0.15, 0.3, 0.5)
-SAMPLES = (16, 64, 256)
+STEPS = (10, 25, 50)
+OWN = (0.0, 0.3, 0.6)
+SAMPLES = (16, 64)
 
 Way = Callable[[], Sequence[Adapter]]
 
@@ -42,7 +42,7 @@ def settings_of(case: Case) -> Iterator[tuple[str, float, Way]]:
     """A setting's name, its value, and the LoRA moved with it."""
 
     def by(**chosen: object) -> Way:
-        return lambda: by_weights(case, TransferSettings(**chosen))
+        return lambda: by_weights(case, replace(ALL, **chosen))
 
     for mode in ("subspace", "prolora", "full"):
         for energy in ENERGIES:
@@ -51,8 +51,12 @@ def settings_of(case: Case) -> Iterator[tuple[str, float, Way]]:
         yield "threshold, full", threshold, by(mode="full", threshold=threshold)
     for rank in RANKS:
         yield "rank, full", rank, by(mode="full", rank=rank)
+    for threshold in THRESHOLDS:
+        chosen = replace(ALL, mode="calibrated", threshold=threshold)
+        yield "threshold, calibrated", threshold, lambda c=chosen: _calibrated(case, c)
     for penalty in PENALTIES:
-        yield "penalty, calibrated", penalty, lambda penalty=penalty: _calibrated(case, penalty)
+        chosen = replace(ALL, mode="calibrated")
+        yield "penalty, calibrated", penalty, lambda c=chosen, p=penalty: _calibrated(case, c, p)
     if case.target in REFINED_TARGETS:
         for steps in STEPS:
             yield "steps, refined", steps, _refined(case, steps=steps)
@@ -62,12 +66,13 @@ def settings_of(case: Case) -> Iterator[tuple[str, float, Way]]:
             yield "samples, refined", samples, lambda n=samples: refined(case, samples=n)
 
 
-def _calibrated(case: Case, penalty: float) -> Sequence[Adapter]:
+def _calibrated(
+    case: Case, settings: TransferSettings, penalty: float = PENALTY
+) -> Sequence[Adapter]:
     lora, heard = resolved(case.source), recording(case.source, False)
-    base = SubspaceMaps(((copied_map,),), TransferSettings().subspace_energy, KEPT)
+    base = SubspaceMaps(((copied_map,),), settings.subspace_energy, KEPT)
     running = network_of(network(case.target))
     maps = CalibratedMaps(lora, heard, running, None, base, silent, ROOM, penalty)
-    settings = TransferSettings(mode="calibrated")
     return transfer_resolved(lora, model(case.target), settings, maps=maps).adapters
 
 
@@ -122,7 +127,7 @@ def tables(lines: Sequence[Mapping[str, str]]) -> str:
     found = shares(lines)
     groups = {
         "subspace_energy": (ENERGIES, [f"energy, {m}" for m in ("subspace", "prolora", "full")]),
-        "threshold": (THRESHOLDS, ["threshold, full"]),
+        "threshold": (THRESHOLDS, ["threshold, full", "threshold, calibrated"]),
         "rank of the result": (RANKS, ["rank, full"]),
         "penalty of the ridge": (PENALTIES, ["penalty, calibrated"]),
         "steps": (STEPS, ["steps, refined"]),

@@ -30,6 +30,8 @@ from .worn import Worn
 SAMPLES, LEVELS, SAMPLE_STEPS = 64, 2, 12  # of a recording
 EXAMPLES = SAMPLES * LEVELS  # that Theseus hears
 REFINING = RefineSettings()
+# Every module moves, however alike its two weights are; what a threshold does has its own table.
+ALL = TransferSettings(threshold=0)
 KEPT = Kept()  # subspaces, from one case to the next
 
 
@@ -59,7 +61,7 @@ def resolved(lora: Job) -> ResolvedLora:
 
 def as_trained(lora: Job) -> Sequence[Adapter]:
     """A LoRA on the model that it was trained on."""
-    settings = TransferSettings(mode="copy", threshold=0)
+    settings = replace(ALL, mode="copy")
     return transfer_resolved(resolved(lora), model(lora.model), settings).adapters
 
 
@@ -74,7 +76,7 @@ def by_weights(case: Case, settings: TransferSettings) -> Sequence[Adapter]:
 
 def casa(case: Case) -> TransferSettings:
     """At the LoRA's own rank; its authors' is 32, which a test of every rank has."""
-    return TransferSettings(mode="casa", rank=case.subject.rank)
+    return replace(ALL, mode="casa", rank=case.subject.rank)
 
 
 # --- listening ----------------------------------------------------------------------------------
@@ -144,7 +146,7 @@ def calibrated(case: Case, samples: int = SAMPLES) -> Sequence[Adapter]:
         model(case.target),
         heard,
         network_of(network(case.target)),
-        TransferSettings(),
+        ALL,
     ).adapters
 
 
@@ -169,7 +171,7 @@ def ways(case: Case) -> Mapping[str, Way]:
         "retrained": lambda: as_trained(case.retrained),
     }
     for mode in ("copy", "subspace", "prolora", "full"):
-        found[mode] = lambda mode=mode: by_weights(case, TransferSettings(mode=mode))
+        found[mode] = lambda mode=mode: by_weights(case, replace(ALL, mode=mode))
     found["casa"] = lambda: by_weights(case, casa(case))
     found["casa of nothing"] = lambda: casa_of_nothing(lora, into, casa(case)).adapters
     found["orthogonal"] = lambda: orthogonal(lora, into).adapters
