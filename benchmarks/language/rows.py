@@ -27,7 +27,7 @@ from .setting import Setting
 from .train import RANK, ROW, in_bfloat16, open_model
 
 MODES = ("copy", "subspace", "prolora", "full", "casa")
-_CASA = TransferSettings(mode="casa", rank=RANK)  # at the LoRA's own rank
+_CASA = TransferSettings(mode="casa", rank=RANK, threshold=0.0)  # at the LoRA's own rank
 _KEPT = Kept()  # subspaces, from one LoRA to the next
 
 
@@ -151,7 +151,7 @@ def layers_of(model: LlamaForCausalLM) -> dict[str, torch.nn.Module]:
 
 
 def _by_weights(mode: str) -> Callable[[Case], Sequence[Adapter]]:
-    settings = _CASA if mode == "casa" else TransferSettings(mode=mode)
+    settings = _CASA if mode == "casa" else TransferSettings(mode=mode, threshold=0.0)
 
     def move(case: Case) -> Sequence[Adapter]:
         core = case.way.setting.core(case.way.target)
@@ -167,7 +167,7 @@ def _theseus(case: Case) -> Sequence[Adapter]:
 
 def _calibrated(case: Case) -> Sequence[Adapter]:
     _, target = case.way.models
-    core, settings = case.way.setting.core(case.way.target), TransferSettings()
+    core, settings = case.way.setting.core(case.way.target), TransferSettings(threshold=0.0)
     network = network_of(target)
     return transfer_recorded(case.lora, core, case.recording, network, settings).adapters
 
