@@ -6,46 +6,32 @@ from statistics import mean
 
 import torch
 from rouge_score.rouge_scorer import RougeScorer
-from torch.nn.functional import cross_entropy
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-from .setting import Setting
-from .text import ANSWER_TOKENS, IGNORED, Example, batch_of
+from .text import ANSWER_TOKENS, Example
+from .upper import loss_of
 
 _AT_ONCE = 16
 
-
-def measured(model: LlamaForCausalLM, setting: Setting) -> dict[str, float]:
-    """The columns of the results. The model runs in bfloat16, which is twice as fast here."""
-    model = copy.deepcopy(model).bfloat16().eval()
-    held_out = setting.task[1][: setting.answers]
-    tokenizer = setting.tokenizer
-    with torch.inference_mode():
-        return {
-            "loss": answer_loss(model, held_out, tokenizer.pad_token_id),
-            "rouge": rouge(model, held_out[: len(held_out) // 3], tokenizer),
-            "other": text_loss(model, setting.other),
-        }
-
-
-def answer_loss(model: LlamaForCausalLM, examples: list[Example], pad: int) -> float:
-    """Cross entropy of a token of the answers, in nats, over all of their tokens."""
-    total, count = 0.0, 0
-    for some in _portions(examples):
-        tokens, labels = batch_of(some, pad)
-        hidden = model.model(input_ids=tokens).last_hidden_state[:, :-1]
-        wanted = labels[:, 1:]
-        is_answer = wanted != IGNORED
-        logits = model.lm_head(hidden[is_answer]).float()
-        total += float(cross_entropy(logits, wanted[is_answer], reduction="sum"))
-        count += int(is_answer.sum())
-    return total / count
+# What the lower blocks made of some rows, and the labels.
+Lower = tuple[torch.Tensor, torch.Tensor]
 
 
 @torch.inference_mode()
-def text_loss(model: LlamaForCausalLM, rows: torch.Tensor) -> float:
-    """Cross entropy of a token of plain text, in nats; rows are N x T."""
-    return mean(float(model(input_ids=some, labels=some).loss) for some in rows.split(_AT_ONCE))
+def measured(
+    model: LlamaForCausalLM,
+    answers: Lower,
+    other: Lower,
+    generated: list[Example],
+    tokenizer: PreTrainedTokenizerFast,
+) -> dict[str, float]:
+    """The columns of the results. The model runs in bfloat16, which is twice as fast here."""
+    model = copy.deepcopy(model).bfloat16().eval()
+    return {
+        "loss": float(loss_of(model, answers[0].bfloat16(), answers[1])),
+        "rouge": rouge(model, generated, tokenizer),
+        "other": float(loss_of(model, other[0].bfloat16(), other[1])),
+    }
 
 
 def rouge(

@@ -4,14 +4,15 @@ import time
 from collections.abc import Callable
 from statistics import mean
 
+import torch
 from transformers import LlamaForCausalLM
 
 from benchmarks.evidence.results import Results
 
-from .measures import measured, text_loss
 from .rows import ALIKE, ROWS, Case, Way
-from .setting import MODELS, QUICK, WHOLE, Setting
+from .setting import MODELS, QUICK, WHOLE, Setting, lower_of
 from .train import MODULES, open_model
+from .upper import FIRST, loss_of
 
 _QUICK_ROWS = ("copy", "full")
 _BOTH_WAYS = (("source", "target"), ("target", "source"))
@@ -51,22 +52,30 @@ def _measure_model(table: Results, name: str, setting: Setting) -> None:
         return
     start = time.monotonic()
     model = open_model(setting.base(name))
-    values = {**measured(model, setting), "drift": _drift(model, setting)}
+    values = {**setting.measure(model, name), "drift": _drift(model, setting)}
     table.add("none", way, "-", **values, seconds=time.monotonic() - start)
-    table.add("reference text", way, "-", other=text_loss(model, setting.kept_apart))
+    table.add("reference text", way, "-", other=_loss(setting, name))
 
 
 def _drift(model: LlamaForCausalLM, setting: Setting) -> float:
     before = open_model(setting.base("source")).state_dict()
     drifts = []
     for key, weight in model.state_dict().items():
-        if key.endswith(tuple(f"{module}.weight" for module in MODULES)):
+        is_upper = ".layers." in key and int(key.split(".")[2]) >= FIRST
+        if is_upper and key.endswith(tuple(f"{module}.weight" for module in MODULES)):
             drifts.append(float((weight - before[key]).norm() / before[key].norm()))
     return mean(drifts)
 
 
+def _loss(setting: Setting, name: str) -> float:
+    model = open_model(setting.base(name))
+    with torch.inference_mode():
+        return float(loss_of(model, *lower_of(setting, name, "reference")))
+
+
 def _retrained(case: Case) -> dict[str, float]:
-    return measured(case.way.setting.with_lora(case.way.target, case.seed), case.way.setting)
+    setting, target = case.way.setting, case.way.target
+    return setting.measure(setting.with_lora(target, case.seed), target)
 
 
 def _measure(table: Results, row: str, case: Case, measure: Callable[[], dict[str, float]]) -> None:

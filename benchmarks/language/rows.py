@@ -22,9 +22,9 @@ from prolora.recording.refine import RefineSettings, refine
 from prolora.transfer.job import transfer_resolved
 from prolora.transfer.resolve import ResolvedLora, resolve
 
-from .measures import measured
 from .setting import Setting
-from .train import RANK, ROW, in_bfloat16, open_model
+from .train import RANK, ROW, open_model
+from .upper import in_bfloat16
 
 MODES = ("copy", "subspace", "prolora", "full", "casa")
 _CASA = TransferSettings(mode="casa", rank=RANK, threshold=0.0)  # at the LoRA's own rank
@@ -117,7 +117,7 @@ class Case:
         _, target = self.way.models
         core = self.way.setting.core(self.way.target)
         with patched(layers_of(target), core, self.moved(row)):
-            return measured(target, self.way.setting)
+            return self.way.setting.measure(target, self.way.target)
 
 
 @cache

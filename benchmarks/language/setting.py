@@ -1,7 +1,7 @@
 """The sizes of the benchmark, and of its quick form; where its models and LoRAs lie."""
 
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 
 import torch
@@ -13,8 +13,10 @@ from prolora import load_checkpoint
 from prolora.models.model import Model
 
 from .checkpoint import unpack
-from .text import Example, examples, other, reference, rows_of
+from .measures import Lower, measured
+from .text import Example, batch_of, examples, other, reference, rows_of
 from .train import ROW, fine_tune, open_model, train_lora
+from .upper import below
 
 MODELS = ("source", "target")
 _HELD_OUT_ROWS = 20  # one row of as many of the text for the fine-tuning is kept apart
@@ -60,9 +62,8 @@ class Setting:
         """The folder of a LoRA that was trained on a model."""
         folder = self.folder / f"{model}-{seed}"
         if not folder.is_dir():
-            learned, _ = self.task
-            base, pad = self.base(model), self.tokenizer.pad_token_id
-            train_lora(base, folder, learned, pad, self.steps, seed)
+            base = open_model(self.base(model))
+            train_lora(base, folder, lower_of(self, model, "learned"), seed)
         return folder
 
     def with_lora(self, model: str, seed: int) -> LlamaForCausalLM:
@@ -84,16 +85,37 @@ class Setting:
         """The examples to learn from, and those held out."""
         return examples(self.tokenizer)
 
-    @cached_property
-    def kept_apart(self) -> torch.Tensor:
-        """Text of the fine-tuning's kind that it has not seen, 16 rows."""
-        return rows_of(reference(), self.tokenizer, ROW)[::_HELD_OUT_ROWS][:16]
+    def text(self, name: str) -> tuple[torch.Tensor, torch.Tensor]:
+        """Tokens and labels.
 
-    @cached_property
-    def other(self) -> torch.Tensor:
-        """Text that nothing is trained on, 8 rows."""
-        rows = rows_of(other(), self.tokenizer, ROW)
-        return rows[:: len(rows) // 8][:8]
+        Args:
+            name: `learned` and `answers` of the task; `reference`, what the target has not seen of
+                the text that it learns; `other`, of a text that nothing is trained on.
+        """
+        learned, held_out = self.task
+        if name in ("learned", "answers"):
+            some = learned[: 8 * self.steps] if name == "learned" else held_out[: self.answers]
+            return batch_of(some, self.tokenizer.pad_token_id)
+        rows = rows_of({"reference": reference, "other": other}[name](), self.tokenizer, ROW)
+        rows = rows[:: _HELD_OUT_ROWS if name == "reference" else len(rows) // 8][:8]
+        return rows, rows
+
+    def measure(self, model: LlamaForCausalLM, base: str) -> dict[str, float]:
+        """The columns of the results of a model.
+
+        Args:
+            base: from which it differs in the upper blocks alone.
+        """
+        answers, other = (lower_of(self, base, name) for name in ("answers", "other"))
+        generated = self.task[1][: self.answers // 3]
+        return measured(model, answers, other, generated, self.tokenizer)
+
+
+@cache
+def lower_of(setting: Setting, base: str, name: str) -> Lower:
+    """What the lower blocks of a model make of a text, and the labels; see Setting.text."""
+    tokens, labels = setting.text(name)
+    return below(open_model(setting.base(base)), tokens), labels
 
 
 WHOLE = Setting()

@@ -17,12 +17,13 @@ from pydoc_data.topics import topics
 import torch
 from transformers import PreTrainedTokenizerFast
 
+from .upper import IGNORED
+
 LIBRARY = Path(os.__file__).parent
 PROMPT_TOKENS, ANSWER_TOKENS = 32, 16  # a task's example at most
 _PASSED_OVER = {"site-packages", "test", "tests", "lib2to3", "idlelib", "pydoc_data"}
 _HELD_OUT = 4  # one module of as many
 _ENDS = "\nSummary:"
-IGNORED = -100  # of the labels, what transformers leaves out of the loss
 
 
 @dataclass(frozen=True)

@@ -10,9 +10,11 @@ import torch
 from peft import PeftModel
 from transformers import LlamaForCausalLM
 
+from benchmarks.language import upper
 from benchmarks.language.checkpoint import halves_apart
 from benchmarks.language.rows import network_of
-from benchmarks.language.text import IGNORED, Example, batch_of
+from benchmarks.language.text import Example, batch_of
+from benchmarks.language.upper import IGNORED
 from prolora import TransferSettings, load_checkpoint, read_adapter_file
 from prolora.recording.calibrated import PENALTY, transfer_recorded
 from prolora.recording.network import Prompt
@@ -42,6 +44,22 @@ def test_answers_alone_are_labels():
     tokens, labels = batch_of([long, short], pad=0)
     assert tokens.tolist() == [[5, 6, 7, 8, 2], [5, 9, 2, 0, 0]]
     assert labels.tolist() == [[IGNORED] * 3 + [8, 2], [IGNORED, 9, 2, IGNORED, IGNORED]]
+
+
+def test_the_upper_blocks_go_on_where_the_lower_ones_end(monkeypatch):
+    """The loss is the one that transformers gives for the whole model, labels shifted and all."""
+    monkeypatch.setattr(upper, "FIRST", 2)
+    model = llama()
+    tokens = torch.randint(64, (3, LENGTH), generator=torch.Generator().manual_seed(5))
+    labels = tokens.clone()
+    labels[:, : LENGTH // 2] = IGNORED
+    with torch.no_grad():
+        want = float(model(tokens, labels=labels).loss)
+        found = float(upper.loss_of(model, upper.below(model, tokens), labels))
+        unread = float(upper.loss_of(model, model.model.embed_tokens(tokens), labels))
+        assert float(model(tokens, labels=labels).loss) == want
+    assert abs(unread - want) > 1e-2
+    assert abs(found - want) < 1e-3
 
 
 @pytest.fixture
