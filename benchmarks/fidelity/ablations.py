@@ -69,7 +69,7 @@ def settings_of(case: Case) -> Iterator[tuple[str, float, Way]]:
 def _calibrated(
     case: Case, settings: TransferSettings, penalty: float = PENALTY
 ) -> Sequence[Adapter]:
-    lora, heard = resolved(case.source), recording(case.source, False)
+    lora, heard = resolved(case.source), recording(case.source, False, SAMPLES)
     base = SubspaceMaps(((copied_map,),), settings.subspace_energy, KEPT)
     running = network_of(network(case.target))
     maps = CalibratedMaps(lora, heard, running, None, base, silent, ROOM, penalty)

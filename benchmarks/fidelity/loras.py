@@ -84,9 +84,10 @@ class Job:
         return effort().folder / "loras" / f"{self.model}_{self.subject}_{self.seed}.safetensors"
 
     @property
-    def is_sensible(self) -> bool:
-        """The step-distilled model needs no acceleration."""
-        return (self.model, self.subject.kind) != (models.DISTILLED, "fast")
+    def is_wanted(self) -> bool:
+        """The step-distilled model needs no acceleration, and no table has it by ranks."""
+        is_drawn = self.subject.is_drawn and self.subject.kind != "fast"
+        return self.model != models.DISTILLED or is_drawn
 
 
 @cache
@@ -129,7 +130,7 @@ def jobs(
     """Those that are still to do; all of one seed come before the next seed."""
     for seed, subject, model in product(seeds, subjects, of_models):
         job = Job(model, subject, seed)
-        if job.is_sensible and not job.path.is_file():
+        if job.is_wanted and not job.path.is_file():
             yield job
 
 

@@ -10,7 +10,7 @@ from . import ablations, loras, models, tables
 from .descriptor import descriptor
 from .effort import FULL, QUICK, choose, effort
 from .measures import COLUMNS, measured
-from .rows import Case, recording, ways
+from .rows import SAMPLES, Case, recording, ways
 from .sheet import PICTURE, write_picture
 from .tables import Found, read, where
 
@@ -40,7 +40,7 @@ def cases(
         for subject in loras.SUBJECTS:
             for target in targets:
                 case = Case(target, subject, seed)
-                if case.retrained.is_sensible:
+                if case.retrained.is_wanted:
                     yield case
 
 
@@ -69,7 +69,7 @@ def record_once(case: Case) -> None:
     """Makes the recording that several rows share, so that none of them counts its time."""
     few_steps = case.target == models.DISTILLED
     start = time.process_time()
-    recording(case.source, few_steps)
+    recording(case.source, few_steps, SAMPLES)
     into, key = recordings(), (str(case.subject), case.seed, few_steps)
     if not into.known(*key):
         into.add(*key, seconds=time.process_time() - start)
