@@ -32,16 +32,15 @@ ASKED = (
     *(("calibrated", "full"), ("refined", "calibrated"), (AGAIN, "copy")),
 )
 _COLUMNS = ("loss", "rouge", "other", "drift")
+_NOTHING = "*Not measured yet: `python -m benchmarks.evidence language`.*"
 _NAMES = {"target to source": "source", "source to target": "target"}  # where a way ends
 
 
 def report() -> None:
     """Writes the tables of docs/evidence.md."""
-    lines = results_of(WHOLE).rows()
-    found = read(lines)
-    write_section("language-models", models(found))
-    write_section("language-rows", rows(found))
-    write_section("language-tests", tests(found))
+    found = read(results_of(WHOLE).rows())
+    for name, table in (("models", models), ("rows", rows), ("tests", tests)):
+        write_section(f"language-{name}", table(found) if found["none"] else _NOTHING)
 
 
 def read(lines: Iterable[Mapping[str, str]]) -> Found:
