@@ -8,7 +8,6 @@ import math
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 WIDTHS = (32, 32, 64, 96, 128)  # channels, from the full size to a sixteenth of it
 BLOCKS = 4  # of a size, on the way down; one more on the way up
@@ -52,7 +51,11 @@ class Residual(nn.Module):
     def _resized(self, x: torch.Tensor) -> torch.Tensor:
         if self.scale == 1:
             return x
-        return F.avg_pool2d(x, 2) if self.scale < 1 else F.interpolate(x, scale_factor=2)
+        return (
+            nn.functional.avg_pool2d(x, 2)
+            if self.scale < 1
+            else nn.functional.interpolate(x, scale_factor=2)
+        )
 
 
 class Attention(nn.Module):
@@ -70,7 +73,7 @@ class Attention(nn.Module):
             part.reshape(batch, width // HEAD, HEAD, -1).transpose(2, 3)
             for part in self.qkv(self.norm(x)).chunk(3, dim=1)
         )
-        seen = F.scaled_dot_product_attention(q, k, v).transpose(2, 3)
+        seen = nn.functional.scaled_dot_product_attention(q, k, v).transpose(2, 3)
         return x + self.proj_out(seen.reshape(batch, width, height, length))
 
 
@@ -100,7 +103,7 @@ class UNet(nn.Module):
             for _ in range(BLOCKS):
                 self.input_blocks.append(_block(skips[-1], out, size))
                 skips.append(out)
-            if out is not WIDTHS[-1] or size + 1 < len(WIDTHS):
+            if size + 1 < len(WIDTHS):
                 self.input_blocks.append(Chain(Residual(out, out, 0.5)))
                 skips.append(out)
         width = WIDTHS[-1]

@@ -1,0 +1,138 @@
+"""The terrain section of docs/evidence.md, from what was measured."""
+
+from collections.abc import Mapping, Sequence
+from statistics import mean
+from textwrap import fill
+
+from benchmarks.evidence.page import write_section
+from benchmarks.evidence.tables import PAIRED_HEADER, markdown, paired, paired_line, said
+
+from . import loras, maps, rows
+from .models import PACKAGE, VERSIONS
+from .part import facts, results
+
+FLOOR = "retrained again"
+ROWS = tuple(rows.WAYS)
+COMPARED = [
+    *((row, "copy") for row in ("full", "orthogonal", "theseus", "casa", "calibrated", "refined")),
+    ("refined", "calibrated"),
+    ("refined", FLOOR),
+]
+
+Case = tuple[str, str, str, str]
+Measured = Mapping[tuple[Case, str], Mapping[str, str]]
+
+
+def report() -> None:
+    """Writes the section, if anything was measured."""
+    found = {(_case(line), line["row"]): line for line in results().rows()}
+    if found:
+        known = {line["what"]: line["value"] for line in facts().rows()}
+        write_section("terrain", section(found, known))
+
+
+def section(found: Measured, known: Mapping[str, str]) -> str:
+    """Words and tables, of the cases of which every row is there."""
+    every = dict.fromkeys(case for case, _ in found)
+    cases = [case for case in every if all((case, row) in found for row in ROWS)]
+    shares = {row: [share(found, case, row) for case in cases] for row in ROWS}
+    lines = [
+        [row, *_by_direction(cases, shares[row]), *_effects(found, cases, row)] for row in ROWS
+    ]
+    directions = [f"{source} to {target}" for source, target in _directions(cases)]
+    header = ["row", *directions, "both", "error", "cosine", "retention", "own kept", "seconds"]
+    tests = [
+        paired_line(row, rival, compared)
+        for row, rival in COMPARED
+        if (compared := paired(shares[row], shares[rival]))
+    ]
+    return "\n\n".join(
+        [
+            _about(known),
+            markdown(header, lines),
+            _legend(len(cases)),
+            markdown(PAIRED_HEADER, tests),
+            _run(known, found),
+        ]
+    )
+
+
+def share(found: Measured, case: Case, row: str) -> float:
+    """Of the retrained LoRA's gain in loss over no LoRA."""
+    none, retrained, own = (float(found[case, name]["loss"]) for name in ("none", "retrained", row))
+    return (none - own) / (none - retrained)
+
+
+def _case(line: Mapping[str, str]) -> Case:
+    return line["source"], line["target"], line["change"], line["seed"]
+
+
+def _directions(cases: Sequence[Case]) -> list[tuple[str, str]]:
+    return list(dict.fromkeys((source, target) for source, target, _, _ in cases))
+
+
+def _by_direction(cases: Sequence[Case], shares: Sequence[float]) -> list[str]:
+    of_each = [
+        [found for case, found in zip(cases, shares, strict=True) if case[:2] == direction]
+        for direction in _directions(cases)
+    ]
+    return [said(found) for found in (*of_each, shares)]
+
+
+def _effects(found: Measured, cases: Sequence[Case], row: str) -> list[str]:
+    def of(column: str, digits: int) -> str:
+        values = [found[case, row][column] for case in cases]
+        return said([float(value) for value in values], digits) if all(values) else "-"
+
+    seconds = f"{mean(float(found[case, row]['seconds']) for case in cases):.1f}"
+    return [*(of(column, 2) for column in ("error", "cosine", "retention", "own")), seconds]
+
+
+def _about(known: Mapping[str, str]) -> str:
+    figures = {what: float(value) for what, value in known.items() if what != "machine"}
+    first, second = VERSIONS
+    off = max(figures[f"off {version}"] for version in VERSIONS)
+    return _wrapped(f"""\
+`{PACKAGE}` {first} and {second} on PyPI (MIT) are two diffusion models of one architecture, a U-Net
+of {figures["parameters"] / 1e6:.1f} M parameters that draws a map of heights in one step from noise
+(sigma 80), for a difficulty from 1 to 100. Their weights differ by {figures["median drift"]:.1%} in
+the median and {figures["largest drift"]:.0%} at most, the maps that they draw from the same noise by
+{figures["apart at 128"]:.0%} of their deviation, and by {figures[f"apart at {maps.SIDE}"]:.0%} in
+the size used here, {maps.SIDE} x {maps.SIDE} (the package's own is 128 x 128, at four times the
+cost). Our torch module gives what the packages' graphs give, to {off:.0e}.
+
+Two changes of a version's own maps are learned: *flooded* (nothing lies below {maps.SEA:g} of
+[-1, 1]) and *inverted* (mountains are valleys). A LoRA of rank {loras.RANK} on attention and the
+3 x 3 convolutions is trained on each version with each of {len(loras.SEEDS)} seeds, {loras.STEPS}
+steps of {loras.BATCH} maps, and moved both ways. It is judged on {maps.HELD_OUT} noised maps (sigma
+{maps.SIGMA_LOW:g} to 80) of difficulties that no LoRA was trained on. What listens does so on
+{rows.SAMPLES} noised maps; `refined` is {rows.REFINING.steps} steps of {rows.REFINING.batch}.
+`{FLOOR}` is another seed's LoRA of the target: the noise floor.""")
+
+
+def _legend(cases: int) -> str:
+    return _wrapped(f"""\
+Mean and deviation over {cases} cases (seeds, changes, directions). The first three columns are shares
+of the retrained LoRA's gain in loss. *Error*, *cosine* and *retention* compare what the moved LoRA
+does to the target's answers with what it did to the source's on the same noised maps: 0, 1 and 1 for
+the same; of `{FLOOR}`, with what the retrained one does. *Own kept* is how much of what tells the
+target from the source is there under the change: 0 where the target draws what the source would.
+*Seconds* are of CPU time; those of a recording are in the first row that asks for it, `theseus`.
+
+![Maps of both versions](terrain.png)
+
+A line is one noise and one change, drawn by the source, the source with its LoRA, the target, and
+the target with that LoRA copied, refined, and with its own.""")
+
+
+def _run(known: Mapping[str, str], found: Measured) -> str:
+    training = [float(value) for what, value in known.items() if what.startswith("training")]
+    measuring = sum(float(line["seconds"]) for line in found.values())
+    return _wrapped(f"""\
+The cases are not independent of each other (seeds of two changes, both ways), so that p tells less
+than it says. {known["machine"]}; seeds {", ".join(map(str, loras.SEEDS))}; {len(training)} LoRAs in
+{mean(training):.0f} s of CPU time each, all moves in {measuring / 60:.0f} minutes.""")
+
+
+def _wrapped(text: str) -> str:
+    return "\n\n".join(fill(paragraph, 100) for paragraph in text.split("\n\n"))
