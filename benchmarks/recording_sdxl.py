@@ -10,6 +10,7 @@ depend on shapes and settings alone.
 
 import argparse
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -26,6 +27,38 @@ from prolora.recording.refine import HELD_OUT, RefineSettings
 
 RANK, SIDE, PROMPTS, TOKENS, CONTEXT, POOLED = 32, 1024, 12, 77, 2048, 1280
 UNET = "model.diffusion_model."
+
+
+@dataclass(frozen=True)
+class Passes:
+    """How often a model runs, a latent at a time.
+
+    Attributes:
+        sample: forward, for the pictures of a recording: two a step, for their guidance.
+        listen: forward, of the source, with the LoRA and without.
+        calibrate: forward, of the target.
+        ask: forward, of the target and of the student, while refining.
+        refine: forward and backward, of the student.
+    """
+
+    sample: int
+    listen: int
+    calibrate: int
+    ask: int
+    refine: int
+
+
+def passes(samples: int = 64, steps: int = 20) -> Passes:
+    """For a recording of so many pictures, drawn in so many steps, and what follows it."""
+    count, refining = samples * RecordingSettings().levels, RefineSettings()
+    apart = max(count // HELD_OUT, 1)
+    return Passes(
+        sample=2 * samples * steps,
+        listen=3 * count,
+        calibrate=count,
+        ask=count + 6 * apart,
+        refine=refining.steps * refining.batch,
+    )
 
 
 def recording(samples: int, settings: RecordingSettings) -> Recording:
@@ -70,27 +103,22 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=64, help="(64)")
     parser.add_argument("--steps", type=int, default=20, help="of the sampler (20)")
     options = parser.parse_args()
-    settings, refining = RecordingSettings(), RefineSettings()
+    settings, runs = RecordingSettings(), passes(options.samples, options.steps)
     made = recording(options.samples, settings)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"lora{SUFFIX}"
         write_recording(made, path)
         size = path.stat().st_size
-    count = len(made)
     heard = sum(r.values.numel() * 4 + r.examples.numel() * 12 for r in made.readouts.values())
     inputs = 4 * settings.positions * sum(m.n for m in sdxl_lora_modules() if "unet" in m.name)
-    apart = max(count // HELD_OUT, 1)
-    asked = 6 * apart
-    print(f"{len(made.readouts)} modules, rank {RANK}, {count} noised latents of {SIDE} pixels")
+    print(f"{len(made.readouts)} modules, rank {RANK}, {len(made)} noised latents of {SIDE} pixels")
     print(f"the file: {size / 1e6:.1f} MB, of which read-outs {heard / 1e6:.1f} MB")
+    print(f"record: {runs.sample} forward passes to sample (cfg: two a step)")
+    print(f"record: {runs.listen} forward passes to listen, with the LoRA and without")
+    print(f"calibrate: {runs.calibrate} forward passes, {inputs / 1e6:.0f} MB of inputs held")
     print(
-        f"record: {2 * options.samples * options.steps} forward passes to sample (cfg: two a step)"
-    )
-    print(f"record: {3 * count} forward passes to listen, with the LoRA and without")
-    print(f"calibrate: {count} forward passes, {inputs / 1e6:.0f} MB of inputs held")
-    print(
-        f"refine, {refining.steps} steps: {refining.steps * refining.batch} forward and backward "
-        f"passes (each block forward twice), {count + asked} forward passes more"
+        f"refine, {RefineSettings().steps} steps: {runs.refine} forward and backward passes (each "
+        f"block forward twice), {runs.ask} forward passes more"
     )
 
 
