@@ -96,7 +96,7 @@ def _about(known: Mapping[str, str]) -> str:
 `{PACKAGE}` {first} and {second} on PyPI (MIT) are two diffusion models of one architecture, a U-Net
 of {figures["parameters"] / 1e6:.1f} M parameters that draws a map of heights in one step from noise
 (sigma 80), for a difficulty from 1 to 100. Their weights differ by {figures["median drift"]:.1%} in
-the median and {figures["largest drift"]:.0%} at most, the maps that they draw from the same noise by
+the median and {figures["largest drift"]:.0%} at most, the maps drawn from the same noise by
 {figures["apart at 128"]:.0%} of their deviation, and by {figures[f"apart at {maps.SIDE}"]:.0%} in
 the size used here, {maps.SIDE} x {maps.SIDE} (the package's own is 128 x 128, at four times the
 cost). Our torch module gives what the packages' graphs give, to {off:.0e}.
@@ -112,11 +112,12 @@ steps of {loras.BATCH} maps, and moved both ways. It is judged on {maps.HELD_OUT
 
 def _legend(cases: int) -> str:
     return _wrapped(f"""\
-Mean and deviation over {cases} cases (seeds, changes, directions). The first three columns are shares
-of the retrained LoRA's gain in loss. *Error*, *cosine* and *retention* compare what the moved LoRA
-does to the target's answers with what it did to the source's on the same noised maps: 0, 1 and 1 for
-the same; of `{FLOOR}`, with what the retrained one does. *Own kept* is how much of what tells the
-target from the source is there under the change: 0 where the target draws what the source would.
+Mean and deviation over {cases} cases (seeds, changes, directions). The first three columns are
+shares of the retrained LoRA's gain in loss. *Error*, *cosine* and *retention* compare what the
+moved LoRA does to the target's answers with what it did to the source's on the same noised maps: 0,
+1 and 1 for the same; of `{FLOOR}`, with what the retrained one does. *Own kept* is how much of what
+tells the target from the source is there under the change: 0 where the target draws what the
+source would.
 *Seconds* are of CPU time; those of a recording are in the first row that asks for it, `theseus`.
 
 ![Maps of both versions](terrain.png)

@@ -145,13 +145,18 @@ def test_the_section_says_what_the_results_say() -> None:
                     line = {"loss": str(loss), "seconds": "1", "own": "", "error": "0.5"}
                     line |= {"cosine": "0.9", "retention": "-0.25"}
                     found[(source, target, change, str(seed)), row] = line
+    del found[(*VERSIONS, "flooded", "3"), "theseus"]  # a case that is not finished
     known = {"machine": "a machine", "parameters": "10000000", "median drift": "0.01"}
     known |= {"largest drift": "0.2", "off 0.4.1": "1e-5", "off 0.4.2": "2e-5"}
     known |= {"apart at 128": "0.2", f"apart at {maps.SIDE}": "0.3", "training x": "40"}
     text = tables.section(found, known)
-    lines = {line.split(" | ")[0].strip("| "): line for line in text.splitlines()}
-    copied = lines["copy"].strip("| ").split(" | ")
-    assert copied[1] == copied[2] == "0.807 ± 0.027"  # (1 - 0.6 - off) / 0.5
-    assert copied[4:7] == ["0.50 ± 0.00", "0.90 ± 0.00", "-0.25 ± 0.00"]
-    assert lines["refined"].count("0.900 ± 0.000") == 3
-    assert "| refined | copy | 12 | **+0.093** | 12 |" in text
+    lines: dict[str, list[str]] = {}
+    for line in text.splitlines():
+        row, *cells = line.strip("| ").split(" | ")
+        lines.setdefault(row, cells)  # the first table comes first
+    # (1 - 0.6 - off) / 0.5, of five cases and of six.
+    assert lines["copy"][:2] == ["0.800 ± 0.024", "0.807 ± 0.027"]
+    assert lines["copy"][3:6] == ["0.50 ± 0.00", "0.90 ± 0.00", "-0.25 ± 0.00"]
+    assert lines["copy"][6] == "-"
+    assert lines["refined"][:3] == ["0.900 ± 0.000"] * 3
+    assert "| refined | copy | 11 | **+0.096** | 11 |" in text
