@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw
 
+from prolora import TransferSettings
 from prolora.adapters import Adapter
 
 from .loras import as_trained
@@ -34,8 +35,6 @@ def draw(case: Case) -> None:
 
 
 def _columns(case: Case) -> dict[str, tuple[str, Sequence[Adapter] | None]]:
-    from prolora import TransferSettings
-
     source, target = case.source, case.target
     return {
         f"{source}": (source, None),

@@ -131,3 +131,4 @@ WAYS: Mapping[str, Way] = {
     "refined": refined,
     "retrained again": lambda case: as_trained(case.retrained_again),
 }
+LISTENING = {"theseus", "calibrated", "refined"}  # rows that need a recording

@@ -37,7 +37,13 @@ def section(found: Measured, known: Mapping[str, str]) -> str:
     cases = [case for case in every if all((case, row) in found for row in ROWS)]
     shares = {row: [share(found, case, row) for case in cases] for row in ROWS}
     lines = [
-        [row, *_by_direction(cases, shares[row]), *_effects(found, cases, row)] for row in ROWS
+        [
+            row,
+            *_by_direction(cases, shares[row]),
+            *_effects(found, cases, row),
+            _seconds(found, cases, row, known),
+        ]
+        for row in ROWS
     ]
     directions = [f"{source} to {target}" for source, target in _directions(cases)]
     header = ["row", *directions, "both", "error", "cosine", "retention", "own kept", "seconds"]
@@ -84,8 +90,18 @@ def _effects(found: Measured, cases: Sequence[Case], row: str) -> list[str]:
         values = [found[case, row][column] for case in cases]
         return said([float(value) for value in values], digits) if all(values) else "-"
 
-    seconds = f"{mean(float(found[case, row]['seconds']) for case in cases):.1f}"
-    return [*(of(column, 2) for column in ("error", "cosine", "retention", "own")), seconds]
+    return [of(column, 2) for column in ("error", "cosine", "retention", "own")]
+
+
+def _seconds(found: Measured, cases: Sequence[Case], row: str, known: Mapping[str, str]) -> str:
+    """Of CPU time, a LoRA; of training where one is trained."""
+    if row in ("retrained", FLOOR):
+        return f"{mean(_times(known, 'training')):.0f}"
+    return f"{mean(float(found[case, row]['seconds']) for case in cases):.1f}"
+
+
+def _times(known: Mapping[str, str], what: str) -> list[float]:
+    return [float(value) for name, value in known.items() if name.startswith(what)]
 
 
 def _about(known: Mapping[str, str]) -> str:
@@ -118,7 +134,8 @@ moved LoRA does to the target's answers with what it did to the source's on the 
 1 and 1 for the same; of `{FLOOR}`, with what the retrained one does. *Own kept* is how much of what
 tells the target from the source is there under the change: 0 where the target draws what the
 source would.
-*Seconds* are of CPU time; those of a recording are in the first row that asks for it, `theseus`.
+*Seconds* are of CPU time, without the one recording that `theseus`, `calibrated`
+and `refined` share.
 
 ![Maps of both versions](terrain.png)
 
@@ -127,12 +144,13 @@ the target with that LoRA copied, refined, and with its own.""")
 
 
 def _run(known: Mapping[str, str], found: Measured) -> str:
-    training = [float(value) for what, value in known.items() if what.startswith("training")]
+    training, recording = (_times(known, what) for what in ("training", "recording"))
     measuring = sum(float(line["seconds"]) for line in found.values())
     return _wrapped(f"""\
 The cases are not independent of each other (seeds of two changes, both ways), so that p tells less
-than it says. {known["machine"]}; seeds {", ".join(map(str, loras.SEEDS))}; {len(training)} LoRAs in
-{mean(training):.0f} s of CPU time each, all moves in {measuring / 60:.0f} minutes.""")
+than it says. {known["machine"]}; seeds {", ".join(map(str, loras.SEEDS))}; {len(training)} LoRAs,
+trained in {mean(training):.0f} s of CPU time each and recorded in {mean(recording):.0f} s, moved in
+{measuring / 60:.0f} minutes in all.""")
 
 
 def _wrapped(text: str) -> str:
