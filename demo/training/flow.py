@@ -25,6 +25,22 @@ def shifted(time: torch.Tensor) -> torch.Tensor:
     return SHIFT * time / (1 + (SHIFT - 1) * time)
 
 
+def noised(
+    latents: torch.Tensor, generator: torch.Generator
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Noised latents, their sigmas [N] and the velocity to learn; `latents` [N, 16, h, w] are in
+    the model's space.
+
+    Times are stratified over the batch, which lowers the variance of a loss.
+    """
+    count = len(latents)
+    offsets = torch.rand(count, generator=generator)
+    time = (torch.randperm(count, generator=generator) + offsets) / count
+    sigma = shifted(time)
+    noise = torch.randn(latents.shape, generator=generator)
+    return torch.lerp(latents, noise, sigma.view(-1, 1, 1, 1)), sigma, noise - latents
+
+
 def flow_loss(
     model: nn.Module,
     latents: torch.Tensor,
@@ -32,18 +48,10 @@ def flow_loss(
     pooled: torch.Tensor,
     generator: torch.Generator,
 ) -> torch.Tensor:
-    """Mean squared error of v; `latents` [N, 16, h, w] are in the model's space.
-
-    Times are stratified over the batch, which lowers the variance of the loss.
-    """
-    count = len(latents)
-    offsets = torch.rand(count, generator=generator)
-    time = (torch.randperm(count, generator=generator) + offsets) / count
-    sigma = shifted(time)
-    noise = torch.randn(latents.shape, generator=generator)
-    noised = torch.lerp(latents, noise, sigma.view(-1, 1, 1, 1))
-    v = model(noised, sigma * 1000, context=context, y=pooled)
-    return (v - (noise - latents)).square().mean()
+    """Mean squared error of v; `latents` [N, 16, h, w] are in the model's space."""
+    inputs, sigma, velocity = noised(latents, generator)
+    v = model(inputs, sigma * 1000, context=context, y=pooled)
+    return (v - velocity).square().mean()
 
 
 def noise_levels(steps: int) -> torch.Tensor:

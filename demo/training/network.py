@@ -1,21 +1,27 @@
 """The demo's models as the core's Networks: plain torch modules, sampled as in flow.py."""
 
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
+from typing import Protocol
 
 import torch
 from torch import nn
 
 from demo.emoji.prompt import encode_names
 from demo.training.flow import shifted
-from demo.training.model import Lora
 from prolora.recording.network import Network, Prompt
 from prolora.recording.record import Clean
 
 UNET = "diffusion_model."  # what the core calls the weights of a diffusion model begins so
 
 
-def network_of(model: nn.Module, lora: Lora | None = None) -> Network:
+class Wearable(Protocol):
+    """A LoRA, or anything else that a model can compute with for a while."""
+
+    def on(self, model: nn.Module) -> AbstractContextManager[None]: ...
+
+
+def network_of(model: nn.Module, lora: Wearable | None = None) -> Network:
     """A model, with a LoRA on it where one is given."""
 
     def denoise(

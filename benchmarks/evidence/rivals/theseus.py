@@ -89,7 +89,17 @@ def theseus(
         positions: rows of each layer that are taken of an example, the same ones of both models.
         seed: of the positions.
     """
-    maps = _ProcrustesMaps(source_running, target_running, examples, positions, seed)
+    maps = ProcrustesMaps(source_running, target_running, examples, positions, seed)
+    return rotated(lora, target, maps, settings)
+
+
+def rotated(
+    lora: ResolvedLora,
+    target: Model,
+    maps: "ProcrustesMaps",
+    settings: TransferSettings = _AS_THEY_ARE,
+) -> TransferResult:
+    """The same by maps that may serve more LoRAs of the same two models."""
     # Equal weights in two models may stand between bases that differ.
     settings = replace(settings, copy_identical=False)
     return transfer_resolved(lora, target, settings, maps=maps)
@@ -117,8 +127,8 @@ _Pair = tuple[str, str]  # the keys of a source weight and of a target weight
 
 
 @dataclass
-class _ProcrustesMaps:
-    """See theseus, and transfer.maps.Maps."""
+class ProcrustesMaps:
+    """See theseus, and transfer.maps.Maps. What was heard and found once is kept."""
 
     source: Running
     target: Running
@@ -127,16 +137,19 @@ class _ProcrustesMaps:
     seed: int
     _cross: dict[_Pair, _Heard] = field(default_factory=dict)  # inputs n_s x n_t, outputs m_s x m_t
     _unheard: dict[_Pair, str] = field(default_factory=dict)
+    _found: dict[tuple[_Pair, Slice | None, Slice | None], PairMaps] = field(default_factory=dict)
 
     def prepare(self, pairs: Sequence[ModulePair]) -> None:
         """Runs both models on all examples and adds up the cross-covariances of their layers."""
-        for pair in pairs:
+        new = [pair for pair in pairs if (pair.source.key, pair.target.key) not in self._unheard]
+        for pair in new:
             at = (pair.source.key, pair.target.key)
             self._unheard[at] = why_not_heard(pair.source, self.source.layers) or why_not_heard(
                 pair.target, self.target.layers
             )
-        wanted = [at for at, why in self._unheard.items() if not why]
-        for example in range(self.examples):
+        heard = {(pair.source.key, pair.target.key) for pair in new}
+        wanted = [at for at in heard if not self._unheard[at]]
+        for example in range(self.examples if wanted else 0):
             ours = self._listen(self.source, {key for key, _ in wanted}, example)
             theirs = self._listen(self.target, {key for _, key in wanted}, example)
             for at in wanted:
@@ -146,7 +159,10 @@ class _ProcrustesMaps:
         found: list[PairMaps] = []
         for pair, weights in both:
             assert isinstance(weights, WeightRows)  # which knows its rows
-            found.append(self._maps(pair, weights.rows))
+            at = ((pair.source.key, pair.target.key), pair.rows, weights.rows)
+            if at not in self._found:
+                self._found[at] = self._maps(pair, weights.rows)
+            found.append(self._found[at])
         return found
 
     def _maps(self, pair: ModulePair, rows: Slice | None) -> PairMaps:

@@ -1,0 +1,1 @@
+"""The paper's tables in miniature: small models, trained for real, and every way to move a LoRA."""
