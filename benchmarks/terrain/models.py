@@ -140,7 +140,7 @@ def network_of(version: str, adapters: Sequence[Adapter] | None = None) -> Netwo
         return found
 
     return Network(
-        root=unet,
+        root=nn.Module(),  # small enough that no block has to be computed again for its gradient
         layers=layers_of(unet),
         denoise=denoise,
         output_scale=output_scale,

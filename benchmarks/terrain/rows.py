@@ -20,9 +20,9 @@ from .loras import RANK, SEEDS, Job, as_trained, resolved
 from .maps import difficulties, drawn, levels
 from .models import model, network, network_of, prompts_of, worn
 
-SAMPLES = 48  # of a recording, each at one noise level
+SAMPLES = 32  # of a recording, each at one noise level
 THESEUS_POSITIONS = 64  # of each of them
-REFINING = RefineSettings(batch=8)
+REFINING = RefineSettings(batch=4)
 CASA = TransferSettings(mode="casa", rank=RANK)
 KEPT = Kept()  # subspaces, from one case to the next
 

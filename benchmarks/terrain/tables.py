@@ -133,9 +133,8 @@ shares of the retrained LoRA's gain in loss. *Error*, *cosine* and *retention* c
 moved LoRA does to the target's answers with what it did to the source's on the same noised maps: 0,
 1 and 1 for the same; of `{FLOOR}`, with what the retrained one does. *Own kept* is how much of what
 tells the target from the source is there under the change: 0 where the target draws what the
-source would.
-*Seconds* are of CPU time, without the one recording that `theseus`, `calibrated`
-and `refined` share.
+source would. *Seconds* are of CPU time, without the one recording that `theseus`, `calibrated` and
+`refined` share.
 
 ![Maps of both versions](terrain.png)
 
@@ -146,9 +145,10 @@ the target with that LoRA copied, refined, and with its own.""")
 def _run(known: Mapping[str, str], found: Measured) -> str:
     training, recording = (_times(known, what) for what in ("training", "recording"))
     measuring = sum(float(line["seconds"]) for line in found.values())
+    count = len(VERSIONS) * len(maps.CHANGES) * len(loras.SEEDS)
     return _wrapped(f"""\
 The cases are not independent of each other (seeds of two changes, both ways), so that p tells less
-than it says. {known["machine"]}; seeds {", ".join(map(str, loras.SEEDS))}; {len(training)} LoRAs,
+than it says. {known["machine"]}; seeds {", ".join(map(str, loras.SEEDS))}; {count} LoRAs,
 trained in {mean(training):.0f} s of CPU time each and recorded in {mean(recording):.0f} s, moved in
 {measuring / 60:.0f} minutes in all.""")
 
