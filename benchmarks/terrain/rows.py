@@ -87,6 +87,7 @@ def calibrated(case: Case) -> Sequence[Adapter]:
     ).adapters
 
 
+@cache
 def refined(case: Case) -> Sequence[Adapter]:
     heard, running = recording(case.lora), network_of(case.target)
     return refine(calibrated(case), model(case.target), running, heard, REFINING).adapters

@@ -1,11 +1,11 @@
 """The terrain section of docs/evidence.md, from what was measured."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from statistics import mean
 from textwrap import fill
 
 from benchmarks.evidence.page import write_section
-from benchmarks.evidence.tables import PAIRED_HEADER, markdown, paired, paired_line, said
+from benchmarks.evidence.tables import PAIRED_HEADER, Cell, markdown, paired, paired_line, said
 
 from . import loras, maps, rows
 from .models import PACKAGE, VERSIONS
@@ -32,72 +32,74 @@ def report() -> None:
 
 
 def section(found: Measured, known: Mapping[str, str]) -> str:
-    """Words and tables, of the cases of which every row is there."""
-    every = dict.fromkeys(case for case, _ in found)
-    cases = [case for case in every if all((case, row) in found for row in ROWS)]
-    shares = {row: [share(found, case, row) for case in cases] for row in ROWS}
+    """Words and tables; a row has the cases in which it was measured."""
+    shares = {row: _shares(found, row) for row in ROWS}
+    directions = list(dict.fromkeys(case[:2] for case, _ in found))
+    named = [f"{source} to {target}" for source, target in directions]
+    header = ["row", "cases", *named, "both", "error", "cosine", "retention", "own kept", "seconds"]
     lines = [
         [
             row,
-            *_by_direction(cases, shares[row]),
-            *_effects(found, cases, row),
-            _seconds(found, cases, row, known),
+            len(shares[row]),
+            *(said([s for case, s in shares[row].items() if case[:2] == d]) for d in directions),
+            said(list(shares[row].values())),
+            *_effects(found, row),
+            _seconds(found, row, known),
         ]
         for row in ROWS
     ]
-    directions = [f"{source} to {target}" for source, target in _directions(cases)]
-    header = ["row", *directions, "both", "error", "cosine", "retention", "own kept", "seconds"]
-    tests = [
-        paired_line(row, rival, compared)
-        for row, rival in COMPARED
-        if (compared := paired(shares[row], shares[rival]))
-    ]
+    tests = [_test(shares[row], shares[rival], row, rival) for row, rival in COMPARED]
     return "\n\n".join(
         [
             _about(known),
             markdown(header, lines),
-            _legend(len(cases)),
-            markdown(PAIRED_HEADER, tests),
+            _legend(),
+            markdown(PAIRED_HEADER, [line for line in tests if line]),
             _run(known, found),
         ]
     )
 
 
-def share(found: Measured, case: Case, row: str) -> float:
-    """Of the retrained LoRA's gain in loss over no LoRA."""
-    none, retrained, own = (float(found[case, name]["loss"]) for name in ("none", "retrained", row))
-    return (none - own) / (none - retrained)
+def _shares(found: Measured, row: str) -> dict[Case, float]:
+    """Of the retrained LoRA's gain in loss over no LoRA, in each case that has all three."""
+    shares = {}
+    for case in dict.fromkeys(case for case, _ in found):
+        if all((case, name) in found for name in ("none", "retrained", row)):
+            none, retrained, own = (
+                float(found[case, name]["loss"]) for name in ("none", "retrained", row)
+            )
+            shares[case] = (none - own) / (none - retrained)
+    return shares
+
+
+def _test(
+    ours: Mapping[Case, float], theirs: Mapping[Case, float], row: str, rival: str
+) -> list[Cell] | None:
+    """Over the cases that both rows have."""
+    both = [case for case in ours if case in theirs]
+    compared = paired([ours[case] for case in both], [theirs[case] for case in both])
+    return paired_line(row, rival, compared) if compared else None
 
 
 def _case(line: Mapping[str, str]) -> Case:
     return line["source"], line["target"], line["change"], line["seed"]
 
 
-def _directions(cases: Sequence[Case]) -> list[tuple[str, str]]:
-    return list(dict.fromkeys((source, target) for source, target, _, _ in cases))
+def _effects(found: Measured, row: str) -> list[str]:
+    of_row = [line for (_, name), line in found.items() if name == row]
+
+    def of(column: str) -> str:
+        return said([float(line[column]) for line in of_row if line[column]], 2)
+
+    return [of(column) for column in ("error", "cosine", "retention", "own")]
 
 
-def _by_direction(cases: Sequence[Case], shares: Sequence[float]) -> list[str]:
-    of_each = [
-        [found for case, found in zip(cases, shares, strict=True) if case[:2] == direction]
-        for direction in _directions(cases)
-    ]
-    return [said(found) for found in (*of_each, shares)]
-
-
-def _effects(found: Measured, cases: Sequence[Case], row: str) -> list[str]:
-    def of(column: str, digits: int) -> str:
-        values = [found[case, row][column] for case in cases]
-        return said([float(value) for value in values], digits) if all(values) else "-"
-
-    return [of(column, 2) for column in ("error", "cosine", "retention", "own")]
-
-
-def _seconds(found: Measured, cases: Sequence[Case], row: str, known: Mapping[str, str]) -> str:
+def _seconds(found: Measured, row: str, known: Mapping[str, str]) -> str:
     """Of CPU time, a LoRA; of training where one is trained."""
     if row in ("retrained", FLOOR):
         return f"{mean(_times(known, 'training')):.0f}"
-    return f"{mean(float(found[case, row]['seconds']) for case in cases):.1f}"
+    of_row = [float(line["seconds"]) for (_, name), line in found.items() if name == row]
+    return f"{mean(of_row):.1f}" if of_row else "-"
 
 
 def _times(known: Mapping[str, str], what: str) -> list[float]:
@@ -126,15 +128,15 @@ steps of {loras.BATCH} maps, and moved both ways. It is judged on {maps.HELD_OUT
 `{FLOOR}` is another seed's LoRA of the target: the noise floor.""")
 
 
-def _legend(cases: int) -> str:
+def _legend() -> str:
     return _wrapped(f"""\
-Mean and deviation over {cases} cases (seeds, changes, directions). The first three columns are
-shares of the retrained LoRA's gain in loss. *Error*, *cosine* and *retention* compare what the
-moved LoRA does to the target's answers with what it did to the source's on the same noised maps: 0,
-1 and 1 for the same; of `{FLOOR}`, with what the retrained one does. *Own kept* is how much of what
-tells the target from the source is there under the change: 0 where the target draws what the
-source would. *Seconds* are of CPU time, without the one recording that `theseus`, `calibrated` and
-`refined` share.
+Mean and deviation over the cases (seeds, changes, directions). The columns of the directions and
+*both* are shares of the retrained LoRA's gain in loss. *Error*, *cosine* and *retention* compare
+what the moved LoRA does to the target's answers with what it did to the source's on the same noised
+maps: 0, 1 and 1 for the same; of `{FLOOR}`, with what the retrained one does. *Own kept* is how
+much of what tells the target from the source is there under the change: 0 where the target draws
+what the source would. *Seconds* are of CPU time, without the one recording that `theseus`,
+`calibrated` and `refined` share.
 
 ![Maps of both versions](terrain.png)
 
