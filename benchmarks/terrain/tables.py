@@ -91,7 +91,9 @@ def _effects(found: Measured, row: str) -> list[str]:
     def of(column: str) -> str:
         return said([float(line[column]) for line in of_row if line[column]], 2)
 
-    return [of(column) for column in ("error", "cosine", "retention", "own")]
+    does_it = mean(float(line["retention"] or 0) for line in of_row) > 0.5 if of_row else False
+    own = of("own") if does_it else "-"
+    return [*(of(column) for column in ("error", "cosine", "retention")), own]
 
 
 def _seconds(found: Measured, row: str, known: Mapping[str, str]) -> str:
@@ -135,8 +137,9 @@ Mean and deviation over the cases (seeds, changes, directions). The columns of t
 what the moved LoRA does to the target's answers with what it did to the source's on the same noised
 maps: 0, 1 and 1 for the same; of `{FLOOR}`, with what the retrained one does. *Own kept* is how
 much of what tells the target from the source is there under the change: 0 where the target draws
-what the source would. *Seconds* are of CPU time, without the one recording that `theseus`,
-`calibrated` and `refined` share.
+what the source would, "-" where the change is not there; the retrained LoRA's is what can be
+asked, for neither LoRA makes the change perfectly. *Seconds* are of CPU time, without the one
+recording that `theseus`, `calibrated` and `refined` share.
 
 ![Maps of both versions](terrain.png)
 
