@@ -19,6 +19,7 @@ stamp = $(VENV)/.$(1)-$(shell cat $(addprefix requirements/,$(2)) | cksum | cut 
 TOOLS := $(call stamp,tools,constraints.txt dev.txt)
 HOST  := $(call stamp,host,constraints.txt host.txt host-itself.txt)
 DRIVER := $(call stamp,browser,constraints.txt browser.txt)
+EVIDENCE := $(call stamp,evidence,constraints.txt evidence.txt evidence-weights.txt)
 PROMISED := $(OLDEST)/$(notdir $(call stamp,oldest,oldest.txt))
 
 # The embedded ComfyUI is installed only for those who name none of their own, by COMFYUI_PATH or
@@ -38,7 +39,7 @@ define install
 endef
 
 .PHONY: setup test test-core test-thorough test-oldest test-host test-browser test-endurance lint \
-	registry demo architectures clean
+	registry demo evidence evidence-quick architectures clean
 
 setup: $(NEEDED)
 	@:
@@ -94,6 +95,15 @@ lint: $(TOOLS)
 demo: setup
 	@$(PY) -m demo.run
 
+# Every table of docs/evidence.md: hours the first time. What is there is not done again, so it goes
+# on where it was stopped. Needs npm and a network for the pictures.
+evidence: setup $(EVIDENCE)
+	@OMP_NUM_THREADS=1 $(PY) -m benchmarks.evidence
+
+# One row of each in ten minutes, into build/ alone.
+evidence-quick: setup $(EVIDENCE)
+	@OMP_NUM_THREADS=1 $(PY) -m benchmarks.evidence --quick
+
 # The inventories of real models and docs/architectures.md, in a ComfyUI that knows all of them.
 architectures: setup
 	@PYTHONPATH=. $(PY) tests/host/architectures.py  # a package in .venv is called tests too
@@ -125,6 +135,12 @@ $(HOST): | $(TOOLS)
 	@echo "setup: installing a ComfyUI for the tests and the demo (about a minute the first time)"
 	$(call install,$(PINNED) -r requirements/host.txt)
 	$(call install,--no-deps --ignore-requires-python -r requirements/host-itself.txt)
+	@touch $@
+
+$(EVIDENCE): | $(TOOLS)
+	@echo "setup: installing what the tables of evidence need"
+	$(call install,$(PINNED) -r requirements/evidence.txt)
+	$(call install,--no-deps -r requirements/evidence-weights.txt)
 	@touch $@
 
 $(DRIVER): | $(TOOLS)

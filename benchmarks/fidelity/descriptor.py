@@ -20,6 +20,7 @@ from demo.emoji.code import PatchCode
 from demo.training.data import cyanotype
 
 from . import sets
+from .effort import effort
 
 LOOKS = (*sets.DESIGNS, "cyanotype")
 UNSEEN = (*sets.KINDS, "cat-face", "time", "zodiac")  # subgroups
@@ -119,10 +120,11 @@ def train(path: Path) -> None:
     generator = torch.Generator().manual_seed(41)
     network = Descriptor(int(emoji.max()) + 1)
     kept = emoji % HELD_OUT == 0
+    steps = effort().of(STEPS)
     rows = (~kept).nonzero().flatten()
     optimizer = torch.optim.AdamW(network.parameters(), lr=RATE, weight_decay=1e-2)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, STEPS)
-    for step in range(STEPS):
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, RATE, steps)
+    for step in range(steps):
         batch = rows[torch.randint(len(rows), (BATCH,), generator=generator)]
         seen = network(_varied(pictures[batch], generator))
         loss = network.loss(seen, emoji[batch], looks[batch])
@@ -149,7 +151,7 @@ def train(path: Path) -> None:
 @cache
 def descriptor() -> Descriptor:
     """Trained once, in some minutes."""
-    path = sets.FOLDER / "models" / "descriptor.safetensors"
+    path = effort().folder / "models" / "descriptor.safetensors"
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
         train(path)

@@ -1,12 +1,8 @@
-"""The LoRAs: each on A and, with the same pictures, steps and seeds, anew on every target.
+"""The LoRAs: each on A and, with the same pictures, steps and seeds, anew on every target."""
 
-python -m benchmarks.fidelity.loras [--seeds 1 2 3] [--models NAME ...]
-"""
-
-import argparse
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from itertools import product
 from pathlib import Path
@@ -14,11 +10,12 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from benchmarks.evidence.results import FOLDER, Results
+from benchmarks.evidence.results import Results
 from demo.training.model import Lora, load_model
 from demo.training.train import Recipe, Task, fit
 
 from . import models, sets
+from .effort import effort
 from .tasks import FewStepsTask, task_of
 from .trained import Dora, Foura
 
@@ -65,12 +62,13 @@ class Subject:
         return Recipe(steps, 1.5e-2 if self.rank <= 8 else 1e-2, seed=0, batch=batch, average=0.97)
 
 
-STYLES = [Subject("style", name, rank=rank) for rank in (8, 32) for name in sets.STYLES]
+STYLES = [Subject("style", name, rank=rank) for rank in (32, 8) for name in sets.STYLES]
 CONCEPTS = [Subject("concept", name, rank=rank) for rank in (8, 32) for name in sets.CONCEPTS]
 DORA = Subject("style", "contrast", "dora", 8)
 FOURA = Subject("style", "contrast", "foura", 64)
 FAST = Subject("fast", "fast", rank=32)
-SUBJECTS = (*STYLES, *CONCEPTS, DORA, FOURA, FAST)
+# Those that are drawn come first.
+SUBJECTS = sorted((*STYLES, *CONCEPTS, DORA, FOURA, FAST), key=lambda subject: not subject.is_drawn)
 
 
 @dataclass(frozen=True)
@@ -83,12 +81,13 @@ class Job:
 
     @property
     def path(self) -> Path:
-        return sets.FOLDER / "loras" / f"{self.model}_{self.subject}_{self.seed}.safetensors"
+        return effort().folder / "loras" / f"{self.model}_{self.subject}_{self.seed}.safetensors"
 
     @property
-    def is_sensible(self) -> bool:
-        """The step-distilled model needs no acceleration."""
-        return (self.model, self.subject.kind) != (models.DISTILLED, "fast")
+    def is_wanted(self) -> bool:
+        """The step-distilled model needs no acceleration, and no table has it by ranks."""
+        is_drawn = self.subject.is_drawn and self.subject.kind != "fast"
+        return self.model != models.DISTILLED or is_drawn
 
 
 @cache
@@ -101,7 +100,7 @@ def pictures(subject: Subject) -> tuple[sets.Pictures, sets.Pictures]:
 @cache
 def own_steps(model: str, is_held_out: bool) -> FewStepsTask:
     """A model's own 24 steps without guidance, which its acceleration LoRA learns to do in four."""
-    count, seed = (96, 2**31) if is_held_out else (FAST_TRAJECTORIES, 31)
+    count, seed = (96, 2**31) if is_held_out else (effort().of(FAST_TRAJECTORIES), 31)
     return FewStepsTask.sampled(models.network(model), 1.0, count, seed)
 
 
@@ -117,7 +116,7 @@ def train(job: Job) -> float:
     task, start = learned(job), time.process_time()
     torch.manual_seed(job.seed)
     lora = FAMILIES[job.subject.family](model, job.subject.rank)
-    recipe = Recipe(**{**vars(job.subject.recipe), "seed": job.seed})
+    recipe = replace(effort().recipe(job.subject.recipe), seed=job.seed)
     with lora.on(model):
         averages = fit(model, lora, task, recipe)
     job.path.parent.mkdir(parents=True, exist_ok=True)
@@ -131,7 +130,7 @@ def jobs(
     """Those that are still to do; all of one seed come before the next seed."""
     for seed, subject, model in product(seeds, subjects, of_models):
         job = Job(model, subject, seed)
-        if job.is_sensible and not job.path.is_file():
+        if job.is_wanted and not job.path.is_file():
             yield job
 
 
@@ -151,18 +150,6 @@ def train_missing(
 
 def times() -> Results:
     """What each LoRA took."""
-    return Results(FOLDER / "fidelity_loras.csv", ("model", "subject", "seed"), ("seconds",))
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument(
-        "--models", nargs="+", choices=list(models.MODELS), default=[*models.MODELS]
+    return Results(
+        effort().results / "fidelity_loras.csv", ("model", "subject", "seed"), ("seconds",)
     )
-    parser.add_argument("--seeds", nargs="+", type=int, default=list(SEEDS))
-    options = parser.parse_args()
-    train_missing(times(), options.models, SUBJECTS, options.seeds)
-
-
-if __name__ == "__main__":
-    main()

@@ -10,6 +10,7 @@ from demo.emoji.code import PatchCode
 from demo.emoji.prompt import encode_names
 from demo.training.flow import euler, noise_levels, process_out, shifted
 from prolora.adapters import Adapter
+from prolora.evaluation.mmd import mmd_squared
 
 from . import sets
 from .descriptor import Looked, apart, look_at
@@ -67,6 +68,13 @@ def measured(case: Case, adapters: Sequence[Adapter] | None) -> dict[str, float]
 
 
 # --- losses -------------------------------------------------------------------------------------
+
+
+def loss(case: Case, adapters: Sequence[Adapter] | None) -> float:
+    """See measured."""
+    running = network(case.target)
+    with Worn(case.target, adapters or ()).on(running):
+        return _loss(case, running)
 
 
 def _loss(case: Case, running: nn.Module) -> float:
@@ -198,7 +206,7 @@ def _looks(case: Case, drawn: Looked) -> dict[str, float]:
         found["similarity"] = float((drawn.subject[ours] @ real.T).mean())
     if subject.kind == "style":
         real = look_at(pictures(subject)[1].pictures)
-        found["mmd"] = mmd(drawn.style, real.style)
+        found["mmd"] = mmd_squared(drawn.style, real.style)
         theirs_mean, own_mean = real.style.mean(dim=0), own.style.mean(dim=0)
         nearer = (drawn.style - theirs_mean).norm(dim=1) < (drawn.style - own_mean).norm(dim=1)
         found["style"] = float(nearer.float().mean())
@@ -219,19 +227,3 @@ def _diversity(drawn: Looked, asked: list[str]) -> float:
         return Looked(drawn.subject, drawn.style, drawn.look, tuple(x[rows] for x in drawn.stages))
 
     return float(apart(of(first), of(second)).mean())
-
-
-def mmd(a: torch.Tensor, b: torch.Tensor, width: float = 1.0) -> float:
-    """Squared maximum mean discrepancy under a Gaussian kernel, unbiased (Gretton et al., JMLR
-    2012, Eq. 3).
-
-    Args:
-        a, b: N x d and M x d, of unit length.
-        width: of the kernel exp(-||x - y||^2 / (2 width^2)).
-    """
-
-    def kernel(x: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-        return (-torch.cdist(x, y).square() / (2 * width**2)).exp()
-
-    within = [(kernel(x, x).sum() - len(x)) / (len(x) * (len(x) - 1)) for x in (a, b)]
-    return float(within[0] + within[1] - 2 * kernel(a, b).mean())

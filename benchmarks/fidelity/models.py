@@ -1,13 +1,10 @@
 """The models: A, which begins as the demo's, and what has become of it in five ways.
 
-    python -m benchmarks.fidelity.models [NAME ...]
-
 All are of the demo's kind: a small MMDiT that ComfyUI loads (see demo/MODELS.md). A draws a kind of
 emoji, as `food-fruit`, and its prompt leaves open which: unlike the demo's models, which have
 memorised a picture a name, it has something to choose, and to gain from guidance.
 """
 
-import argparse
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,7 +14,6 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from benchmarks.evidence.results import FOLDER as RESULTS
 from benchmarks.evidence.results import Results
 from demo.training.children import CHILDREN, child_of, source_key
 from demo.training.model import DEPTH, load_model, save_model
@@ -25,7 +21,8 @@ from demo.training.train import CHECKPOINTS, Recipe, Task, fit
 from prolora import load_checkpoint
 from prolora.models.model import Model
 
-from .sets import FOLDER, KINDS, of_kinds
+from .effort import effort
+from .sets import KINDS, of_kinds
 from .tasks import CFG, FewStepsTask, PromptDropTask, TaughtTask, task_of
 
 TRAJECTORIES = 1536
@@ -92,7 +89,7 @@ MODELS = {
         "noto",
         Recipe(steps=1500, rate=5e-4, seed=26, batch=32),
         _a,
-        lambda pictures: FewStepsTask.sampled(_a(), CFG, TRAJECTORIES, seed=26),
+        lambda pictures: FewStepsTask.sampled(_a(), CFG, effort().of(TRAJECTORIES), seed=26),
     ),
 }
 SOURCE = "a"
@@ -101,7 +98,7 @@ DISTILLED = "distilled"
 
 
 def path(name: str) -> Path:
-    return FOLDER / "models" / f"{name}.safetensors"
+    return effort().folder / "models" / f"{name}.safetensors"
 
 
 @cache
@@ -134,7 +131,7 @@ def drift(name: str) -> float:
 def results() -> Results:
     """What each model took and has learned."""
     columns = ("pictures", "before", "loss", "drift", "seconds")
-    return Results(RESULTS / "fidelity_models.csv", ("model",), columns)
+    return Results(effort().results / "fidelity_models.csv", ("model",), columns)
 
 
 def train(name: str) -> None:
@@ -146,7 +143,7 @@ def train(name: str) -> None:
     task = kind.task(PromptDropTask(plain.latents, plain.context, plain.pooled))
     beginning = kind.begins()
     before = plain.held_out(beginning)
-    averages = fit(beginning, beginning, task, kind.recipe)
+    averages = fit(beginning, beginning, task, effort().recipe(kind.recipe))
     path(name).parent.mkdir(parents=True, exist_ok=True)
     save_model(averages, path(name))
     results().add(
@@ -163,13 +160,3 @@ def train_missing(names: tuple[str, ...] = tuple(MODELS)) -> None:
     for name in names:
         if not path(name).is_file():
             train(name)
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("names", nargs="*", choices=[*MODELS, []])
-    train_missing(tuple(parser.parse_args().names) or tuple(MODELS))
-
-
-if __name__ == "__main__":
-    main()

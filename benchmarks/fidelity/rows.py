@@ -30,6 +30,8 @@ from .worn import Worn
 SAMPLES, LEVELS, SAMPLE_STEPS = 64, 2, 12  # of a recording
 EXAMPLES = SAMPLES * LEVELS  # that Theseus hears
 REFINING = RefineSettings()
+# Every module moves, however alike its two weights are; what a threshold does has its own table.
+ALL = TransferSettings(threshold=0)
 KEPT = Kept()  # subspaces, from one case to the next
 
 
@@ -59,7 +61,7 @@ def resolved(lora: Job) -> ResolvedLora:
 
 def as_trained(lora: Job) -> Sequence[Adapter]:
     """A LoRA on the model that it was trained on."""
-    settings = TransferSettings(mode="copy", threshold=0)
+    settings = replace(ALL, mode="copy")
     return transfer_resolved(resolved(lora), model(lora.model), settings).adapters
 
 
@@ -74,15 +76,15 @@ def by_weights(case: Case, settings: TransferSettings) -> Sequence[Adapter]:
 
 def casa(case: Case) -> TransferSettings:
     """At the LoRA's own rank; its authors' is 32, which a test of every rank has."""
-    return TransferSettings(mode="casa", rank=case.subject.rank)
+    return replace(ALL, mode="casa", rank=case.subject.rank)
 
 
 # --- listening ----------------------------------------------------------------------------------
 
 
 @cache
-def recording(source: Job, is_for_few_steps: bool) -> Recording:
-    """What A says of a LoRA: 64 pictures that it draws with it, each at two noise levels."""
+def recording(source: Job, is_for_few_steps: bool, samples: int = SAMPLES) -> Recording:
+    """What A says of a LoRA: pictures that it draws with it, each at two noise levels."""
     running = network(SOURCE)
     with_lora = Worn(SOURCE, as_trained(source))
     settings = RecordingSettings(LEVELS)
@@ -90,16 +92,16 @@ def recording(source: Job, is_for_few_steps: bool) -> Recording:
         schedule = tuple(noise_levels(FEW_STEPS).tolist())
         settings = replace(settings, schedule=schedule, cfg=CFG)
     is_fast = source.subject.kind == "fast"
-    names = prompts_for(source.subject, SAMPLES)
+    names = prompts_for(source.subject, samples)
     generator = torch.Generator().manual_seed(99)
-    noise = torch.randn(SAMPLES, 16, 8, 8, generator=generator)
+    noise = torch.randn(samples, 16, 8, 8, generator=generator)
     with with_lora.on(running):
         drawing = running if is_fast else Guided(running, CFG)
         steps = FEW_STEPS if is_fast else SAMPLE_STEPS
         *_, latents = euler(drawing, noise, *encode_names(names), steps)
-    sigmas = levels(SAMPLES * LEVELS, seed=0)
+    sigmas = levels(samples * LEVELS, seed=0)
     if is_fast:
-        sigmas = noise_levels(FEW_STEPS)[:-1].tolist() * (SAMPLES * LEVELS // FEW_STEPS)
+        sigmas = noise_levels(FEW_STEPS)[:-1].tolist() * (samples * LEVELS // FEW_STEPS)
     return record(
         resolved(source),
         network_of(running),
@@ -137,21 +139,23 @@ def rotations(target: str) -> ProcrustesMaps:
 
 
 @cache
-def calibrated(case: Case) -> Sequence[Adapter]:
-    heard = recording(case.source, case.target == DISTILLED)
+def calibrated(case: Case, samples: int = SAMPLES) -> Sequence[Adapter]:
+    heard = recording(case.source, case.target == DISTILLED, samples)
     return transfer_recorded(
         resolved(case.source),
         model(case.target),
         heard,
         network_of(network(case.target)),
-        TransferSettings(),
+        ALL,
     ).adapters
 
 
-def refined(case: Case, settings: RefineSettings = REFINING) -> Sequence[Adapter]:
-    heard = recording(case.source, case.target == DISTILLED)
+def refined(
+    case: Case, settings: RefineSettings = REFINING, samples: int = SAMPLES
+) -> Sequence[Adapter]:
+    heard = recording(case.source, case.target == DISTILLED, samples)
     running = network_of(network(case.target))
-    return refine(calibrated(case), model(case.target), running, heard, settings).adapters
+    return refine(calibrated(case, samples), model(case.target), running, heard, settings).adapters
 
 
 # --- all ----------------------------------------------------------------------------------------
@@ -167,7 +171,7 @@ def ways(case: Case) -> Mapping[str, Way]:
         "retrained": lambda: as_trained(case.retrained),
     }
     for mode in ("copy", "subspace", "prolora", "full"):
-        found[mode] = lambda mode=mode: by_weights(case, TransferSettings(mode=mode))
+        found[mode] = lambda mode=mode: by_weights(case, replace(ALL, mode=mode))
     found["casa"] = lambda: by_weights(case, casa(case))
     found["casa of nothing"] = lambda: casa_of_nothing(lora, into, casa(case)).adapters
     found["orthogonal"] = lambda: orthogonal(lora, into).adapters

@@ -1,9 +1,9 @@
 """A moved LoRA on a model of these."""
 
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
+import torch
 from torch import nn
 
 from benchmarks.evidence.patched import patched
@@ -13,13 +13,26 @@ from prolora.adapters import Adapter
 from .models import model
 
 
-@dataclass(frozen=True)
 class Worn:
     """Adapters of any family, to be put on a model by `on`, as the demo's LoRA is."""
 
-    which: str
-    adapters: Sequence[Adapter]
+    def __init__(self, which: str, adapters: Sequence[Adapter]) -> None:
+        self._model, self._adapters = model(which), adapters
+        self._changed: dict[str, torch.Tensor] | None = None  # weights; they are put on often
 
-    def on(self, running: nn.Module) -> AbstractContextManager[None]:
+    @contextmanager
+    def on(self, running: nn.Module) -> Iterator[None]:
         """Let the model compute with them inside the block."""
-        return patched(network_of(running).layers, model(self.which), self.adapters)
+        layers = network_of(running).layers
+        own = {key: layer.weight.data for key, layer in layers.items()}
+        if self._changed is None:
+            with patched(layers, self._model, self._adapters):
+                now = {key: layer.weight.data for key, layer in layers.items()}
+            self._changed = {key: now[key] for key in own if now[key] is not own[key]}
+        try:
+            for key, weight in self._changed.items():
+                layers[key].weight.data = weight
+            yield
+        finally:
+            for key in self._changed:
+                layers[key].weight.data = own[key]

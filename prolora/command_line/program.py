@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 
 from ..errors import ProLoRAError
-from . import batch, extract, inspect, similarity, transfer
+from . import batch, evaluate, extract, inspect, similarity, transfer
 from .command import parser_of
 from .heap import give_large_blocks_back
 from .terminal import print_anything
@@ -16,6 +16,7 @@ COMMANDS = (
     similarity.COMMAND,
     extract.COMMAND,
     inspect.COMMAND,
+    evaluate.COMMAND,
 )
 
 

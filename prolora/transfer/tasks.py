@@ -264,7 +264,8 @@ def _copied_part(
     adapter, rank = _of_rows(pair), task.settings.rank
     # A copy is as it was in all it holds: a DoRA's magnitude stays with the source's norms.
     place = weights.seen_by(adapter)[0].reshape(pair.target_shape)
-    has_no_rank = not adapter.rank and not isinstance(adapter, FullDifference)
+    direction = adapter.direction if isinstance(adapter, DoraAdapter) else adapter
+    has_no_rank = not adapter.rank and not isinstance(direction, FullDifference)
     if not rank and has_no_rank and adapter.kept_for(pair.target_shape) is not None:
         rank = min(as_matrix(pair.target_shape))
     copied = adapter.retarget(update, rank, place, place)

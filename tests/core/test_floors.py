@@ -22,6 +22,7 @@ FLOORS = (
     ("extraction",),
     ("recording",),
     ("comparison",),
+    ("evaluation",),
     ("inspection", "named_files", "__init__"),
     ("batch",),
     ("command_line",),

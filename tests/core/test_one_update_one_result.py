@@ -56,6 +56,13 @@ def difference(name, rows=slice(None)):
     return FullDifference(name, (UP @ DOWN)[rows])
 
 
+def dora_of_difference(name, rows=slice(None)):
+    return DoraAdapter(difference(name, rows), MAGNITUDE[rows], 0)
+
+
+FAMILIES = (lora, dora, difference, dora_of_difference)
+
+
 def span(rows):
     return slice(rows.start, rows.start + rows.length)
 
@@ -73,7 +80,7 @@ def weight_after(result, target):
     return weight.numpy()
 
 
-@pytest.mark.parametrize("make", [lora, dora, difference])
+@pytest.mark.parametrize("make", FAMILIES)
 @pytest.mark.parametrize("mode", [m.name for m in MODES.values() if not m.needs_recording])
 def test_both_spellings(mode, make):
     settings = replace(SETTINGS, mode=mode)
@@ -122,7 +129,7 @@ def test_a_part_below_the_threshold_stays_behind():
     target = drifted(SOURCE, 0.05)
     target[ROWS[1].start : ROWS[1].start + WIDTH] = real_weight((WIDTH, WIDTH), 99)
     models = model("A", SOURCE), model("B", target)
-    for make in (lora, dora, difference):
+    for make in FAMILIES:
         result = transfer_lora(file_of(make(WHOLE)), *models, replace(SETTINGS, threshold=0.8))
         statuses = [row.status for row in result.report.rows]
         assert statuses == ["moved", "skipped", "moved"]
@@ -144,7 +151,7 @@ def test_a_part_that_is_identical_is_copied():
     target = TARGET.clone()
     target[span(ROWS[0])] = SOURCE[span(ROWS[0])]
     models = model("A", SOURCE), model("B", target)
-    for make in (lora, dora, difference):
+    for make in FAMILIES:
         result = transfer_lora(file_of(make(WHOLE)), *models, SETTINGS)
         assert [row.status for row in result.report.rows] == ["copied", "moved", "moved"]
         apart = [make(part, span(rows)) for part, rows in zip(PARTS, ROWS, strict=True)]
@@ -172,7 +179,7 @@ def test_an_update_of_nothing_is_reported():
 
 @pytest.mark.parametrize("mode", ["copy", "full"])
 @pytest.mark.parametrize("drift", [0.0, 0.5])
-@pytest.mark.parametrize("make", [lora, dora, difference])
+@pytest.mark.parametrize("make", FAMILIES)
 def test_both_spellings_at_a_chosen_rank(make, drift, mode):
     settings = replace(SETTINGS, mode=mode, rank=2)
     source, target = model("A", SOURCE), model("B", drifted(SOURCE, drift))

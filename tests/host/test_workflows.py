@@ -9,6 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from comfy_harness.graph import to_prompt, with_widget
 from comfy_harness.hosts import PACK_ROOT
+from prolora.evaluation.pictures import folders_of, read_picture
 
 from .small.architectures import ARCHITECTURES
 from .small.files import skip_unless_it_loads, write_small_files
@@ -18,7 +19,8 @@ pytestmark = pytest.mark.host
 
 SHIPPED = PACK_ROOT / "workflows"
 OF_WAN = SHIPPED / "Two experts of Wan.json"  # has files of its own
-WORKFLOWS = sorted(set(SHIPPED.glob("*.json")) - {OF_WAN})
+OF_FOLDERS = SHIPPED / "Which mode.json"  # is looked at for what it leaves in them
+WORKFLOWS = sorted(set(SHIPPED.glob("*.json")) - {OF_WAN, OF_FOLDERS})
 # Saved by earlier versions: a graph for every shape that a node has had.
 FORMER = sorted((PACK_ROOT / "tests" / "graphs").glob("*.json"))
 DEMOS = {"workflow": 5, "children": 11}  # columns of their pictures, of 6 rows
@@ -81,6 +83,23 @@ def test_a_workflow_runs(client, recorded, object_info, path):
     shown = ("SaveImage", "PreviewImage", "ProLoRAReport")
     assert len(done.images()) == sum(node["type"] in shown for node in graph["nodes"])
     assert any(SAYS[path.stem] in text for text in done.texts())
+
+
+def test_which_mode_makes_the_folders_that_evaluate_takes(client, comfy, sd15, object_info):
+    """A folder a mode, in each the same seeds; twice as many pictures when it is queued again."""
+    graph = load(OF_FOLDERS, object_info)
+    for seed in (7, 8):
+        for node in graph["nodes"]:
+            if node["type"] == "KSampler":  # the page does it after each queue
+                graph = with_widget(graph, object_info, node["id"], "seed", seed)
+        done = client.queue(to_prompt(graph, object_info))
+        assert sum(MOVED in text for text in done.texts()) == 3
+    rows = folders_of("", comfy.folder / "output" / "which_mode")
+    assert rows.keys() == {"none", "copy", "full", "prolora"}
+    seen = {row: [read_picture(path).tobytes() for path in paths] for row, paths in rows.items()}
+    for row, pictures in seen.items():
+        assert (len(pictures), len(set(pictures))) == (16, 16), row
+    assert all(a != b for a, b in zip(seen["none"], seen["full"], strict=True))
 
 
 def test_two_experts(client, comfy, object_info):

@@ -1,0 +1,1 @@
+"""Pictures judged: how near to a reference, how true to the prompt, how diverse."""
