@@ -9,7 +9,6 @@ import torch
 
 from benchmarks.evidence.results import FOLDER as RESULTS
 from benchmarks.evidence.results import Results
-from benchmarks.machine import environment
 
 from . import loras, models
 from .maps import CHANGES, SIDE
@@ -79,7 +78,6 @@ def measure(case: Case, into: Results, known: Results, rows: Sequence[str]) -> N
 def describe(known: Results) -> None:
     """Notes what tells one version from the other, and that our module does what the graphs do."""
     found = {
-        "machine": lambda: environment(torch.device("cpu")),
         "parameters": lambda: sum(p.numel() for p in models.network("0.4.1").parameters()),
         "median drift": lambda: median(models.drifts()),
         "largest drift": lambda: max(models.drifts()),

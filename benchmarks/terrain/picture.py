@@ -1,19 +1,19 @@
 """docs/terrain.png: what both versions draw, without the LoRAs and with them."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image, ImageDraw
 
-from prolora import TransferSettings
 from prolora.adapters import Adapter
 
 from .loras import as_trained
 from .maps import CHANGES, SIDE, drawn
 from .models import network, worn
-from .rows import Case, by_weights, forget, refined
+from .rows import ALL, Case, by_weights, forget, refined
 
 FILE = Path(__file__).resolve().parents[2] / "docs" / "terrain.png"
 ENLARGED, GAP, HEAD = 2, 6, 16  # times, and pixels
@@ -40,7 +40,7 @@ def _columns(case: Case) -> dict[str, tuple[str, Sequence[Adapter] | None]]:
         f"{source}": (source, None),
         "with its LoRA": (source, as_trained(case.lora)),
         f"{target}": (target, None),
-        "copied": (target, by_weights(case, TransferSettings(mode="copy"))),
+        "copied": (target, by_weights(case, replace(ALL, mode="copy"))),
         "refined": (target, refined(case)),
         "retrained": (target, as_trained(case.retrained)),
     }

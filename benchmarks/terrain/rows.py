@@ -1,7 +1,7 @@
 """Every way to move a LoRA from one version to the other, by the name of its row."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 import torch
@@ -23,7 +23,9 @@ from .models import model, network, network_of, prompts_of, worn
 SAMPLES = 32  # of a recording, each at one noise level
 THESEUS_POSITIONS = 64  # of each of them
 REFINING = RefineSettings(batch=4)
-CASA = TransferSettings(mode="casa", rank=RANK)
+# Every module moves, however alike its two weights are.
+ALL = TransferSettings(threshold=0)
+CASA = replace(ALL, mode="casa", rank=RANK)
 KEPT = Kept()  # subspaces, from one case to the next
 
 
@@ -82,9 +84,7 @@ def recording(lora: Job) -> Recording:
 @cache
 def calibrated(case: Case) -> Sequence[Adapter]:
     heard, running = recording(case.lora), network_of(case.target)
-    return transfer_recorded(
-        resolved(case.lora), model(case.target), heard, running, TransferSettings()
-    ).adapters
+    return transfer_recorded(resolved(case.lora), model(case.target), heard, running, ALL).adapters
 
 
 @cache
@@ -118,10 +118,10 @@ Way = Callable[[Case], Sequence[Adapter] | None]
 WAYS: Mapping[str, Way] = {
     "none": lambda case: None,
     "retrained": lambda case: as_trained(case.retrained),
-    "copy": lambda case: by_weights(case, TransferSettings(mode="copy")),
-    "subspace": lambda case: by_weights(case, TransferSettings(mode="subspace")),
-    "prolora": lambda case: by_weights(case, TransferSettings(mode="prolora")),
-    "full": lambda case: by_weights(case, TransferSettings(mode="full")),
+    "copy": lambda case: by_weights(case, replace(ALL, mode="copy")),
+    "subspace": lambda case: by_weights(case, replace(ALL, mode="subspace")),
+    "prolora": lambda case: by_weights(case, replace(ALL, mode="prolora")),
+    "full": lambda case: by_weights(case, replace(ALL, mode="full")),
     "casa": lambda case: by_weights(case, CASA),
     "casa of nothing": lambda case: (
         casa_of_nothing(resolved(case.lora), model(case.target), CASA).adapters

@@ -12,6 +12,7 @@ from .models import PACKAGE, VERSIONS
 from .part import facts, results
 
 FLOOR = "retrained again"
+SHOWN = {FLOOR: "*retrained, another seed*"}
 ROWS = tuple(rows.WAYS)
 COMPARED = [
     *((row, "copy") for row in ("full", "orthogonal", "theseus", "casa", "calibrated", "refined")),
@@ -39,7 +40,7 @@ def section(found: Measured, known: Mapping[str, str]) -> str:
     header = ["row", "cases", *named, "both", "error", "cosine", "retention", "own kept", "seconds"]
     lines = [
         [
-            row,
+            SHOWN.get(row, row),
             len(shares[row]),
             *(said([s for case, s in shares[row].items() if case[:2] == d]) for d in directions),
             said(list(shares[row].values())),
@@ -78,7 +79,7 @@ def _test(
     """Over the cases that both rows have."""
     both = [case for case in ours if case in theirs]
     compared = paired([ours[case] for case in both], [theirs[case] for case in both])
-    return paired_line(row, rival, compared) if compared else None
+    return paired_line(row, SHOWN.get(rival, rival), compared) if compared else None
 
 
 def _case(line: Mapping[str, str]) -> Case:
@@ -109,7 +110,7 @@ def _times(known: Mapping[str, str], what: str) -> list[float]:
 
 
 def _about(known: Mapping[str, str]) -> str:
-    figures = {what: float(value) for what, value in known.items() if what != "machine"}
+    figures = {what: float(value) for what, value in known.items()}
     first, second = VERSIONS
     off = max(figures[f"off {version}"] for version in VERSIONS)
     return _wrapped(f"""\
@@ -127,7 +128,7 @@ Two changes of a version's own maps are learned: *flooded* (nothing lies below {
 steps of {loras.BATCH} maps, and moved both ways. It is judged on {maps.HELD_OUT} noised maps (sigma
 {maps.SIGMA_LOW:g} to 80) of difficulties that no LoRA was trained on. What listens does so on
 {rows.SAMPLES} noised maps; `refined` is {rows.REFINING.steps} steps of {rows.REFINING.batch}.
-`{FLOOR}` is another seed's LoRA of the target: the noise floor.""")
+The noise floor is another seed's LoRA of the target.""")
 
 
 def _legend() -> str:
@@ -135,7 +136,7 @@ def _legend() -> str:
 Mean and deviation over the cases (seeds, changes, directions). The columns of the directions and
 *both* are shares of the retrained LoRA's gain in loss. *Error*, *cosine* and *retention* compare
 what the moved LoRA does to the target's answers with what it did to the source's on the same noised
-maps: 0, 1 and 1 for the same; of `{FLOOR}`, with what the retrained one does. *Own kept* is how
+maps: 0, 1 and 1 for the same; of another seed's LoRA, with what the retrained one does. *Own kept* is how
 much of what tells the target from the source is there under the change: 0 where the target draws
 what the source would, "-" where the change is not there; the retrained LoRA's is what can be
 asked, for neither LoRA makes the change perfectly. *Seconds* are of CPU time, without the one
@@ -153,8 +154,8 @@ def _run(known: Mapping[str, str], found: Measured) -> str:
     count = len(VERSIONS) * len(maps.CHANGES) * len(loras.SEEDS)
     return _wrapped(f"""\
 The cases are not independent of each other (seeds of two changes, both ways), so that p tells less
-than it says. {known["machine"]}; seeds {", ".join(map(str, loras.SEEDS))}; {count} LoRAs,
-trained in {mean(training):.0f} s of CPU time each and recorded in {mean(recording):.0f} s, moved in
+than it says. Seeds {", ".join(map(str, loras.SEEDS))}; {count} LoRAs, trained in
+{mean(training):.0f} s of CPU time each and recorded in {mean(recording):.0f} s, moved in
 {measuring / 60:.0f} minutes in all.""")
 
 
