@@ -19,6 +19,20 @@ COMPARED = [
     ("refined", "calibrated"),
     ("refined", FLOOR),
 ]
+LEGEND = """\
+Mean and deviation over the cases (seeds, changes, directions). The columns of the directions and
+*both* are shares of the retrained LoRA's gain in loss. *Error*, *cosine* and *retention* compare
+what the moved LoRA does to the target's answers with what it did to the source's on the same noised
+maps: 0, 1 and 1 for the same; of another seed's LoRA, with what the retrained one does. *Own kept*
+is how much of what tells the target from the source is there under the change: 0 where the target
+draws what the source would, "-" where the change is not there; the retrained LoRA's is what can be
+asked, for neither LoRA makes the change perfectly. *Seconds* are of CPU time, without the one
+recording that `theseus`, `calibrated` and `refined` share.
+
+![Maps of both versions](terrain.png)
+
+A line is one noise and one change, drawn by the source, the source with its LoRA, the target, and
+the target with that LoRA copied, refined, and with its own."""
 
 Case = tuple[str, str, str, str]
 Measured = Mapping[tuple[Case, str], Mapping[str, str]]
@@ -54,7 +68,7 @@ def section(found: Measured, known: Mapping[str, str]) -> str:
         [
             _about(known),
             markdown(header, lines),
-            _legend(),
+            _wrapped(LEGEND),
             markdown(PAIRED_HEADER, [line for line in tests if line]),
             _run(known, found),
         ]
@@ -129,23 +143,6 @@ steps of {loras.BATCH} maps, and moved both ways. It is judged on {maps.HELD_OUT
 {maps.SIGMA_LOW:g} to 80) of difficulties that no LoRA was trained on. What listens does so on
 {rows.SAMPLES} noised maps; `refined` is {rows.REFINING.steps} steps of {rows.REFINING.batch}.
 The noise floor is another seed's LoRA of the target.""")
-
-
-def _legend() -> str:
-    return _wrapped(f"""\
-Mean and deviation over the cases (seeds, changes, directions). The columns of the directions and
-*both* are shares of the retrained LoRA's gain in loss. *Error*, *cosine* and *retention* compare
-what the moved LoRA does to the target's answers with what it did to the source's on the same noised
-maps: 0, 1 and 1 for the same; of another seed's LoRA, with what the retrained one does. *Own kept* is how
-much of what tells the target from the source is there under the change: 0 where the target draws
-what the source would, "-" where the change is not there; the retrained LoRA's is what can be
-asked, for neither LoRA makes the change perfectly. *Seconds* are of CPU time, without the one
-recording that `theseus`, `calibrated` and `refined` share.
-
-![Maps of both versions](terrain.png)
-
-A line is one noise and one change, drawn by the source, the source with its LoRA, the target, and
-the target with that LoRA copied, refined, and with its own.""")
 
 
 def _run(known: Mapping[str, str], found: Measured) -> str:
