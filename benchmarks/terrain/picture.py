@@ -13,10 +13,11 @@ from prolora.adapters import Adapter
 from .loras import as_trained
 from .maps import CHANGES, SIDE, drawn
 from .models import network, worn
-from .rows import ALL, Case, by_weights, forget, refined
+from .rows import ALL, Case, by_weights, calibrated, forget
 
 FILE = Path(__file__).resolve().parents[2] / "docs" / "terrain.png"
 ENLARGED, GAP, HEAD = 2, 6, 16  # times, and pixels
+COLOURS = 64  # of the file, so that it stays small
 SEED, DIFFICULTIES = 5, (0.35, 0.85)
 # Heights in the model's space, and the colours that they have.
 TINTS = {-1.0: (58, 92, 120), -0.7: (86, 134, 92), -0.3: (176, 168, 112), 0.2: (142, 108, 80)}
@@ -31,7 +32,7 @@ def draw(case: Case) -> None:
         for name, (version, adapters) in _columns(one).items():
             columns.setdefault(name, []).extend(_maps(version, adapters))
     forget()
-    sheet(columns).save(FILE, optimize=True)
+    sheet(columns).quantize(COLOURS, dither=Image.Dither.NONE).save(FILE, optimize=True)
 
 
 def _columns(case: Case) -> dict[str, tuple[str, Sequence[Adapter] | None]]:
@@ -41,7 +42,7 @@ def _columns(case: Case) -> dict[str, tuple[str, Sequence[Adapter] | None]]:
         "with its LoRA": (source, as_trained(case.lora)),
         f"{target}": (target, None),
         "copied": (target, by_weights(case, replace(ALL, mode="copy"))),
-        "refined": (target, refined(case)),
+        "calibrated": (target, calibrated(case)),
         "retrained": (target, as_trained(case.retrained)),
     }
 

@@ -87,7 +87,6 @@ def calibrated(case: Case) -> Sequence[Adapter]:
     return transfer_recorded(resolved(case.lora), model(case.target), heard, running, ALL).adapters
 
 
-@cache
 def refined(case: Case) -> Sequence[Adapter]:
     heard, running = recording(case.lora), network_of(case.target)
     return refine(calibrated(case), model(case.target), running, heard, REFINING).adapters

@@ -32,7 +32,7 @@ recording that `theseus`, `calibrated` and `refined` share.
 ![Maps of both versions](terrain.png)
 
 A line is one noise and one change, drawn by the source, the source with its LoRA, the target, and
-the target with that LoRA copied, refined, and with its own."""
+the target with that LoRA copied, calibrated, and with its own."""
 
 Case = tuple[str, str, str, str]
 Measured = Mapping[tuple[Case, str], Mapping[str, str]]
