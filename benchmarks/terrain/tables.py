@@ -15,7 +15,9 @@ FLOOR = "retrained again"
 SHOWN = {FLOOR: "*retrained, another seed*"}
 ROWS = tuple(rows.WAYS)
 COMPARED = [
-    *((row, "copy") for row in ("full", "orthogonal", "theseus", "casa", "calibrated", "refined")),
+    *((row, "copy") for row in ("subspace", "prolora", "full", "casa", "orthogonal", "theseus")),
+    ("calibrated", "copy"),
+    ("refined", "copy"),
     ("refined", "calibrated"),
     ("refined", FLOOR),
 ]
