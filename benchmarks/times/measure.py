@@ -1,4 +1,4 @@
-"""Measures what is missing: passes and a training step of the real shapes, and a transfer."""
+"""Measures what is missing: passes and a training step of the real networks, and a transfer."""
 
 from collections.abc import Callable
 
@@ -8,12 +8,13 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.evidence.results import BUILD, FOLDER, Results
 from benchmarks.machine import environment
-from benchmarks.times.networks import REAL, TINY, Size, built
+from benchmarks.times.networks import HALF, REAL, TINY, Size, built
 from benchmarks.times.transferring import kinds, transfer_of
 from benchmarks.timing import timed
 
 KEYS = ("device", "part", "repeat")
-COLUMNS = ("seconds", "tflop", "mparameters", "modules", "environment")
+# `tflop` is of what ran; `full_tflop` of the same for pictures of the real size.
+COLUMNS = ("seconds", "tflop", "full_tflop", "mparameters", "modules", "environment")
 REPEATS = 3
 
 
@@ -36,11 +37,13 @@ def run(quick: bool) -> None:
 
 
 def _passes(found: Results, device: torch.device, quick: bool) -> None:
-    size, repeats = (TINY, 1) if quick else (REAL, REPEATS)
+    real, repeats = (TINY, 1) if quick else (REAL, REPEATS)
+    size = HALF if real is REAL and device.type == "cpu" else real
     parts = ("sdxl", "sd15", "two models", "training step")
     if all(found.known(device.type, part, i) for part in parts for i in range(repeats)):
         return
-    tflop = counted(size)
+    full = counted(real)
+    tflop = full if size is real else counted(size)
     networks = built(size, device, torch.float16 if device.type == "cuda" else torch.bfloat16)
     each = networks.parameters
     each |= {"two models": sum(each.values()), "training step": each["sdxl"]}
@@ -48,8 +51,9 @@ def _passes(found: Results, device: torch.device, quick: bool) -> None:
         for part, job in networks.jobs():
             if device.type == "cuda" and repeat == 0:
                 job()
+            operations = {"tflop": tflop[part], "full_tflop": full[part]}
             many = each[part] / 1e6
-            _measure(found, device, part, repeat, job, tflop=tflop[part], mparameters=many)
+            _measure(found, device, part, repeat, job, mparameters=many, **operations)
 
 
 def counted(size: Size) -> dict[str, float]:
@@ -64,12 +68,17 @@ def counted(size: Size) -> dict[str, float]:
 
 def _transfers(found: Results, device: torch.device, quick: bool) -> None:
     """A module of each kind; the last one alone in a quick run."""
+    repeats = range(1 if quick else REPEATS)
     for kind in kinds()[-1:] if quick else kinds():
+        if all(found.known(device.type, kind.name, repeat) for repeat in repeats):
+            continue
         job = transfer_of(kind, device)
         job()  # imports, and chooses kernels
-        for repeat in range(1 if quick else REPEATS):
-            modules, tflop = len(kind.modules), kind.operations / 1e12
-            _measure(found, device, kind.name, repeat, job, tflop=tflop, modules=modules)
+        for repeat in repeats:
+            tflop = kind.operations / 1e12
+            operations = {"tflop": tflop, "full_tflop": tflop}
+            modules = len(kind.modules)
+            _measure(found, device, kind.name, repeat, job, modules=modules, **operations)
 
 
 def _measure(

@@ -25,7 +25,13 @@ TRAINING = {
 
 @dataclass(frozen=True)
 class Measured:
-    """A part, as it was measured on one device."""
+    """A part, for pictures of the real size.
+
+    Attributes:
+        seconds: of each repeat, by the operations if what ran was smaller.
+        tflop, mparameters: counted.
+        modules: how many there are of a kind; 0 for a pass.
+    """
 
     seconds: tuple[float, ...]
     tflop: float
@@ -53,8 +59,11 @@ def _parts(rows: list[dict[str, str]]) -> Parts:
         groups[row["part"]].append(row)
     return {
         part: Measured(
-            tuple(float(row["seconds"]) for row in group),
-            *(float(group[0][name] or 0) for name in ("tflop", "mparameters", "modules")),
+            tuple(
+                float(row["seconds"]) * float(row["full_tflop"]) / float(row["tflop"])
+                for row in group
+            ),
+            *(float(group[0][name] or 0) for name in ("full_tflop", "mparameters", "modules")),
         )
         for part, group in groups.items()
     }

@@ -60,8 +60,8 @@ def matched_cosines(pictures: Tensor, prompts: Tensor) -> list[float]:
     return [float(value) for value in cosines]
 
 
-def pairs_within(groups: Sequence[Hashable], most: int) -> tuple[list[tuple[int, int]], int]:
-    """The pairs of places whose group is the same, and how many there are.
+def pairs_within(groups: Sequence[Hashable], most: int) -> list[tuple[int, int]]:
+    """The pairs of places whose group is the same.
 
     Args:
         groups: of each place.
@@ -69,6 +69,6 @@ def pairs_within(groups: Sequence[Hashable], most: int) -> tuple[list[tuple[int,
     """
     pairs = [(i, j) for i, j in combinations(range(len(groups)), 2) if groups[i] == groups[j]]
     if len(pairs) <= most:
-        return pairs, len(pairs)
+        return pairs
     drawn = torch.randperm(len(pairs), generator=torch.Generator().manual_seed(0))[:most]
-    return [pairs[i] for i in sorted(drawn.tolist())], len(pairs)
+    return [pairs[i] for i in sorted(drawn.tolist())]

@@ -13,7 +13,7 @@ from ..progress import Progress, silent
 from .figures import Figure
 from .judges.judge import Judge, Reader
 from .measures import JUDGES, MEASURES, Measure, Seen
-from .pictures import about_sizes, check_pictures, names_of, read_picture
+from .pictures import about_sizes, check_pictures, read_picture
 from .prompts import Prompts
 from .weights import BY_OPTION, check_weights
 
@@ -82,8 +82,7 @@ def evaluate(task: Task, progress: Progress = silent) -> Evaluation:
     left_out = reasons(task)
     measures = [measure for measure in MEASURES if measure.name not in left_out]
     if not measures:
-        lines = bullets(f"{name}: {why}" for name, why in left_out.items())
-        raise ProLoRAError("\n".join(("Nothing can be measured:", *lines)))
+        raise _nothing(left_out)
     for option, path in task.weights.items():
         check_weights(path, BY_OPTION[option])
     notes = _notes(task)
@@ -99,8 +98,15 @@ def evaluate(task: Task, progress: Progress = silent) -> Evaluation:
                     figures[measure.name][row] = found
                 else:
                     left_out[f"{measure.name} of {row}"] = found
+    if not any(figures.values()):
+        raise _nothing(left_out)
     counts = {row: len(pictures) for row, pictures in task.rows.items()}
     return Evaluation(counts, len(task.reference), figures, left_out, notes)
+
+
+def _nothing(left_out: Mapping[str, str]) -> ProLoRAError:
+    lines = bullets(f"{name}: {why}" for name, why in left_out.items())
+    return ProLoRAError("\n".join(("Nothing can be measured:", *lines)))
 
 
 def _notes(task: Task) -> list[str]:
@@ -145,7 +151,8 @@ def _seen_by(
     for row, paths in task.rows.items():
         texts = task.prompts.of.get(row, ())
         prompts = _read(judge, texts, option) if with_prompts else None
-        yield row, Seen(judge, names_of(paths), describe(paths, row), reference, prompts, texts)
+        names = [path.name for path in paths]
+        yield row, Seen(judge, names, describe(paths, row), reference, prompts, texts)
     progress(total, total, "")
 
 

@@ -1,5 +1,6 @@
 """The measures: what each is counted of, and what it says. A row is all that tells two apart."""
 
+import math
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 from typing import cast
@@ -50,6 +51,7 @@ class Measure:
         better: "higher" or "lower".
         says: what it is, in a few words.
         of: the figure of a row, or why there is none.
+        digits: after the point.
     """
 
     name: str
@@ -59,6 +61,7 @@ class Measure:
     better: str
     says: str
     of: Callable[[Seen], Figure | str]
+    digits: int = 3
 
 
 def _style(seen: Seen) -> Figure | str:
@@ -80,7 +83,7 @@ def _fidelity(seen: Seen) -> Figure:
 
 def _diversity(seen: Seen) -> Figure | str:
     groups: Sequence[Hashable] = seen.texts or [""] * len(seen.names)
-    pairs, _ = pairs_within(groups, MOST_PAIRS)
+    pairs = pairs_within(groups, MOST_PAIRS)
     if not pairs:
         return "no two pictures have one prompt"
     judge = cast(Comparer, seen.judge)
@@ -90,11 +93,15 @@ def _diversity(seen: Seen) -> Figure | str:
         apart += judge.distances(
             seen.pictures[torch.tensor(first)], seen.pictures[torch.tensor(second)]
         ).tolist()
+    if not all(map(math.isfinite, apart)):
+        return "its weights give no finite numbers; take those that are published"
     return figure_of(apart, unit="pairs")
 
 
 MEASURES = (
-    Measure("CSD-MMD", "csd", True, False, "lower", "distance from the reference's style", _style),
+    Measure(
+        "CSD-MMD", "csd", True, False, "lower", "distance from the reference's style", _style, 4
+    ),
     Measure("DINOv2", "dino", True, False, "higher", "likeness to the reference", _likeness),
     Measure("CLIP-I", "clip", True, False, "higher", "likeness to the reference", _likeness),
     Measure("CLIP-T", "clip", False, True, "higher", "truth to the prompt", _fidelity),

@@ -1,6 +1,6 @@
 """The pictures of a folder, as every judge gets them: RGB, upright, on white."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -115,8 +115,3 @@ def about_sizes(sizes: set[tuple[int, int]], seen: int) -> list[str]:
     if any(width != height for width, height in sizes):
         said.append("Of pictures that are not square, most judges see the middle square.")
     return said
-
-
-def names_of(paths: Sequence[Path]) -> list[str]:
-    """The pictures' file names."""
-    return [path.name for path in paths]

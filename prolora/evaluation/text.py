@@ -1,16 +1,15 @@
 """An evaluation in words: the table for a terminal, and JSON."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from .._version import __version__
 from ..errors import bullets
 from .figures import Figure
 from .job import Evaluation, Task
 from .libraries import versions
-from .measures import MEASURES, Measure
+from .measures import MEASURES, MOST_PAIRS, Measure
 
-_DIGITS = {"CSD-MMD": 4}  # after the point; 3 for the others
 _NONE = "-"
 
 
@@ -23,9 +22,8 @@ def said(figure: Figure | None, measure: Measure) -> str:
     """A figure as "0.352 ±0.021"."""
     if figure is None:
         return _NONE
-    digits = _DIGITS.get(measure.name, 3)
-    mean = f"{figure.mean:.{digits}f}"
-    return mean if figure.deviation is None else f"{mean} ±{figure.deviation:.{digits}f}"
+    mean = f"{figure.mean:.{measure.digits}f}"
+    return mean if figure.deviation is None else f"{mean} ±{figure.deviation:.{measure.digits}f}"
 
 
 def table(evaluation: Evaluation) -> str:
@@ -47,8 +45,7 @@ def _aligned(lines: Sequence[Sequence[str]]) -> Iterator[str]:
 
 def _below(evaluation: Evaluation, measures: Sequence[Measure]) -> Iterator[str]:
     for measure in measures:
-        count = max(figure.count for figure in evaluation.figures[measure.name].values())
-        of = f"; of up to {count} pairs a row" if measure.name == "LPIPS diversity" else ""
+        of = _pairs(evaluation.figures[measure.name].values())
         yield f"{measure.name}: {measure.says}; {measure.better} is better{of}"
     if evaluation.reference:
         yield f"reference: {evaluation.reference} pictures"
@@ -56,6 +53,13 @@ def _below(evaluation: Evaluation, measures: Sequence[Measure]) -> Iterator[str]
     yield from evaluation.notes
     for name, why in evaluation.left_out.items():
         yield f"left out, {name}: {why}"
+
+
+def _pairs(figures: Iterable[Figure]) -> str:
+    """How many pairs there were, of a measure of pairs."""
+    count = max((figure.count for figure in figures if figure.unit == "pairs"), default=0)
+    drawn = ", drawn" if count == MOST_PAIRS else ""
+    return f"; of up to {count} pairs a row{drawn}" if count else ""
 
 
 def to_json(evaluation: Evaluation, task: Task) -> str:

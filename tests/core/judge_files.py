@@ -25,10 +25,10 @@ from transformers import (
 SIDE = 32
 START, END = "<|startoftext|>", "<|endoftext|>"
 VISION = {
-    "hidden_size": 32,
-    "intermediate_size": 128,
+    "hidden_size": 128,
+    "intermediate_size": 512,
     "num_hidden_layers": 2,
-    "num_attention_heads": 16,  # as every tower that CSD and HPSv2 have
+    "num_attention_heads": 2,
     "image_size": SIDE,
     "patch_size": 8,
 }
@@ -83,7 +83,9 @@ def write_dino(folder: Path) -> Path:
 
 def style_tower(**more: object) -> CLIPVisionModelWithProjection:
     """The tower of CSD as transformers has it; the style head is its projection."""
-    tower = CLIPVisionModelWithProjection(CLIPVisionConfig(**VISION, projection_dim=24, **more))
+    tower = CLIPVisionModelWithProjection(
+        CLIPVisionConfig(**{**VISION, "projection_dim": 24, **more})
+    )
     randomise(tower)
     return tower.eval()
 
@@ -134,17 +136,17 @@ def write_csd(path: Path) -> Path:
     return path
 
 
-def preference_network() -> nn.Module:
-    """What HPSv2 is: a CLIP of open_clip, both towers with 16 heads."""
+def preference_network(width: int = 128, head_width: int = 64) -> nn.Module:
+    """What HPSv2 is, a CLIP of open_clip; ViT-H/14 has a width of 1280 in heads of 80."""
     import open_clip
 
     torch.manual_seed(0)  # of the biases
     network = open_clip.CLIP(
         embed_dim=24,
         vision_cfg=open_clip.CLIPVisionCfg(
-            layers=2, width=80, head_width=5, patch_size=8, image_size=SIDE
+            layers=2, width=width, head_width=head_width, patch_size=8, image_size=SIDE
         ),
-        text_cfg=open_clip.CLIPTextCfg(context_length=12, width=32, heads=16, layers=3),
+        text_cfg=open_clip.CLIPTextCfg(context_length=12, width=64, heads=1, layers=3),
     )
     randomise(network)
     return network.eval()

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from transformers import CLIPImageProcessor, CLIPModel
 
 from prolora.command_line import main
@@ -157,6 +158,17 @@ def test_a_row_that_a_measure_says_nothing_of(folder, all_weights, capsys):
     assert "The rows have different numbers of pictures" in printed
 
 
+def test_a_single_picture_where_two_are_needed(folder, all_weights, capsys):
+    write_pictures(folder / "single", 1)
+    weights = {option: all_weights[option] for option in ("--csd", "--lpips")}
+    files = ("--json", "figures.json", "-o", "plot.png")
+    assert main(["evaluate", "single", "--reference", "style", *options(weights), *files]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: Nothing can be measured:")
+    assert "- CSD-MMD of single: a distance of sets needs two pictures on both sides" in error
+    assert not Path("figures.json").exists()
+
+
 def test_pictures_of_all_kinds_and_sizes(folder, weights, capsys):
     mixed = folder / "mixed"
     mixed.mkdir()
@@ -167,6 +179,17 @@ def test_pictures_of_all_kinds_and_sizes(folder, weights, capsys):
     picture(4).convert("L").save(mixed / "grey.webp")
     assert main(["evaluate", "mixed", "--reference", "style", *options(weights)]) == 0
     assert "The pictures have 3 sizes (32 x 32, 48 x 48, 512 x 384)" in capsys.readouterr().out
+
+
+def test_weights_that_are_broken(folder, weights, capsys):
+    broken = folder / "dino"
+    shutil.copytree(weights["--dino"], broken)
+    tensors = load_file(broken / "model.safetensors")
+    tensors["layernorm.weight"][0] = float("nan")
+    save_file(tensors, broken / "model.safetensors", {"format": "pt"})
+    assert main([*COMPLETE, "--dino", str(broken)]) == 1
+    error = capsys.readouterr().err
+    assert "error: --dino gives no finite numbers for reference. Its weights are broken" in error
 
 
 def test_nothing_is_fetched(folder, all_weights, monkeypatch):

@@ -51,13 +51,15 @@ def test_csd_in_safetensors(tmp_path):
     assert (found - Csd(write_csd(tmp_path / "csd.pth"), CPU).pictures(IMAGES)).abs().max() == 0
 
 
-def test_hps_is_the_cosine_of_open_clip(tmp_path):
-    network = preference_network()
+@pytest.mark.parametrize(("width", "head_width"), [(128, 64), (1280, 80)])
+def test_hps_is_the_cosine_of_open_clip(tmp_path, width, head_width):
+    network = preference_network(width, head_width)
     prepare = open_clip.image_transform(SIDE, is_train=False)
     pixels = torch.stack([prepare(image) for image in IMAGES])  # squares, so nothing is cut
     with torch.no_grad():
         seen, read, _ = network(pixels, open_clip.tokenize(TEXTS, context_length=12))
-    judge = Hps(write_hps(tmp_path / "hps.pt"), CPU)
+    torch.save({"state_dict": network.state_dict()}, tmp_path / "hps.pt")
+    judge = Hps(tmp_path / "hps.pt", CPU)
     found = torch.cosine_similarity(
         judge.pictures(IMAGES)[:, None], judge.prompts(TEXTS)[None], dim=2
     )
@@ -109,6 +111,13 @@ def test_a_tower_of_other_sizes(tmp_path):
     del tensors["backbone.ln_post.weight"]
     save_file(tensors, tmp_path / "csd.safetensors")
     with pytest.raises(ProLoRAError, match=r"does not fit: .*ln_post\.weight"):
+        Csd(tmp_path / "csd.safetensors", CPU)
+
+
+def test_a_width_that_no_clip_has(tmp_path):
+    tensors = csd_tensors(style_tower(hidden_size=96, intermediate_size=384))
+    save_file(tensors, tmp_path / "csd.safetensors")
+    with pytest.raises(ProLoRAError, match="its width of 96 is none of CLIP's"):
         Csd(tmp_path / "csd.safetensors", CPU)
 
 

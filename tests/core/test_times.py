@@ -112,17 +112,28 @@ def test_the_tables_sum_what_was_measured(tmp_path, monkeypatch):
     for repeat in range(3):
         for part, took in seconds.items():
             scaled = took * (1 + 0.1 * repeat)
-            found.add("cpu", part, repeat, seconds=scaled, tflop=took, mparameters=took)
+            # It ran at a quarter of the size.
+            operations = {"tflop": took / 4, "full_tflop": took}
+            found.add("cpu", part, repeat, seconds=scaled / 4, mparameters=took, **operations)
         scaled = 2.0 * (1 + 0.1 * repeat)
-        found.add("cpu", "transfer mlp 2 x 2", repeat, seconds=scaled, tflop=1.0, modules=9.0)
+        found.add(
+            "cpu",
+            "transfer mlp 2 x 2",
+            repeat,
+            seconds=scaled,
+            tflop=1.0,
+            full_tflop=1.0,
+            modules=9.0,
+        )
     monkeypatch.setattr(tables, "results", lambda: found)
-    monkeypatch.setattr(page, "PAGE", tmp_path / "evidence.md")
+    written = tmp_path / "evidence.md"
+    monkeypatch.setattr(page, "PAGES", (written,))
     places = ("times-two-models", "times-wall-clock")
-    page.PAGE.write_text("".join(f"<!-- {p} -->\n<!-- end of {p} -->\n" for p in places))
+    written.write_text("".join(f"<!-- {p} -->\n<!-- end of {p} -->\n" for p in places))
     tables.report()
     lines = [
         [cell.strip() for cell in line.split("|")[1:-1]]
-        for line in page.PAGE.read_text().splitlines()
+        for line in written.read_text().splitlines()
         if line.startswith("| ")
     ]
     by_name = {cells[0]: cells[1:] for cells in lines}

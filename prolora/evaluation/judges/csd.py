@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..libraries import library
 from ..weights import part_of, refused, tensors_of
-from .vision import HEADS, vision_sizes
+from .vision import vision_sizes
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -41,7 +41,7 @@ class Csd:
             patch_size=sizes.patch,
             width=sizes.width,
             layers=sizes.layers,
-            heads=HEADS,
+            heads=sizes.heads,
             mlp_ratio=4.0,
             output_dim=tensors[_HEAD].shape[1],
             act_layer=parts.QuickGELU,  # as OpenAI's CLIP was trained

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..libraries import library
 from ..weights import part_of, refused, tensors_of
-from .vision import HEADS, layers_of, vision_sizes
+from .vision import heads_of, layers_of, vision_sizes
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -43,8 +43,8 @@ class Hps:
         clip = library("open_clip")
         self._device = device
         self._network = network.to(device).eval()
-        # As HPSv2's own code shows it pictures: whole, on black. (It scales in float, this in 8
-        # bits.)
+        # As HPSv2's own code shows it pictures, whole and on black; but it scales in float, not in
+        # 8 bits.
         self._prepared = clip.image_transform(
             network.visual.image_size, is_train=False, resize_mode="longest"
         )
@@ -72,7 +72,7 @@ def _network(tensors: Mapping[str, Tensor], path: Path) -> Any:
         vision_cfg=clip.CLIPVisionCfg(
             layers=sizes.layers,
             width=sizes.width,
-            head_width=sizes.width // HEADS,
+            head_width=sizes.width // sizes.heads,
             patch_size=sizes.patch,
             image_size=sizes.image,
         ),
@@ -80,7 +80,7 @@ def _network(tensors: Mapping[str, Tensor], path: Path) -> Any:
             context_length=len(tensors["positional_embedding"]),
             vocab_size=words,
             width=width,
-            heads=HEADS,
+            heads=heads_of(width, path, OPTION),
             layers=layers_of(tensors),
         ),
     )

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from ..weights import refused
 
-HEADS = 16  # of ViT-L/14 and of both towers of ViT-H/14; no weight tells it
+# Of a head of attention, which no weight tells: OpenAI's rule, and ViT-H's exception.
+_HEAD_WIDTH, _HEAD_WIDTHS = 64, {1280: 80}
 
 
 @dataclass(frozen=True)
@@ -19,13 +20,14 @@ class VisionSizes:
         image: side of the pictures, in pixels.
         patch: side of a patch, in pixels.
         width: of a token.
-        layers: of the transformer.
+        layers, heads: of the transformer.
     """
 
     image: int
     patch: int
     width: int
     layers: int
+    heads: int
 
 
 def vision_sizes(tensors: Mapping[str, Tensor], path: Path, option: str) -> VisionSizes:
@@ -43,7 +45,20 @@ def vision_sizes(tensors: Mapping[str, Tensor], path: Path, option: str) -> Visi
             raise refused(path, option, f"it has no {name} of a vision transformer")
     width, _, patch, _ = tensors["conv1.weight"].shape
     places = len(tensors["positional_embedding"]) - 1  # the class token aside
-    return VisionSizes(round(places**0.5) * patch, patch, width, layers_of(tensors))
+    image, heads = round(places**0.5) * patch, heads_of(width, path, option)
+    return VisionSizes(image, patch, width, layers_of(tensors), heads)
+
+
+def heads_of(width: int, path: Path, option: str) -> int:
+    """How many heads of attention a transformer of this width has.
+
+    Raises:
+        ProLoRAError: none of CLIP's has this width.
+    """
+    each = _HEAD_WIDTHS.get(width, _HEAD_WIDTH)
+    if width % each:
+        raise refused(path, option, f"its width of {width} is none of CLIP's")
+    return width // each
 
 
 def layers_of(tensors: Mapping[str, Tensor]) -> int:
