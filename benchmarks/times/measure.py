@@ -8,13 +8,14 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.evidence.results import BUILD, FOLDER, Results
 from benchmarks.machine import environment
-from benchmarks.times.networks import HALF, REAL, TINY, Size, built
+from benchmarks.times.networks import HALF, REAL, TINY, Networks, Size, built
 from benchmarks.times.transferring import kinds, transfer_of
 from benchmarks.timing import timed
 
 KEYS = ("device", "part", "repeat")
-# `tflop` is of what ran; `full_tflop` of the same for pictures of the real size.
-COLUMNS = ("seconds", "tflop", "full_tflop", "mparameters", "modules", "environment")
+COLUMNS = ("seconds", "tflop", "mparameters", "modules", "environment")
+COUNTED = "counted"  # the device of what is not run, but counted for pictures of the real size
+PASSES = ("sdxl", "sd15", "two models", "training step")
 REPEATS = 3
 
 
@@ -36,30 +37,36 @@ def run(quick: bool) -> None:
         torch.set_num_threads(threads)
 
 
-def _passes(found: Results, device: torch.device, quick: bool) -> None:
-    real, repeats = (TINY, 1) if quick else (REAL, REPEATS)
-    size = HALF if real is REAL and device.type == "cpu" else real
-    parts = ("sdxl", "sd15", "two models", "training step")
-    if all(found.known(device.type, part, i) for part in parts for i in range(repeats)):
+def _count(found: Results, real: Size) -> None:
+    if all(found.known(COUNTED, part, 0) for part in PASSES):
         return
-    full = counted(real)
-    tflop = full if size is real else counted(size)
-    networks = built(size, device, torch.float16 if device.type == "cuda" else torch.bfloat16)
+    networks = built(real, torch.device("meta"), torch.bfloat16)
     each = networks.parameters
     each |= {"two models": sum(each.values()), "training step": each["sdxl"]}
+    for part, tflop in counted(networks).items():
+        if not found.known(COUNTED, part, 0):
+            found.add(COUNTED, part, 0, tflop=tflop, mparameters=each[part] / 1e6)
+
+
+def _passes(found: Results, device: torch.device, quick: bool) -> None:
+    real, repeats = (TINY, 1) if quick else (REAL, REPEATS)
+    _count(found, real)
+    if all(found.known(device.type, part, i) for part in PASSES for i in range(repeats)):
+        return
+    size = HALF if real is REAL and device.type == "cpu" else real
+    tflop = counted(built(size, torch.device("meta"), torch.bfloat16))
+    networks = built(size, device, torch.float16 if device.type == "cuda" else torch.bfloat16)
     for repeat in range(repeats):
         for part, job in networks.jobs():
             if device.type == "cuda" and repeat == 0:
                 job()
-            operations = {"tflop": tflop[part], "full_tflop": full[part]}
-            many = each[part] / 1e6
-            _measure(found, device, part, repeat, job, mparameters=many, **operations)
+            _measure(found, device, part, repeat, job, tflop=tflop[part])
 
 
-def counted(size: Size) -> dict[str, float]:
-    """TFLOP of each job, a multiplication and an addition being two; counted, nothing computed."""
+def counted(networks: Networks) -> dict[str, float]:
+    """TFLOP of each job, a multiplication and an addition being two. On meta none is computed."""
     found = {}
-    for part, job in built(size, torch.device("meta"), torch.bfloat16).jobs():
+    for part, job in networks.jobs():
         with FlopCounterMode(display=False) as counter:
             job()
         found[part] = counter.get_total_flops() / 1e12
@@ -75,10 +82,8 @@ def _transfers(found: Results, device: torch.device, quick: bool) -> None:
         job = transfer_of(kind, device)
         job()  # imports, and chooses kernels
         for repeat in repeats:
-            tflop = kind.operations / 1e12
-            operations = {"tflop": tflop, "full_tflop": tflop}
-            modules = len(kind.modules)
-            _measure(found, device, kind.name, repeat, job, modules=modules, **operations)
+            modules, tflop = len(kind.modules), kind.operations / 1e12
+            _measure(found, device, kind.name, repeat, job, modules=modules, tflop=tflop)
 
 
 def _measure(
