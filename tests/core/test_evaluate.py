@@ -163,8 +163,8 @@ def test_a_single_picture_where_two_are_needed(folder, all_weights, capsys):
     weights = {option: all_weights[option] for option in ("--csd", "--lpips")}
     files = ("--json", "figures.json", "-o", "plot.png")
     assert main(["evaluate", "single", "--reference", "style", *options(weights), *files]) == 1
-    error = capsys.readouterr().err
-    assert error.startswith("error: Nothing can be measured:")
+    error = capsys.readouterr().err  # on a slow machine after how far it is
+    assert "error: Nothing can be measured:" in error
     assert "- CSD-MMD of single: a distance of sets needs two pictures on both sides" in error
     assert not Path("figures.json").exists()
 
@@ -258,7 +258,8 @@ def test_what_is_refused(folder, weights, capsys, more, words):
     folders, dash, choices = more.partition(" -")
     assert main(["evaluate", *folders.split(), *good, *f"{dash}{choices}".split()]) == 1
     printed = capsys.readouterr()
-    assert printed.err.startswith("error: ") and words in printed.err
+    error = printed.err[printed.err.index("error: ") :]  # on a slow machine after how far it is
+    assert words in error
     assert not printed.out
     assert sorted(folder.rglob("*")) == before
 
