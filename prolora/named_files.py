@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
+from .adapters.peft_folder import is_adapter_folder, refuse_without_weights, weights_in
 from .adapters.suffixes import split_key
 from .errors import ProLoRAError
 from .files.safetensors import open_safetensors
@@ -40,8 +41,13 @@ def is_lora(keys: Sequence[str]) -> bool:
 
 
 def header(path: Path) -> tuple[list[str], dict[str, str]]:
-    """Keys and metadata of a safetensors file; none of a folder or a GGUF file."""
-    if path.is_dir() or path.suffix.lower() == ".gguf":
+    """Keys and metadata of a safetensors file, or of the adapter in a folder of PEFT.
+
+    None of another folder or of a GGUF file.
+    """
+    if is_adapter_folder(path):
+        refuse_without_weights(path)
+    elif path.is_dir() or path.suffix.lower() == ".gguf":
         return [], {}
-    with open_safetensors(path) as handle:
+    with open_safetensors(weights_in(path)) as handle:
         return list(handle.keys()), handle.metadata() or {}

@@ -1,11 +1,12 @@
-"""docs/evidence.md: its words are written by hand, its figures by the parts that measured them."""
+"""docs/evidence.md and a table of the README: words by hand, figures by what measured them."""
 
 import re
 from pathlib import Path
 
 from prolora.files.atomic_write import write_text
 
-PAGE = Path(__file__).resolve().parents[2] / "docs" / "evidence.md"
+_ROOT = Path(__file__).resolve().parents[2]
+PAGES = (_ROOT / "docs" / "evidence.md", _ROOT / "README.md")
 
 
 def with_section(page: str, name: str, text: str) -> str:
@@ -22,8 +23,16 @@ def with_section(page: str, name: str, text: str) -> str:
 
 
 def write_section(name: str, text: str) -> None:
-    """Puts a part's tables into their place of docs/evidence.md."""
-    page = PAGE.read_text(encoding="utf-8")
-    changed = with_section(page, name, text)
-    if changed != page:
-        write_text(PAGE, changed)
+    """Puts a part's tables into their place, on whichever page that is.
+
+    Raises:
+        ValueError: no page has such a place.
+    """
+    for path in PAGES:
+        page = path.read_text(encoding="utf-8")
+        if f"<!-- {name} -->" in page:
+            changed = with_section(page, name, text)
+            if changed != page:
+                write_text(path, changed)
+            return
+    raise ValueError(f"no page has a place for {name}")

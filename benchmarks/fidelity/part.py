@@ -116,6 +116,11 @@ def sections() -> dict[str, str]:
     }
     written = {
         "models": tables.models_table(models.results().rows()),
+        "shares": tables.share_table(
+            where(found, lambda key: key.kind in ("style", "concept") and key.is_usual),
+            models.TARGETS,
+            ("copy", "prolora", "full", "casa", "theseus", "calibrated", "refined"),
+        ),
         "ranks": tables.rank_table(found),
         "ablations": ablations.tables(ablations.results().rows()),
         "all": tables.test_table(found),

@@ -15,7 +15,7 @@ from benchmarks.evidence.tables import (
     said,
 )
 
-from .loras import CONCEPTS, STYLES
+from .loras import CONCEPTS, STYLES, Subject
 from .models import DISTILLED, MODELS
 
 ROWS = (
@@ -50,6 +50,13 @@ class Key:
     family: str
     rank: int
     seed: int
+
+    @property
+    def is_usual(self) -> bool:
+        """A LoRA at the rank at which its kind is drawn."""
+        return Subject(self.kind, self.name, self.family, self.rank).is_drawn and (
+            self.family == "lora"
+        )
 
 
 # Case -> row -> column -> value.
@@ -119,13 +126,13 @@ def of_three_seeds(values: Mapping[Key, float]) -> str:
     return said(list(values.values()))
 
 
-def share_table(found: Found, targets: Sequence[str]) -> str:
+def share_table(
+    found: Found, targets: Sequence[str], rows: Sequence[str] = (*ROWS[1:], AGAIN)
+) -> str:
     """Rows by targets: mean and deviation over the LoRAs and seeds."""
     of = shares(found)
     lines: list[list[Cell]] = []
-    for row in (*ROWS, AGAIN):
-        if row == "none":
-            continue
+    for row in rows:
         cells = [
             of_three_seeds(
                 {key: by[row] for key, by in of.items() if key.target == target and row in by}

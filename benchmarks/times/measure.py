@@ -1,4 +1,4 @@
-"""Measures what is missing: passes and a training step of the real shapes, and a transfer."""
+"""Measures what is missing: passes and a training step of the real networks, and a transfer."""
 
 from collections.abc import Callable
 
@@ -8,12 +8,14 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.evidence.results import BUILD, FOLDER, Results
 from benchmarks.machine import environment
-from benchmarks.times.networks import REAL, TINY, Size, built
+from benchmarks.times.networks import HALF, REAL, TINY, Networks, Size, built
 from benchmarks.times.transferring import kinds, transfer_of
 from benchmarks.timing import timed
 
 KEYS = ("device", "part", "repeat")
 COLUMNS = ("seconds", "tflop", "mparameters", "modules", "environment")
+COUNTED = "counted"  # the device of what is not run, but counted for pictures of the real size
+PASSES = ("sdxl", "sd15", "two models", "training step")
 REPEATS = 3
 
 
@@ -35,27 +37,36 @@ def run(quick: bool) -> None:
         torch.set_num_threads(threads)
 
 
-def _passes(found: Results, device: torch.device, quick: bool) -> None:
-    size, repeats = (TINY, 1) if quick else (REAL, REPEATS)
-    parts = ("sdxl", "sd15", "two models", "training step")
-    if all(found.known(device.type, part, i) for part in parts for i in range(repeats)):
+def _count(found: Results, real: Size) -> None:
+    if all(found.known(COUNTED, part, 0) for part in PASSES):
         return
-    tflop = counted(size)
-    networks = built(size, device, torch.float16 if device.type == "cuda" else torch.bfloat16)
+    networks = built(real, torch.device("meta"), torch.bfloat16)
     each = networks.parameters
     each |= {"two models": sum(each.values()), "training step": each["sdxl"]}
+    for part, tflop in counted(networks).items():
+        if not found.known(COUNTED, part, 0):
+            found.add(COUNTED, part, 0, tflop=tflop, mparameters=each[part] / 1e6)
+
+
+def _passes(found: Results, device: torch.device, quick: bool) -> None:
+    real, repeats = (TINY, 1) if quick else (REAL, REPEATS)
+    _count(found, real)
+    if all(found.known(device.type, part, i) for part in PASSES for i in range(repeats)):
+        return
+    size = HALF if real is REAL and device.type == "cpu" else real
+    tflop = counted(built(size, torch.device("meta"), torch.bfloat16))
+    networks = built(size, device, torch.float16 if device.type == "cuda" else torch.bfloat16)
     for repeat in range(repeats):
         for part, job in networks.jobs():
             if device.type == "cuda" and repeat == 0:
                 job()
-            many = each[part] / 1e6
-            _measure(found, device, part, repeat, job, tflop=tflop[part], mparameters=many)
+            _measure(found, device, part, repeat, job, tflop=tflop[part])
 
 
-def counted(size: Size) -> dict[str, float]:
-    """TFLOP of each job, a multiplication and an addition being two; counted, nothing computed."""
+def counted(networks: Networks) -> dict[str, float]:
+    """TFLOP of each job, a multiplication and an addition being two. On meta none is computed."""
     found = {}
-    for part, job in built(size, torch.device("meta"), torch.bfloat16).jobs():
+    for part, job in networks.jobs():
         with FlopCounterMode(display=False) as counter:
             job()
         found[part] = counter.get_total_flops() / 1e12
@@ -64,12 +75,15 @@ def counted(size: Size) -> dict[str, float]:
 
 def _transfers(found: Results, device: torch.device, quick: bool) -> None:
     """A module of each kind; the last one alone in a quick run."""
+    repeats = range(1 if quick else REPEATS)
     for kind in kinds()[-1:] if quick else kinds():
+        if all(found.known(device.type, kind.name, repeat) for repeat in repeats):
+            continue
         job = transfer_of(kind, device)
         job()  # imports, and chooses kernels
-        for repeat in range(1 if quick else REPEATS):
+        for repeat in repeats:
             modules, tflop = len(kind.modules), kind.operations / 1e12
-            _measure(found, device, kind.name, repeat, job, tflop=tflop, modules=modules)
+            _measure(found, device, kind.name, repeat, job, modules=modules, tflop=tflop)
 
 
 def _measure(

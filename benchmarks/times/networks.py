@@ -39,6 +39,7 @@ class Size:
 
 
 REAL = Size(SDXL, SD15, sdxl_side=128, sd15_side=64)  # 1024 and 512 pixels
+HALF = Size(SDXL, SD15, sdxl_side=64, sd15_side=32)  # for a CPU
 TINY = Size(SDXL | SMALL, SD15 | SMALL_SD15, sdxl_side=32, sd15_side=16)
 
 

@@ -1,13 +1,15 @@
 """The sections of docs/evidence.md: a picture by two models at once, and the wall clock."""
 
 from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from statistics import mean
 
 from benchmarks.evidence.page import write_section
 from benchmarks.evidence.tables import markdown, said
 from benchmarks.recording_sdxl import passes
-from benchmarks.times.measure import results
+from benchmarks.times.measure import COUNTED, PASSES, results
+from benchmarks.times.transferring import kinds
 
 STEPS = 50  # of a sampler, X-Adapter's default; each with guidance, which makes it two passes
 # The share of the steps that is left for both models: adapter_guidance_start of X-Adapter's code.
@@ -23,41 +25,78 @@ TRAINING = {
 }
 
 
+Rows = list[dict[str, str]]
+
+
 @dataclass(frozen=True)
-class Measured:
-    """A part, as it was measured on one device."""
+class Costs:
+    """What the parts cost on one device, or counted, for pictures of the real size.
 
-    seconds: tuple[float, ...]
-    tflop: float
-    mparameters: float
-    modules: float
+    Attributes:
+        passes: by the names of measure.PASSES.
+        transfer: of all modules of the UNet.
+    """
+
+    passes: dict[str, float]
+    transfer: float
 
 
-Parts = dict[str, Measured]
+@dataclass(frozen=True)
+class Device:
+    """Seconds of each repeat."""
+
+    name: str
+    repeats: tuple[Costs, ...]
+    environment: str
 
 
 def report() -> None:
-    """Writes both sections; a device after the other."""
-    devices: dict[str, list[dict[str, str]]] = defaultdict(list)
+    """Writes both sections. A device of which not all is measured has no column."""
+    rows: dict[str, Rows] = defaultdict(list)
     for row in results().rows():
-        devices[row["device"]].append(row)
-    found = {device: _parts(rows) for device, rows in devices.items()}
-    of = {device: rows[-1]["environment"] for device, rows in devices.items()}
-    for name, write in (("times-two-models", _two_models), ("times-wall-clock", _wall_clock)):
-        write_section(name, "\n\n".join(write(found[device], of[device]) for device in found))
+        rows[row["device"]].append(row)
+    counted = rows.pop(COUNTED, [])
+    if {row["part"] for row in counted} != set(PASSES):
+        return
+    tflop = {row["part"]: float(row["tflop"]) for row in counted}
+    devices = [made for name in rows if (made := _device(name, rows[name], tflop)) is not None]
+    weights = {row["part"]: float(row["mparameters"]) for row in counted}
+    transfer = sum(len(kind.modules) * kind.operations / 1e12 for kind in kinds())
+    operations = Costs(tflop, transfer)
+    write_section("times-two-models", _two_models(operations, weights, devices))
+    moved = [_transfer_said(name, rows[name]) for name in rows]
+    write_section("times-wall-clock", "\n\n".join([_wall_clock(operations, devices), *moved]))
 
 
-def _parts(rows: list[dict[str, str]]) -> Parts:
-    groups: dict[str, list[dict[str, str]]] = defaultdict(list)
+def _device(name: str, rows: Rows, tflop: Mapping[str, float]) -> Device | None:
+    parts: dict[str, Rows] = defaultdict(list)
     for row in rows:
-        groups[row["part"]].append(row)
-    return {
-        part: Measured(
-            tuple(float(row["seconds"]) for row in group),
-            *(float(group[0][name] or 0) for name in ("tflop", "mparameters", "modules")),
-        )
-        for part, group in groups.items()
-    }
+        parts[row["part"]].append(row)
+    runs = {len(found) for found in parts.values()}
+    if not set(PASSES) <= parts.keys() or len(runs) != 1:
+        return None
+    repeats = []
+    for repeat in range(runs.pop()):
+        now = {part: found[repeat] for part, found in parts.items()}
+        passes = {
+            # What ran may have been smaller.
+            part: float(now[part]["seconds"]) * tflop[part] / float(now[part]["tflop"])
+            for part in PASSES
+        }
+        moved = [row for row in now.values() if row["modules"]]
+        transfer = sum(float(row["modules"]) * float(row["seconds"]) for row in moved)
+        repeats.append(Costs(passes, transfer))
+    return Device(name, tuple(repeats), rows[-1]["environment"])
+
+
+def _transfer_said(name: str, rows: Rows) -> str:
+    """What a transfer takes on a device, whether or not the passes were measured there."""
+    totals: dict[str, float] = defaultdict(float)
+    for row in rows:
+        if row["modules"]:
+            totals[row["repeat"]] += float(row["modules"]) * float(row["seconds"])
+    seconds = said(list(totals.values()), digits=0)
+    return f"The transfer on {name}: {seconds} s ({rows[-1]['environment']})."
 
 
 # --- a picture ----------------------------------------------------------------------------------
@@ -72,8 +111,9 @@ class Picture:
     sd15: int = 0
     both: int = 0
 
-    def sum(self, sdxl: float, sd15: float, both: float) -> float:
-        return self.sdxl * sdxl + self.sd15 * sd15 + self.both * both
+    def sum(self, costs: Costs) -> float:
+        of = costs.passes
+        return self.sdxl * of["sdxl"] + self.sd15 * of["sd15"] + self.both * of["two models"]
 
 
 ALONE = Picture("SDXL with the moved LoRA", sdxl=2 * STEPS)
@@ -81,42 +121,27 @@ PICTURES = (
     ALONE,
     Picture("both at each step", both=2 * STEPS),
     *(
-        Picture(
-            f"X-Adapter, start {start:g} ({whose})", sd15=2 * STEPS, both=2 * int(STEPS * start)
-        )
+        Picture(f"X-Adapter, start {start:g} ({whose})", 0, 2 * STEPS, 2 * int(STEPS * start))
         for start, whose in STARTS.items()
     ),
 )
 
 
-def _two_models(parts: Parts, environment: str) -> str:
-    sdxl, sd15, both = (parts[name] for name in ("sdxl", "sd15", "two models"))
-    times = list(zip(sdxl.seconds, sd15.seconds, both.seconds, strict=True))
+def _two_models(tflop: Costs, mparameters: Mapping[str, float], devices: Sequence[Device]) -> str:
+    header = ["a picture", "passes: SDXL / SD1.5 / both", "million weights", "TFLOP", "of SDXL's"]
+    for device in devices:
+        header += [f"{device.name}, s", "of SDXL's"]
     lines = []
     for picture in PICTURES:
-        tflop = picture.sum(sdxl.tflop, sd15.tflop, both.tflop)
-        ratios = [picture.sum(*of) / ALONE.sum(*of) for of in times]
-        lines.append(
-            [
-                picture.name,
-                f"{picture.sdxl} / {picture.sd15} / {picture.both}",
-                f"{tflop:.0f}",
-                f"{mean(picture.sum(*of) for of in times):.0f}",
-                f"{tflop / ALONE.sum(sdxl.tflop, sd15.tflop, both.tflop):.2f}",
-                said(ratios, digits=2),
-                f"{sdxl.mparameters if picture is ALONE else both.mparameters:.0f}",
-            ]
-        )
-    header = (
-        "a picture",
-        "passes: SDXL / SD1.5 / both",
-        "TFLOP",
-        "seconds",
-        "times as many, counted",
-        "times as long, measured",
-        "million weights",
-    )
-    return f"{markdown(header, lines)}\n\n{_environment(parts, environment)}"
+        held = mparameters["sdxl" if picture is ALONE else "two models"]
+        passes = f"{picture.sdxl} / {picture.sd15} / {picture.both}"
+        line = [picture.name, passes, f"{held:.0f}", f"{picture.sum(tflop):.0f}"]
+        line.append(f"{picture.sum(tflop) / ALONE.sum(tflop):.2f}")
+        for device in devices:
+            ratios = [picture.sum(costs) / ALONE.sum(costs) for costs in device.repeats]
+            line += [f"{mean(map(picture.sum, device.repeats)):.0f}", said(ratios, digits=2)]
+        lines.append(line)
+    return "\n\n".join([markdown(header, lines), *map(_environment, devices)])
 
 
 # --- the wall clock -----------------------------------------------------------------------------
@@ -130,6 +155,11 @@ class Work:
     forward: int = 0
     backward: int = 0
     transfers: int = 0
+
+    def sum(self, costs: Costs) -> float:
+        forward, backward = costs.passes["sdxl"], costs.passes["training step"]
+        passes = self.forward * forward + self.backward * backward
+        return passes + self.transfers * costs.transfer
 
 
 def _works() -> list[Work]:
@@ -146,51 +176,23 @@ def _works() -> list[Work]:
     ]
 
 
-def _wall_clock(parts: Parts, environment: str) -> str:
-    transfer = [part for part in parts.values() if part.modules]
-    each = [
-        (
-            parts["sdxl"].seconds[repeat],
-            parts["training step"].seconds[repeat],
-            sum(part.modules * part.seconds[repeat] for part in transfer),
-        )
-        for repeat in range(len(parts["sdxl"].seconds))
-    ]
-    tflop = (
-        parts["sdxl"].tflop,
-        parts["training step"].tflop,
-        sum(part.modules * part.tflop for part in transfer),
-    )
+def _wall_clock(tflop: Costs, devices: Sequence[Device]) -> str:
+    header = ["a LoRA for the target", "passes of SDXL", "with a backward pass", "PFLOP"]
+    header.append("of the first")
+    for device in devices:
+        header += [f"{device.name}, hours", "of the first"]
     works = _works()
     lines = []
     for work in works:
-        shares = [_sum(work, of) / _sum(works[0], of) for of in each]
-        lines.append(
-            [
-                work.name,
-                work.forward or "",
-                work.backward or "",
-                f"{_sum(work, tflop) / 1000:.3g}",
-                f"{mean(_sum(work, of) for of in each) / 3600:.3g}",
-                said(shares, digits=4 if work.transfers and not work.forward else 2),
-            ]
-        )
-    header = (
-        "a LoRA for the target",
-        "passes of SDXL",
-        "with a backward pass",
-        "PFLOP",
-        "hours",
-        "of the first row's time",
-    )
-    return f"{markdown(header, lines)}\n\n{_environment(parts, environment)}"
+        line = [work.name, work.forward or "", work.backward or ""]
+        line += [f"{work.sum(tflop) / 1000:.3g}", f"{work.sum(tflop) / works[0].sum(tflop):.2g}"]
+        for device in devices:
+            shares = [work.sum(costs) / works[0].sum(costs) for costs in device.repeats]
+            line += [f"{mean(map(work.sum, device.repeats)) / 3600:.3g}", said(shares, digits=4)]
+        lines.append(line)
+    return "\n\n".join([markdown(header, lines), *map(_environment, devices)])
 
 
-def _sum(work: Work, of: tuple[float, float, float]) -> float:
-    forward, backward, transfer = of
-    return work.forward * forward + work.backward * backward + work.transfers * transfer
-
-
-def _environment(parts: Parts, environment: str) -> str:
-    runs = len(parts["sdxl"].seconds)
-    return f"{environment}; {runs} runs of each part in turns, mean ± deviation."
+def _environment(device: Device) -> str:
+    runs = len(device.repeats)
+    return f"{device.name}: {device.environment}; {runs} runs of each, mean ± deviation."

@@ -24,6 +24,7 @@ from .lokr import make_lokr
 from .lora import make_lora
 from .oft import make_oft
 from .peft_config import WEIGHTS_NAME, PeftAlphas, peft_alphas, read_peft_config
+from .peft_folder import refuse_without_weights, weights_in
 from .suffixes import (
     BUNDLED,
     COMBINED,
@@ -122,12 +123,14 @@ class AdapterFile:
 
 
 def read_adapter_file(path: Path) -> AdapterFile:
-    """Reads a LoRA file, and PEFT's configuration beside it.
+    """Reads a LoRA file, and PEFT's configuration beside it; or a folder of PEFT with both.
 
     Raises:
         ProLoRAError: it is missing, damaged, no safetensors file, or holds no adapter; or the
             configuration is damaged or of another kind.
     """
+    refuse_without_weights(path)
+    path = weights_in(path)
     tensors, metadata = read_safetensors(path)
     return parse_adapter_file(tensors, name_of(path), metadata, read_peft_config(path))
 

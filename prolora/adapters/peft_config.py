@@ -183,8 +183,8 @@ def _checked(config: dict[str, Any], file: str) -> dict[str, Any]:
         )
     if config.get("fan_in_fan_out") is True:
         raise ProLoRAError(
-            f"{file} was trained on weights that lie transposed (fan_in_fan_out), which no "
-            "diffusion model has. Choose another LoRA."
+            f"{file} was trained on weights that lie transposed (fan_in_fan_out), as GPT-2's do; "
+            "ProLoRA does not read such models. Choose another LoRA."
         )
     for field, variant in _VARIANTS.items():
         if config.get(field):

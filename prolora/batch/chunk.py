@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from ..adapters import read_adapter_file
+from ..adapters.peft_folder import weights_in
 from ..algebra.kept import NOTHING_KEPT, Forgetful
 from ..errors import ProLoRAError
 from ..files.digests import DigestMemory
@@ -64,7 +65,8 @@ def _cut(rows: Sequence[Row], most: int) -> Iterator[list[Row]]:
     chunk: list[Row] = []
     size = 0
     for row in rows:
-        own = row.lora.stat().st_size if row.lora.exists() else 0
+        weights = weights_in(row.lora)
+        own = weights.stat().st_size if weights.exists() else 0
         if chunk and (len(chunk) >= most or size + own > _BYTES):
             yield chunk
             chunk, size = [], 0

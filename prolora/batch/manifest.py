@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ..adapters import FILE_DTYPES
+from ..adapters.peft_folder import is_adapter_folder
 from ..errors import ProLoRAError, truncated_list
 from ..naming.output_names import CHOICES
 from ..pairing.block_pairs import read_pairs
@@ -146,7 +147,7 @@ def read_manifest(path: Path, call: Call) -> list[Row]:
 
 
 def rows_of_folder(folder: Path, pattern: str, call: Call) -> list[Row]:
-    """A row for each file of a folder that the pattern fits, but for those that others become.
+    """A row for each LoRA of a folder that the pattern fits, but for those that others become.
 
     Args:
         pattern: as `*.safetensors`, or `**/*.safetensors` for its folders as well, which the files
@@ -158,7 +159,7 @@ def rows_of_folder(folder: Path, pattern: str, call: Call) -> list[Row]:
     if not folder.is_dir():
         raise ProLoRAError(f"{folder} is no folder.")
     try:
-        found = sorted(path for path in folder.absolute().glob(pattern) if path.is_file())
+        found = sorted(path for path in folder.absolute().glob(pattern) if _is_lora(path))
     except (ValueError, NotImplementedError) as error:
         raise ProLoRAError(f"{pattern!r} is no pattern of files: {error}.") from error
     if not found:
@@ -170,6 +171,10 @@ def rows_of_folder(folder: Path, pattern: str, call: Call) -> list[Row]:
         rows.append(_row(str(lora), {"lora": str(lora)}, lora.parent, own))
     made = {row.out.resolve() for row in rows}
     return checked([row for row in rows if row.lora.resolve() not in made], None)
+
+
+def _is_lora(path: Path) -> bool:
+    return path.is_file() or is_adapter_folder(path)
 
 
 def _csv_lines(text: str, path: Path) -> Iterator[tuple[int, Mapping[str, str]]]:
@@ -238,7 +243,7 @@ def _row(place: str, cells: Mapping[str, str], folder: Path, call: Call) -> Row:
     except ProLoRAError as error:
         raise ProLoRAError(f"{place}: {error}") from None
     out = (call.out_dir or folder) / moved_name(lora, target)
-    out = lora_path(paths.get("out", out))
+    out = lora_path(paths.get("out", out), lora)
     lora, source, target, out = (path.absolute() for path in (lora, source, target, out))
     return Row(place, lora, source, target, out, choices)
 

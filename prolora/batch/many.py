@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..adapters import read_adapter_file
+from ..adapters.peft_folder import weights_in
 from ..algebra.kept import NOTHING_KEPT, Forgetful
 from ..errors import ProLoRAError
 from ..files.lazy_mmap import give_pages_back
@@ -90,7 +91,7 @@ def move_many(items: list[Item], move: Move) -> Iterator[tuple[Item, Written | F
             jobs.append((item, _prepared(item, move, aligned)))
         except Exception as error:
             yield item, Failure(reason_of(error))
-        give_pages_back([item.lora])
+        give_pages_back([weights_in(item.lora)])
     yield from _moved(jobs, move)
 
 
@@ -105,7 +106,7 @@ def _moved(jobs: list[tuple[Item, Job]], move: Move) -> Iterator[tuple[Item, Wri
     if not jobs:
         return
     items = [item for item, _ in jobs]
-    spool = Spool(items[0].out.parent, beside=[item.lora for item in items])
+    spool = Spool(items[0].out.parent, beside=[weights_in(item.lora) for item in items])
     try:
         results = transfer_jobs(
             [job for _, job in jobs], move.moving, kept=move.kept, hold=spool.hold

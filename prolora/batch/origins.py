@@ -6,6 +6,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from ..adapters.peft_config import config_beside
+from ..adapters.peft_folder import weights_in
 from ..errors import ProLoRAError
 from ..files.digests import DigestMemory
 from ..files.safetensors import open_safetensors
@@ -75,7 +76,7 @@ class Origins:
 def header_of(path: Path) -> dict[str, str]:
     """What a written file says of itself; nothing where there is none, or another's."""
     try:
-        with open_safetensors(path) as file:
+        with open_safetensors(weights_in(path)) as file:
             return file.metadata() or {}
     except ProLoRAError:
         return {}

@@ -15,7 +15,9 @@ from .command import Command
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("file", type=Path, metavar="FILE", help="a LoRA or a checkpoint")
+    parser.add_argument(
+        "file", type=Path, metavar="FILE", help="a LoRA or a checkpoint, or a folder of one"
+    )
     parser.add_argument(
         "--source", type=Path, metavar="CKPT", help="the checkpoint that the LoRA has to fit"
     )

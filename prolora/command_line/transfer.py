@@ -5,19 +5,20 @@ from dataclasses import replace
 from pathlib import Path
 
 from ..adapters import read_adapter_file
+from ..adapters.peft_folder import weights_in
 from ..batch.many import Failure, Item, Move, move_many
 from ..errors import ProLoRAError, bullets
 from ..files.spool import Spool
 from ..named_files import load_pair
 from ..transfer.job import transfer_lora
 from ..transfer.report_text import summary_of, verdict_of, warning_of
-from ..transfer.saving import moved_name
+from ..transfer.saving import check_place, files_written, moved_name
 from ..transfer.settings import TransferSettings
 from .arguments import add_cache, add_machine, given, kept_of
 from .choices import MODES_TOLD, add_choices, choices_of, form_of
 from .command import Command
 from .files import check_outputs
-from .result import add_out, add_result, check_result, write_result
+from .result import add_out, add_result, check_result, output_of, write_result
 from .terminal import printed_last, progress_in
 
 
@@ -27,7 +28,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         nargs="+",
         metavar="LORA",
-        help="the LoRA, a .safetensors file; or several",
+        help="the LoRA, a .safetensors file or a folder of PEFT; or several",
     )
     parser.add_argument(
         "--source", type=Path, required=True, metavar="CKPT", help="what it was trained on"
@@ -36,12 +37,13 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         "--target", type=Path, required=True, metavar="CKPT", help="what it is to be used on"
     )
     place = parser.add_mutually_exclusive_group(required=True)
-    add_out(place)
+    add_out(place, folders=True)
     place.add_argument(
         "--out-dir",
         type=Path,
         metavar="DIR",
-        help='the folder to write to, each LoRA as "LORA for TARGET.safetensors"',
+        help='the folder to write to, each LoRA as "LORA for TARGET.safetensors", a folder of PEFT '
+        'as "LORA for TARGET"',
     )
     add_choices(parser)
     add_machine(parser)
@@ -70,28 +72,37 @@ def _run(options: argparse.Namespace) -> None:
 
 def _move_one(options: argparse.Namespace, settings: TransferSettings) -> None:
     (lora,) = options.lora
-    if options.out_dir is not None:
+    if options.out_dir is None:
+        options.out = output_of(options.out, lora)
+    else:
         options.out = options.out_dir / moved_name(lora, options.target)
-    check_result(options, lora, options.source, options.target, options.pairs)
+    check_result(options, options.source, options.target, options.pairs, lora=lora)
     file = read_adapter_file(lora)
     source, target = load_pair(options.source, options.target)
-    spool = Spool(options.out.parent, beside=[lora])
+    spool = Spool(options.out.parent, beside=[weights_in(lora)])
     with progress_in("module") as progress:
         kept = kept_of(options)
         result = transfer_lora(file, source, target, settings, progress, kept, spool.hold)
     spool.give_pages_back()
-    write_result(result, target, options, summary_of(result.report))
+    write_result(result, target, options, summary_of(result.report), lora)
 
 
 def _move_many(options: argparse.Namespace, settings: TransferSettings) -> None:
     """One after the other is written, so that their results are not in memory together."""
     items = _items(options)
     inputs = given(*options.lora, options.source, options.target, options.pairs)
-    check_outputs([item.out for item in items], inputs, options.force)
+    form = form_of(options)
+    for item in items:
+        check_place(item.out, form)
+    check_outputs(
+        [file for item in items for file in files_written(item.out, item.lora)],
+        inputs,
+        options.force,
+    )
     pair = load_pair(options.source, options.target)
     failed = 0
     with printed_last() as said, progress_in("module") as moving, progress_in("LoRA") as writing:
-        move = Move(*pair, settings, form_of(options), moving, writing, kept_of(options))
+        move = Move(*pair, settings, form, moving, writing, kept_of(options))
         for item, done in move_many(items, move):
             if isinstance(done, Failure):
                 failed += 1

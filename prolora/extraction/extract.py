@@ -50,6 +50,8 @@ class Extraction:
     energy_kept: float
     accelerator: str = ""
 
+    file = None  # it is made from models alone
+
     @property
     def contents(self) -> tuple[Part, ...]:
         """What the file of this result holds; see lora_state_dict."""

@@ -12,14 +12,15 @@ from dataclasses import replace
 from pathlib import Path
 
 from .architectures import guess_architecture, guess_architectures
-from .diffusers_folder import open_folder
 from .ggml import GGUFWeights
 from .layout import HUNYUAN_VIDEO, comfyui_layout
 from .library_names import LIBRARIES, LibraryName, library_names
 from .model import UNET, Model
+from .model_folder import open_folder
 from .quantised import is_beside_a_weight
 from .references import Slice, WeightRef
 from .text_encoder_names import text_encoder_names
+from .transformers_model import transformers_config, transformers_model
 from .unet_names import Levels, is_unet, ldm_to_diffusers, levels_of
 from .weights import SafetensorsWeights, Weights
 
@@ -52,13 +53,17 @@ def load_checkpoint(path: Path) -> Model:
     """A checkpoint as a transfer sees it; only its header is read.
 
     Args:
-        path: a .safetensors file, a .gguf file, or a folder of diffusers or of one of its models.
+        path: a .safetensors file, a .gguf file, or a folder: of diffusers or of one of its models,
+            or of a model of transformers.
 
     Raises:
         ProLoRAError: it is missing, damaged, of another kind, or quantised in a form that is not
             known.
     """
-    return replace(model_of(path.absolute().name, _open(path)), path=path)
+    name, weights, config = path.absolute().name, _open(path), transformers_config(path)
+    if config is None:
+        return replace(model_of(name, weights), path=path)
+    return replace(transformers_model(name, weights, config), path=path)
 
 
 def model_of(name: str, weights: Weights) -> Model:

@@ -21,7 +21,7 @@ from .unet_names import diffusers_to_ldm, is_unet, levels_of
 from .weights import Weights
 
 # What a diffusion model's keys begin with in a file: in checkpoints of ldm and most since; of audio
-# models; of Cosmos and Anima; in a folder of diffusers (diffusers_folder.py); in AuraFlow's
+# models; of Cosmos and Anima; in a folder of diffusers (model_folder.py); in AuraFlow's
 # checkpoints. A diffusion model alone has none of them.
 PREFIXES = (
     "model.diffusion_model.",

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from ..adapters import LoraAdapter, Part
 from ..models.module_names import by_canonical_name, canonical_name, is_text_encoder
 from ..models.references import WeightRef
+from ..models.transformers_model import TRANSFORMERS
 from .fused import Piece, regroup
 
 
@@ -68,12 +69,14 @@ _PEFT = tuple(
     replace(naming, style="peft", rewrites=(*naming.rewrites, _TO_PEFT))
     for naming in (_DIFFUSERS, _COMFYUI)
 )
+# PEFT's own names for a model of transformers are in its key map.
+_TRANSFORMERS = Naming((r"base_model\.model\.",), "peft")
 # Of several namings, the one is used that leaves the most modules fused or split as they are.
 NAMINGS = {
     "kohya": (_KOHYA,),
     "comfyui": (_COMFYUI,),
     "diffusers": (_DIFFUSERS,),
-    "peft": _PEFT,
+    "peft": (*_PEFT, _TRANSFORMERS),
 }
 CHOICES = ("auto", "source", *NAMINGS)
 
@@ -97,6 +100,7 @@ class Convention:
 
 # The first row that matches wins.
 CONVENTIONS = (
+    Convention(TRANSFORMERS, (_TRANSFORMERS,)),
     Convention(r"SD1|SD2", (_KOHYA_SD1,), kohya=_KOHYA_SD1),
     Convention(r"SDXL|SSD1B|Segmind|KOALA", (_KOHYA,)),
     Convention(r"SD3", (_DIFFUSERS, _KOHYA)),
@@ -158,15 +162,14 @@ def rename(
     plans = [_plan(groups, naming, family.foreign) for naming in namings]
     plan = min(plans, key=lambda plan: (len(plan.kept), plan.joined + plan.split))
     naming, notes = plan.naming, list(plan.notes())
-    if choice == "auto":  # only what ComfyUI loads: no rewritten names, and its suffix for a DoRA
+    if choice == "auto" and naming is not _TRANSFORMERS:
+        # only what ComfyUI loads: no rewritten names, and its suffix for a DoRA
         style = "diffusers" if naming.style == "peft" else naming.style
         return Renamed(plan.adapters, style, tuple(notes))
     if choice in ("peft", "diffusers"):
         own = sum(not {"up", "down"} <= adapter.tensors().keys() for adapter in plan.adapters)
         if own:
             notes.append(f"{own} differences go by ComfyUI's keys, which {choice} does not read")
-    if choice == "peft":
-        notes.append("PEFT wants an adapter_config.json beside it: r of the ranks, lora_alpha = r")
     if choice == "peft" and any(is_text_encoder(adapter.name) for adapter in plan.adapters):
         notes.append("PEFT loads one model from a file: its text encoder modules lie apart there")
     named = tuple(adapter.renamed(_rewrite(adapter.name, naming)) for adapter in plan.adapters)

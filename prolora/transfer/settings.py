@@ -16,7 +16,9 @@ class TransferSettings:
 
     Attributes:
         mode: what is moved, a name in modes.MODES.
-        threshold: least similarity (Eq. 1) of a module that is moved, in [0, 1].
+        threshold: least similarity (Eq. 1) of a module that is moved, in [0, 1]. The paper has 0.8,
+            for subspaces of more energy: at 0.8 of it unrelated weights reach 0.1 to 0.4, those of
+            a far fine-tune 0.6 to 0.8 (docs/evidence.md).
         subspace_energy: share of a weight's energy that its subspace holds, in (0, 1).
         rank: of the result; a module never gets more than it has. Each part of a fused weight has
             it by itself, and the joined LoRA their sum. 0 for the source's, or for the smallest
@@ -36,7 +38,7 @@ class TransferSettings:
     """
 
     mode: str = AUTO
-    threshold: float = 0.8
+    threshold: float = 0.5
     subspace_energy: float = 0.8
     rank: int = 0
     unserved: float = 0.0

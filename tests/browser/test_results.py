@@ -66,12 +66,12 @@ def said(page, node: int) -> str:
 
 
 def test_results_stay(server, page, tmp_path):
-    page.load(graph(server, "Transfer a LoRA", ProLoRATransfer={"threshold": 0.5}))
+    page.load(graph(server, "Transfer a LoRA", ProLoRATransfer={"threshold": 0.6}))
     assert said(page, TRANSFER) == said(page, SAVE) == ""
     sent = page.prompt()
     page.run()
     moved, saved = said(page, TRANSFER), said(page, SAVE)
-    assert moved.startswith(MOVED) and "threshold 0.5" in moved
+    assert moved.startswith(MOVED) and "threshold 0.6" in moved
     assert saved.startswith(SAVED)
     page.screenshot(tmp_path / "results.png")
 
@@ -89,7 +89,7 @@ def test_a_result_is_no_value_of_a_saved_graph(server, page):
     page.run()
     assert said(page, TRANSFER).startswith(MOVED)
     nodes = {node["id"]: node for node in page.saved_graph()["nodes"]}
-    assert nodes[TRANSFER]["widgets_values"] == [0.8, 0, "auto", 0.8, True, "", 0.0]
+    assert nodes[TRANSFER]["widgets_values"] == [0.5, 0, "auto", 0.8, True, "", 0.0]
     assert len(nodes[SAVE]["widgets_values"]) == 3
     page.load(page.saved_graph())  # as a file that was saved and opened again
     assert said(page, TRANSFER).startswith(MOVED)

@@ -85,7 +85,7 @@ TRANSFERS = [
     ("--pairs absent.json", ERROR, "The pairs could not be read"),
     ("--pairs pairs.json", ERROR, "pairs.json: this is no JSON"),
     ("-o folder", ERROR, "folder is a folder. Name a file in it"),
-    ("-o new/", USAGE, "new/ is a folder. Name a file in it"),
+    ("-o new/", ERROR, "new/ is a folder. Name a file in it"),
     ("-o a.safetensors/x.safetensors", ERROR, "x.safetensors could not be saved in a.safetensors"),
     ("-o a", ERROR, "a.safetensors is named twice"),
     ("-o pipe", ERROR, "pipe.safetensors is no ordinary file"),

@@ -68,27 +68,38 @@ def test_a_section_of_the_page():
 
 
 @pytest.fixture
-def copied_page(tmp_path, monkeypatch):
-    copy = tmp_path / "evidence.md"
-    shutil.copy(page.PAGE, copy)
-    monkeypatch.setattr(page, "PAGE", copy)
-    return copy
+def copied_pages(tmp_path, monkeypatch):
+    copies = tuple(tmp_path / path.name for path in page.PAGES)
+    for path, copy in zip(page.PAGES, copies, strict=True):
+        shutil.copy(path, copy)
+    monkeypatch.setattr(page, "PAGES", copies)
+    return copies
+
+
+def texts(paths):
+    return [path.read_text(encoding="utf-8") for path in paths]
 
 
 @pytest.mark.parametrize("part", PARTS)
-def test_no_figure_of_the_page_is_typed_by_hand(part, copied_page):
-    before = copied_page.read_text(encoding="utf-8")
-    emptied = re.sub(rf"(<!-- {part}\S* -->).*?(?=<!-- end of)", r"\1\n\n", before, flags=re.DOTALL)
-    copied_page.write_text(emptied, encoding="utf-8")
-    assert emptied != before
+def test_no_figure_of_the_pages_is_typed_by_hand(part, copied_pages):
+    before = texts(copied_pages)
+    place = re.compile(rf"(<!-- {part}\S* -->).*?(?=<!-- end of)", re.DOTALL)
+    for path, text in zip(copied_pages, before, strict=True):
+        path.write_text(place.sub(r"\1\n\n", text), encoding="utf-8")
+    assert texts(copied_pages) != before
     _part(part).report()
-    assert copied_page.read_text(encoding="utf-8") == before
+    assert texts(copied_pages) == before
 
 
-def test_where_it_was_measured(copied_page):
-    before = copied_page.read_text(encoding="utf-8")
+def test_where_it_was_measured(copied_pages):
+    before = texts(copied_pages)
     where.report()
-    assert copied_page.read_text(encoding="utf-8") == before
+    assert texts(copied_pages) == before
+
+
+def test_a_section_without_a_place(copied_pages):
+    with pytest.raises(ValueError, match="no page has a place for nowhere"):
+        page.write_section("nowhere", "")
 
 
 def _part(name):

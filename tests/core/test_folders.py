@@ -186,7 +186,10 @@ NO_INDEX = r"index\.json is no index of shards.*Download it again"
 ELSEWHERE = r"which is no \.safetensors file beside it.*ProLoRA opens no other"
 # What is wrong with a folder that has an empty unet, and the message.
 BAD = {
-    "nothing": (lambda folder: None, r"bad is a folder\. Choose a file in it, or a folder of"),
+    "nothing": (
+        lambda folder: None,
+        r"bad is a folder\. Choose a file in it, or a folder of",
+    ),
     "other files": (lambda f: only(f, "unet/config.json", "README.md"), "Choose a file in it"),
     "a pickle": (
         lambda f: only(f, "unet/diffusion_pytorch_model.bin"),

@@ -26,8 +26,8 @@ from prolora.adapters.suffixes import (
     split_unknown,
 )
 from prolora.adapters.tools import CHECKPOINT, OTHER_FILES, TOOLS, UNREADABLE
-from prolora.models.diffusers_folder import COMPONENTS
 from prolora.models.key_map import OTHER_SPELLINGS, OWN_SPELLINGS, UNET_SPELLINGS, model_of
+from prolora.models.model_folder import COMPONENTS
 from prolora.models.module_names import canonical_name, is_text_encoder
 from prolora.models.quantised import FORMS, UNMARKED, WITHOUT_WEIGHTS
 from prolora.models.weights import StateDictWeights
@@ -231,7 +231,7 @@ def test_the_namings():
 
 def test_auto():
     """A name of every alternative of a pattern, under the row that `rename` takes for it."""
-    known = {naming: name for name, (naming, *_) in NAMINGS.items()}
+    known = {naming: name for name, namings in NAMINGS.items() for naming in namings}
     rows = table("architecture", "`auto`")
     for row, family in zip(rows, ARCHITECTURES, strict=True):
         names = code(row["architecture"])
@@ -244,7 +244,7 @@ def test_auto():
 
 
 def test_the_folders_of_diffusers():
-    (row,) = (row for row in table("command line") if row[""].startswith("a folder"))
+    (row,) = (row for row in table("command line") if row[""].startswith("a folder of diffusers"))
     assert code(row["command line"]) == list(COMPONENTS)
 
 

@@ -51,11 +51,11 @@ def test_every_choice_has_a_column(tmp_path):
 
 
 def test_a_row_goes_before_the_call(tmp_path):
-    call = Call(CALL.source, CALL.target, tmp_path / "moved", Choices(threshold=0.5, rank=4))
+    call = Call(CALL.source, CALL.target, tmp_path / "moved", Choices(threshold=0.6, rank=4))
     text = "lora,threshold,source,out\nx.safetensors,0.1,/s.safetensors,\ny.safetensors,,,sub/z\n"
     one, two = rows_in(tmp_path, text, call)
     assert one.choices == Choices(threshold=0.1, rank=4)
-    assert two.choices == Choices(threshold=0.5, rank=4)
+    assert two.choices == Choices(threshold=0.6, rank=4)
     assert (one.source, two.source) == (Path("/s.safetensors"), CALL.source)
     assert one.out == tmp_path / "moved" / "x for b.safetensors"
     assert two.out == tmp_path / "sub" / "z.safetensors"

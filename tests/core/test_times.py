@@ -21,7 +21,7 @@ def networks():
 
 @pytest.fixture(scope="module")
 def tflop() -> dict[str, float]:
-    return measure.counted(TINY)
+    return measure.counted(built(TINY, torch.device("meta"), torch.bfloat16))
 
 
 def flat(values: torch.Tensor) -> torch.Tensor:
@@ -106,35 +106,46 @@ def test_a_kind_of_module_is_moved():
     assert adapter.delta_shape == smallest.shape
 
 
-def test_the_tables_sum_what_was_measured(tmp_path, monkeypatch):
+def sections(tmp_path, monkeypatch, parts) -> dict[str, list[str]]:
+    """The lines of both tables, of made-up results."""
     found = Results(tmp_path / "times.csv", measure.KEYS, measure.COLUMNS)
-    seconds = {"sdxl": 10.0, "sd15": 1.0, "two models": 14.0, "training step": 30.0}
+    tflop = {"sdxl": 10.0, "sd15": 1.0, "two models": 14.0, "training step": 30.0}
+    for part, operations in tflop.items():
+        found.add(measure.COUNTED, part, 0, tflop=operations, mparameters=operations)
     for repeat in range(3):
-        for part, took in seconds.items():
-            scaled = took * (1 + 0.1 * repeat)
-            found.add("cpu", part, repeat, seconds=scaled, tflop=took, mparameters=took)
-        scaled = 2.0 * (1 + 0.1 * repeat)
-        found.add("cpu", "transfer mlp 2 x 2", repeat, seconds=scaled, tflop=1.0, modules=9.0)
+        slower = 1 + 0.1 * repeat
+        for part in parts:  # at a quarter of the size, two seconds a TFLOP
+            ran = tflop[part] / 4
+            found.add("cpu", part, repeat, seconds=2 * ran * slower, tflop=ran, environment="here")
+        found.add("cpu", "transfer", repeat, seconds=2 * slower, modules=9, environment="here")
     monkeypatch.setattr(tables, "results", lambda: found)
-    monkeypatch.setattr(page, "PAGE", tmp_path / "evidence.md")
+    written = tmp_path / "evidence.md"
+    monkeypatch.setattr(page, "PAGES", (written,))
     places = ("times-two-models", "times-wall-clock")
-    page.PAGE.write_text("".join(f"<!-- {p} -->\n<!-- end of {p} -->\n" for p in places))
+    written.write_text("".join(f"<!-- {p} -->\n<!-- end of {p} -->\n" for p in places))
     tables.report()
-    lines = [
-        [cell.strip() for cell in line.split("|")[1:-1]]
-        for line in page.PAGE.read_text().splitlines()
-        if line.startswith("| ")
-    ]
-    by_name = {cells[0]: cells[1:] for cells in lines}
-    alone, each_step = by_name["SDXL with the moved LoRA"], by_name["both at each step"]
-    assert alone[:3] == ["100 / 0 / 0", "1000", "1100"]  # the mean of the three repeats
-    assert each_step[1:5] == ["1400", "1540", "1.40", "1.40 ± 0.00"]
-    half = next(cells for name, cells in by_name.items() if "start 0.5" in name)
-    assert half[:2] == ["0 / 100 / 50", "800"]
-    assert half[3:5] == ["0.80", "0.80 ± 0.00"]
-    moved = next(cells for name, cells in by_name.items() if name.startswith("transfer"))
-    assert moved[2] == "0.009"
-    assert moved[4] == f"{18 / (1600 * 30):.4f} ± 0.0000"
-    heard = next(cells for name, cells in by_name.items() if name.startswith("recording"))
+    rows = [line.split("|")[1:-1] for line in page.PAGES[0].read_text().splitlines() if "|" in line]
+    return {cells[0].strip(): [cell.strip() for cell in cells[1:]] for cells in rows}
+
+
+def row(found: dict[str, list[str]], begin: str) -> list[str]:
+    return next(cells for name, cells in found.items() if name.startswith(begin))
+
+
+def test_the_tables_sum_what_was_counted_and_measured(tmp_path, monkeypatch):
+    found = sections(tmp_path, monkeypatch, measure.PASSES)
+    assert row(found, "SDXL")[2:5] == ["1000", "1.00", "2200"]  # the mean of three repeats
+    assert row(found, "both")[2:6] == ["1400", "1.40", "3080", "1.40 ± 0.00"]
+    half = next(cells for name, cells in found.items() if "start 0.5" in name)
+    assert half[0] == "0 / 100 / 50"
+    assert half[2:6] == ["800", "0.80", "1760", "0.80 ± 0.00"]
+    assert row(found, "transfer")[5] == f"{18 / (1600 * 60):.4f} ± 0.0000"
     settings = RecordingSettings()
-    assert int(heard[0]) == 64 * (2 * 20 + 3 * settings.levels)
+    assert int(row(found, "recording")[0]) == 64 * (2 * 20 + 3 * settings.levels)
+    assert "The transfer on cpu: 20 ± 2 s (here)." in page.PAGES[0].read_text()
+
+
+def test_a_device_without_all_parts_has_no_column(tmp_path, monkeypatch):
+    found = sections(tmp_path, monkeypatch, ("sdxl",))
+    assert row(found, "both")[2:] == ["1400", "1.40"]
+    assert "The transfer on cpu: 20 ± 2 s (here)." in page.PAGES[0].read_text()

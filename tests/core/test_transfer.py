@@ -65,7 +65,7 @@ def test_a_row_for_every_module():
     assert {name: (row.status, row.reason) for name, row in rows.items()} == {
         "moved": ("moved", ""),
         "copied": ("copied", "the weights are identical"),
-        "unlike": ("skipped", "similarity below the threshold 0.8"),
+        "unlike": ("skipped", "similarity below the threshold 0.5"),
         "wider": ("skipped", "shapes differ: 24 x 16 in the source, 24 x 32 in the target"),
         "only_in_source": ("skipped", "not in the target B"),
         "lora_te_in_neither": ("skipped", "not in the source A"),
@@ -77,7 +77,7 @@ def test_a_row_for_every_module():
 def test_every_row_in_json_has_every_field():
     report = json.loads(mixed_result().report.to_json(), parse_constant=pytest.fail)
     assert report["unknown_keys"] == ["odd.key"]
-    assert report["settings"]["threshold"] == "0.8"
+    assert report["settings"]["threshold"] == "0.5"
     assert len(report["rows"]) == 7
     for row in report["rows"]:
         assert row.keys() == FIELDS | OF_A_RECORDING | OF_AN_EXTRACTION
@@ -89,7 +89,7 @@ def test_every_row_in_json_has_every_field():
     assert moved["source_shape"] == moved["target_shape"] == [24, 16]
     assert (moved["rank_in"], moved["rank_out"]) == (4, 2)
     assert 0 < moved["energy_dropped"] < 1
-    assert rows["unlike"]["phi_left"] < 0.8
+    assert rows["unlike"]["phi_left"] < 0.5
     assert (rows["unlike"]["rank_in"], rows["unlike"]["rank_out"]) == (4, 0)
     assert rows["copied"]["phi_left"] is rows["wider"]["k_s"] is None
     assert rows["only_in_source"]["target_shape"] == []
@@ -117,7 +117,7 @@ def test_summary():
     assert summary.startswith(verdict)
     for line in (
         "- style.safetensors, from A (SDXL) to B (SDXL)",
-        "mode full, threshold 0.8, energy 0.8, rank 2",
+        "mode full, threshold 0.5, energy 0.8, rank 2",
         "1 copied: the weights are identical",
         "chance alone gives 0.",
         "energy kept: median ",
@@ -157,7 +157,7 @@ def test_metadata():
         "prolora_source": "A (SDXL)",
         "prolora_target": "B (SDXL)",
         "prolora_mode": "full",
-        "prolora_threshold": "0.8",
+        "prolora_threshold": "0.5",
         "prolora_energy": "0.8",
         "prolora_rank": "2",
         "prolora_modules_moved": "1",

@@ -25,7 +25,7 @@ class PromptBuilder:
         )
 
     def transfer(self, source: list, model: list, **inputs: Any) -> list:
-        defaults = {"threshold": 0.8, "rank": 0, "mode": "full", "subspace_energy": 0.8}
+        defaults = {"threshold": 0.5, "rank": 0, "mode": "full", "subspace_energy": 0.8}
         return self.node("ProLoRATransfer", source_lora=source, model=model, **(defaults | inputs))
 
     def extract(self, base: list | str, tuned: list | str, **inputs: Any) -> list:

@@ -126,4 +126,4 @@ def test_the_nodes_say_what_they_found(client, graph):
     assert "LoRA" in info
     assert "modules match" in info
     assert f"from {A} (SD3) to {B} (SD3)" in summary
-    assert "mode full, threshold 0.8, energy 0.8" in summary
+    assert "mode full, threshold 0.5, energy 0.8" in summary

@@ -1,7 +1,8 @@
-"""A folder of diffusers: `unet` or `transformer`, `text_encoder`, `text_encoder_2` and `_3`.
+"""A folder of weights: a pipeline of diffusers, one of its models, or a model of transformers.
 
-Their weights get the folder's name in front: `unet/conv_in.weight`. A model is one file, or shards
-and an index that says which shard has which weight. Another file of the kind `.fp16.` is a variant.
+A pipeline has `unet` or `transformer`, `text_encoder`, `text_encoder_2` and `_3`; their weights get
+the folder's name in front: `unet/conv_in.weight`. A model is one file, or shards and an index that
+says which shard has which weight. Another file of the kind `.fp16.` is a variant.
 """
 
 import json
@@ -24,7 +25,7 @@ _PICKLES = (".bin", ".ckpt", ".pt", ".pth")
 
 
 def open_folder(folder: Path) -> SafetensorsWeights:
-    """The weights of a folder of diffusers, or of one of its models.
+    """The weights of a pipeline of diffusers, or of one model.
 
     Raises:
         ProLoRAError: it is no such folder, or has two diffusion models; a file of it is missing,
@@ -39,9 +40,9 @@ def open_folder(folder: Path) -> SafetensorsWeights:
     found = {part: _files(part) for part in parts}
     if not any(found.values()):
         raise ProLoRAError(
-            f"{folder} is a folder. Choose a file in it, or a folder of diffusers: one that has "
-            f"weights in {', '.join(COMPONENTS)}, as diffusion_pytorch_model.safetensors or "
-            "model.safetensors."
+            f"{folder} is a folder. Choose a file in it, or a folder of diffusers or transformers: "
+            f"one that has weights in {', '.join(COMPONENTS)} or in itself, as "
+            "diffusion_pytorch_model.safetensors or model.safetensors."
         )
     return SafetensorsWeights({file: _prefix(part) for part in parts for file in found[part]})
 
