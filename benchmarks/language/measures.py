@@ -5,7 +5,6 @@ from collections.abc import Iterator
 from statistics import mean
 
 import torch
-from rouge_score.rouge_scorer import RougeScorer
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from .text import ANSWER_TOKENS, Example
@@ -38,6 +37,8 @@ def rouge(
     model: LlamaForCausalLM, examples: list[Example], tokenizer: PreTrainedTokenizerFast
 ) -> float:
     """ROUGE-L (Lin 2004, its F measure) of the answers that the model gives, greedily."""
+    from rouge_score.rouge_scorer import RougeScorer  # the one thing here that needs it
+
     scorer = RougeScorer(["rougeL"])
     scores = []
     for some in _portions(examples):

@@ -54,7 +54,7 @@ class Way:
         start = torch.full((self.setting.heard, 1), self.setting.tokenizer.bos_token_id)
         torch.manual_seed(0)
         with torch.inference_mode(), in_bfloat16():
-            return source.generate(
+            text = source.generate(
                 input_ids=start,
                 attention_mask=torch.ones_like(start),
                 min_new_tokens=ROW,
@@ -62,7 +62,8 @@ class Way:
                 do_sample=True,
                 top_k=0,
                 pad_token_id=self.setting.tokenizer.pad_token_id,
-            )[:, 1:].clone()
+            )
+        return text[:, 1:].clone()  # outside of inference mode, so that gradients can be had
 
     @cached_property
     def rotations(self) -> ProcrustesMaps:
