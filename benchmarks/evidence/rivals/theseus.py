@@ -18,7 +18,7 @@ convolutions; here their maps are of channels, the same at each place of the ker
 where the channels alone are rotated.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -137,7 +137,7 @@ class ProcrustesMaps:
     seed: int
     _cross: dict[_Pair, _Heard] = field(default_factory=dict)  # inputs n_s x n_t, outputs m_s x m_t
     _unheard: dict[_Pair, str] = field(default_factory=dict)
-    _found: dict[tuple[_Pair, Slice | None, Slice | None], PairMaps] = field(default_factory=dict)
+    _found: dict[Hashable, PairMaps] = field(default_factory=dict)
 
     def prepare(self, pairs: Sequence[ModulePair]) -> None:
         """Runs both models on all examples and adds up the cross-covariances of their layers."""
@@ -159,7 +159,7 @@ class ProcrustesMaps:
         found: list[PairMaps] = []
         for pair, weights in both:
             assert isinstance(weights, WeightRows)  # which knows its rows
-            at = ((pair.source.key, pair.target.key), pair.rows, weights.rows)
+            at = (pair.source, pair.target, pair.rows, weights.rows)
             if at not in self._found:
                 self._found[at] = self._maps(pair, weights.rows)
             found.append(self._found[at])
