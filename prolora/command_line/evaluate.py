@@ -118,9 +118,9 @@ def _check_plot(plot: Path, folders: list[Path]) -> None:
 
 COMMAND = Command(
     "evaluate",
-    "judge your own pictures, a folder for each way of moving a LoRA",
-    "output/which_mode --reference style --prompts prompts.txt --clip clip-vit-large-patch14 "
-    "-o which_mode.png",
+    "judge pictures that you made with a LoRA, moved in several ways",
+    "output/which_mode --reference style --prompts prompts.txt \\\n"
+    "      --clip clip-vit-large-patch14 -o which_mode.png",
     _add_arguments,
     _run,
     more='Nothing is fetched. The libraries: pip install "prolora[evaluate]". docs/evaluation.md '
