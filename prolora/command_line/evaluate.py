@@ -118,7 +118,7 @@ def _check_plot(plot: Path, folders: list[Path]) -> None:
 
 COMMAND = Command(
     "evaluate",
-    "judge pictures that you made with a LoRA, moved in several ways",
+    "judge pictures of a LoRA that was moved in several ways",
     "output/which_mode --reference style --prompts prompts.txt \\\n"
     "      --clip clip-vit-large-patch14 -o which_mode.png",
     _add_arguments,
