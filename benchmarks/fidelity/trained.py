@@ -3,61 +3,18 @@
 Each computes beside the frozen layers of a model, and writes its file as the pack reads it.
 """
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from functools import cache
-from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
 from scipy.fft import dct
 from torch import nn
 from torch.nn.functional import linear
 
 from demo.training.model import Lora
 
-# (a layer, its inputs, its output) -> the output with the adapter.
-Effect = Callable[[nn.Linear, torch.Tensor, torch.Tensor], torch.Tensor]
 
-
-class Trained(Lora):
-    """A family that is no plain LoRA, on the same layers: what it does is `effect`."""
-
-    def effect(
-        self, key: str, layer: nn.Linear, inputs: torch.Tensor, output: torch.Tensor
-    ) -> torch.Tensor:
-        raise NotImplementedError
-
-    def tensors(self, key: str) -> dict[str, torch.Tensor]:
-        """What the file has of a layer, by the end of its keys."""
-        raise NotImplementedError
-
-    @contextmanager
-    def on(self, model: nn.Module) -> Iterator[None]:
-        """Let the model compute with it inside the block."""
-
-        def hook(key: str) -> Callable[..., torch.Tensor]:
-            return lambda layer, inputs, output: self.effect(key, layer, inputs[0], output)
-
-        handles = [layer.register_forward_hook(hook(key)) for key, layer in self._layers(model)]
-        try:
-            yield
-        finally:
-            for handle in handles:
-                handle.remove()
-
-    def save(self, path: Path) -> None:
-        """Write the file in float16."""
-        state = {
-            f"{key}.{part}": tensor.detach().half().contiguous()
-            for key in self.down
-            for part, tensor in (self.tensors(key) | {"alpha": torch.tensor(self.alpha)}).items()
-        }
-        save_file(state, path)
-
-
-class Dora(Trained):
+class Dora(Lora):
     """m * (W + scale * up @ down) / ||W + scale * up @ down||, a norm an output, kept constant in
     the gradient (Liu et al., arXiv 2402.09353, Eq. 5 and section 4.3).
     """
@@ -76,14 +33,10 @@ class Dora(Trained):
         return linear(inputs, size * weight, layer.bias)
 
     def tensors(self, key: str) -> dict[str, torch.Tensor]:
-        return {
-            "lora_down.weight": self.down[key],
-            "lora_up.weight": self.up[key],
-            "dora_scale": self.magnitude[key],
-        }
+        return super().tensors(key) | {"dora_scale": self.magnitude[key]}
 
 
-class Foura(Trained):
+class Foura(Lora):
     """F^-1(up * gate * down * F(x)) by the orthonormal DCT over features, with a gate that does not
     depend on the input (Borse et al., arXiv 2406.08798; docs/foura.md).
     """

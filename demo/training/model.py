@@ -93,9 +93,7 @@ class Lora(nn.Module):
         """Let the model compute with the LoRA inside the block."""
 
         def hook(key: str) -> Callable[..., torch.Tensor]:
-            return lambda _, inputs, output: (
-                output + self.scale * (inputs[0] @ self.down[key].T @ self.up[key].T)
-            )
+            return lambda layer, inputs, output: self.effect(key, layer, inputs[0], output)
 
         handles = [layer.register_forward_hook(hook(key)) for key, layer in self._layers(model)]
         try:
@@ -104,14 +102,24 @@ class Lora(nn.Module):
             for handle in handles:
                 handle.remove()
 
+    def effect(
+        self, key: str, layer: nn.Linear, inputs: torch.Tensor, output: torch.Tensor
+    ) -> torch.Tensor:
+        """What a layer puts out with it, of its inputs and what it puts out without."""
+        return output + self.scale * (inputs @ self.down[key].T @ self.up[key].T)
+
     def save(self, path: Path) -> None:
         """Write the file in float16 with kohya's keys."""
-        state = {}
-        for key in self.down:
-            state[f"{key}.lora_down.weight"] = self.down[key].detach().half().contiguous()
-            state[f"{key}.lora_up.weight"] = self.up[key].detach().half().contiguous()
-            state[f"{key}.alpha"] = torch.tensor(self.alpha).half()
+        state = {
+            f"{key}.{part}": tensor.detach().half().contiguous()
+            for key in self.down
+            for part, tensor in (self.tensors(key) | {"alpha": torch.tensor(self.alpha)}).items()
+        }
         save_file(state, path)
+
+    def tensors(self, key: str) -> dict[str, torch.Tensor]:
+        """What the file has of a layer beside alpha, by the end of its keys."""
+        return {"lora_down.weight": self.down[key], "lora_up.weight": self.up[key]}
 
     @torch.no_grad()
     def load(self, path: Path, source_key: Callable[[str], str | None] = str) -> "Lora":
