@@ -1,15 +1,17 @@
 """Tables in Markdown, and the paired tests without which nothing is said to win."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import mean, stdev
+from typing import TypeVar
 
 from scipy.stats import ttest_rel, wilcoxon
 
 FEWEST = 3  # cases, below which no test is made and no mean is said
 
 Cell = str | float | int
+Case = TypeVar("Case", bound=Hashable)
 
 
 def markdown(header: Sequence[str], lines: Sequence[Sequence[Cell]]) -> str:
@@ -60,6 +62,15 @@ def paired(ours: Sequence[float], theirs: Sequence[float]) -> Paired | None:
 
 
 PAIRED_HEADER = ("row", "than", "cases", "more by", "better in", "p (t)", "p (Wilcoxon)")
+
+
+def paired_over(
+    row: str, rival: str, ours: Mapping[Case, float], theirs: Mapping[Case, float]
+) -> list[Cell] | None:
+    """A line under PAIRED_HEADER over the cases that both rows have; None for fewer than three."""
+    both = [case for case in ours if case in theirs]
+    found = paired([ours[case] for case in both], [theirs[case] for case in both])
+    return None if found is None else paired_line(row, rival, found)
 
 
 def paired_line(row: str, rival: str, found: Paired) -> list[Cell]:

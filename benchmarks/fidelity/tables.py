@@ -10,8 +10,7 @@ from benchmarks.evidence.tables import (
     PAIRED_HEADER,
     Cell,
     markdown,
-    paired,
-    paired_line,
+    paired_over,
     said,
 )
 
@@ -181,9 +180,9 @@ def test_table(found: Found, rows: Sequence[str] = ROWS) -> str:
             both = {key: by for key, by in of.items() if row in by and rival in by}
             if len({key.seed for key in both}) < FEWEST:
                 continue
-            ours, theirs = ([by[name] for by in both.values()] for name in (row, rival))
-            if (result := paired(ours, theirs)) is not None:
-                lines.append(paired_line(row, rival, result))
+            ours, theirs = ({k: by[name] for k, by in both.items()} for name in (row, rival))
+            if line := paired_over(row, rival, ours, theirs):
+                lines.append(line)
     return markdown(PAIRED_HEADER, lines)
 
 

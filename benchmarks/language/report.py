@@ -7,8 +7,7 @@ from benchmarks.evidence.tables import (
     PAIRED_HEADER,
     Cell,
     markdown,
-    paired,
-    paired_line,
+    paired_over,
     said,
 )
 
@@ -85,13 +84,8 @@ def rows(found: Found) -> str:
 def tests(found: Found) -> str:
     """The paired tests of the shares."""
     of = shares(found)
-    lines = []
-    for row, rival in ASKED:
-        both = sorted(of.get(row, {}).keys() & of.get(rival, {}).keys())
-        compared = paired(*([of[which][case] for case in both] for which in (row, rival)))
-        if compared is not None:
-            lines.append(paired_line(row, rival, compared))
-    return markdown(PAIRED_HEADER, lines)
+    lines = [paired_over(row, rival, of.get(row, {}), of.get(rival, {})) for row, rival in ASKED]
+    return markdown(PAIRED_HEADER, list(filter(None, lines)))
 
 
 def shares(found: Found) -> Mapping[str, Mapping[Case, float]]:

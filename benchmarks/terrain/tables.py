@@ -5,7 +5,7 @@ from statistics import mean
 from textwrap import fill
 
 from benchmarks.evidence.page import write_section
-from benchmarks.evidence.tables import PAIRED_HEADER, Cell, markdown, paired, paired_line, said
+from benchmarks.evidence.tables import PAIRED_HEADER, markdown, paired_over, said
 
 from . import loras, maps, rows
 from .models import PACKAGE, VERSIONS
@@ -65,7 +65,10 @@ def section(found: Measured, known: Mapping[str, str]) -> str:
         ]
         for row in ROWS
     ]
-    tests = [_test(shares[row], shares[rival], row, rival) for row, rival in COMPARED]
+    tests = [
+        paired_over(row, SHOWN.get(rival, rival), shares[row], shares[rival])
+        for row, rival in COMPARED
+    ]
     return "\n\n".join(
         [
             _about(known),
@@ -87,15 +90,6 @@ def _shares(found: Measured, row: str) -> dict[Case, float]:
             )
             shares[case] = (none - own) / (none - retrained)
     return shares
-
-
-def _test(
-    ours: Mapping[Case, float], theirs: Mapping[Case, float], row: str, rival: str
-) -> list[Cell] | None:
-    """Over the cases that both rows have."""
-    both = [case for case in ours if case in theirs]
-    compared = paired([ours[case] for case in both], [theirs[case] for case in both])
-    return paired_line(row, SHOWN.get(rival, rival), compared) if compared else None
 
 
 def _case(line: Mapping[str, str]) -> Case:
