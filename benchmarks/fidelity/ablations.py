@@ -18,17 +18,28 @@ from . import loras
 from .effort import effort
 from .measures import loss
 from .models import model, network
-from .rows import ALL, KEPT, REFINING, Case, as_trained, by_weights, recording, refined, resolved
+from .rows import (
+    ALL,
+    KEPT,
+    REFINING,
+    SAMPLES,
+    Case,
+    as_trained,
+    by_weights,
+    recording,
+    refined,
+    resolved,
+)
 
 TARGETS = ("tuned", "hard", "pruned")
 REFINED_TARGETS = ("tuned", "pruned")  # refining takes longest
-ENERGIES = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 1.0)
+ENERGIES = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99)
 THRESHOLDS = (0.0, 0.5, 0.8, 0.9, 0.95, 1.0)
 RANKS = (1, 2, 4, 8, 16, 32, 64, 128)
 PENALTIES = (0.3, 1.0, 3.0, 10.0)
 STEPS = (10, 25, 50)
 OWN = (0.0, 0.3, 0.6)
-SAMPLES = (16, 64)
+SAMPLE_COUNTS = (16, 64)
 
 Way = Callable[[], Sequence[Adapter]]
 
@@ -62,7 +73,7 @@ def settings_of(case: Case) -> Iterator[tuple[str, float, Way]]:
             yield "steps, refined", steps, _refined(case, steps=steps)
         for own in OWN:
             yield "own, refined", own, _refined(case, own=own)
-        for samples in SAMPLES:
+        for samples in SAMPLE_COUNTS:
             yield "samples, refined", samples, lambda n=samples: refined(case, samples=n)
 
 
@@ -88,14 +99,21 @@ def cases(seeds: Sequence[int]) -> Iterator[Case]:
                     yield Case(target, subject, seed)
 
 
-def measure(case: Case, into: Results) -> None:
-    """What is not known of a case; the ends of its shares are those of the main results."""
+def measure(case: Case, into: Results, one_value: bool = False) -> None:
+    """What is not known of a case; the ends of its shares are those of the main results.
+
+    Args:
+        one_value: of each setting, the last one.
+    """
     key = (case.target, case.subject.name, case.seed)
     ends = {"none": lambda: None, "retrained": lambda: as_trained(case.retrained)}
     for end, way in ends.items():
         if not into.known(*key, end, 0):
             into.add(*key, end, 0, loss=loss(case, way()))
-    for setting, value, way in settings_of(case):
+    chosen = list(settings_of(case))
+    if one_value:
+        chosen = list({of[0]: of for of in chosen}.values())
+    for setting, value, way in chosen:
         if not into.known(*key, setting, f"{value:g}"):
             into.add(*key, setting, f"{value:g}", loss=loss(case, way()))
     print("ablations", *key, flush=True)
@@ -132,7 +150,7 @@ def tables(lines: Sequence[Mapping[str, str]]) -> str:
         "penalty of the ridge": (PENALTIES, ["penalty, calibrated"]),
         "steps": (STEPS, ["steps, refined"]),
         "own": (OWN, ["own, refined"]),
-        "samples of the recording": (SAMPLES, ["samples, refined"]),
+        "samples of the recording": (SAMPLE_COUNTS, ["samples, refined"]),
     }
     parts = []
     for head, (values, settings) in groups.items():

@@ -88,6 +88,7 @@ def run(quick: bool) -> None:
         for case in ONE_OF_EACH:
             loras.train_missing(loras.times(), [models.SOURCE, case.target], [case.subject], [1])
             measure(case, results())
+        ablations.measure(ONE_OF_EACH[0], ablations.results(), one_value=True)
         return
     for seed in loras.SEEDS:
         loras.train_missing(loras.times(), seeds=[seed])
