@@ -112,7 +112,7 @@ _ROWS = (
         warning="Mode casa: the result takes back a part of what tells the two models apart, which "
         "is right at strength 1 only.",
     ),
-    Mode("copy", "as it is, alike or not; to compare", "the baseline", None),
+    Mode("copy", "as it is, to compare", "the baseline", None),
 )
 MODES = {mode.name: mode for mode in _ROWS}
 # What saved graphs and scripts may still say.

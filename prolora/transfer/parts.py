@@ -108,11 +108,10 @@ def copied_part(
     # A copy is as it was in all it holds: a DoRA's magnitude stays with the source's norms.
     place = weights.seen_by(adapter)[0].reshape(pair.target_shape)
     copied = _as_it_is(pair, update, weights.whole.settings.rank, (place, place), own)
-    other = "" if copied.adapter.family == adapter.family else "as a LoRA"
     row = row_of(
         pair,
         "copied",
-        said(why, other, adapter.note),
+        said(why, _becomes(adapter, copied), adapter.note),
         Measures(),
         rank_out=copied.adapter.rank,
         energy_dropped=copied.dropped,
@@ -147,6 +146,11 @@ def _as_it_is(
     return adapter.retarget(update, rank, *places)
 
 
+def _becomes(adapter: Adapter, moved: Retargeted) -> str:
+    """What is to be said where something that should stay as it is cannot."""
+    return "" if moved.adapter.family == adapter.family else "as a LoRA"
+
+
 def reaches(measures: Measures, settings: TransferSettings) -> bool:
     """Whether two weights are alike enough; so are those of which nothing is known."""
     similarity = measures.similarity
@@ -170,8 +174,10 @@ def moved_part(
     found = maps.moved(update, adapter.name)
     measures = replace(measures, readouts_off=found.readouts_off)
     places = weights.seen_by(adapter)
+    becomes = ""
     if mode.as_it_is:
         moved = _as_it_is(pair, found.update, settings.rank, places, own)
+        becomes = _becomes(adapter, moved)
     else:
         rank = settings.rank or (0 if adapter.rank else mode.rank)
         moved = adapter.retarget(found.update, rank, *places)
@@ -181,7 +187,7 @@ def moved_part(
     row = row_of(
         pair,
         "moved",
-        said(maps.note, found.note, adapter.note),
+        said(maps.note, found.note, becomes, adapter.note),
         measures,
         rank_out=moved.adapter.rank,
         energy_dropped=moved.dropped,

@@ -63,9 +63,18 @@ def verdict_of(report: Report) -> str:
     """One line: how many modules came over, and what of them."""
     counts = {status: report.count(status) for status in ("moved", "copied", "shared", "skipped")}
     parts = ", ".join(f"{count} {status}" for status, count in counts.items() if count)
+    verdict = f"{report.transferred} of {report.count()} modules transferred: {parts}"
+    if is_as_it_is(report):
+        middle = median_similarity(report)
+        return verdict if middle is None else f"{verdict}; similarity: {middle:.3f} (median)"
     kept = list(_energies(report))
-    energy = f"; energy kept: {median(kept):.1%} (median)" if kept else ""
-    return f"{report.transferred} of {report.count()} modules transferred: {parts}{energy}"
+    return f"{verdict}; energy kept: {median(kept):.1%} (median)" if kept else verdict
+
+
+def is_as_it_is(report: Report) -> bool:
+    """Whether what moved is as it was, so that its similarity says more than the energy kept."""
+    mode = report.settings.get("mode")  # an extraction has none
+    return mode is not None and mode_named(mode).as_it_is
 
 
 def table_of(report: Report) -> str:
@@ -180,7 +189,7 @@ def _energy_lines(report: Report) -> Iterator[str]:
     if any(row.rank_out and row.rank_in == 0 for row in report.rows):
         yield f"rank of the result: median {median(ranks):g}, up to {max(ranks)}"
     kept = list(_energies(report))
-    if kept:
+    if kept and not is_as_it_is(report):
         yield f"energy kept: median {median(kept):.1%}, lowest {min(kept):.1%}"
     dropped = [row.energy_dropped for row in report.rows if row.energy_dropped > 0]
     lost = [
