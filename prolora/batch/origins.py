@@ -14,7 +14,7 @@ from ..progress import Progress, silent
 from .manifest import Row
 
 MARK = "prolora_made_from"  # where a file that a batch has written has the key of its row
-_FORMAT = 2  # of the key; with another, nothing that was written before is known to be done
+_FORMAT = 1  # of the key; with another, nothing that was written before is known to be done
 _OF_A_FOLDER = (".safetensors", ".json")  # what a checkpoint in a folder consists of
 
 

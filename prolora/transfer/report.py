@@ -38,8 +38,8 @@ class ModuleReport:
     """One row.
 
     Attributes:
-        status: "moved" (by its mode, or extracted), "copied" (as it was), "shared" (with a block that
-            nothing serves, see shares.py) or "skipped".
+        status: "moved" (by its mode, or extracted), "copied" (as it was), "shared" (with a block
+            that nothing serves, see shares.py) or "skipped".
         reason: why it was copied or skipped.
         source_key, target_key: the weights, with their slice where they are fused; "" if unknown.
         source_shape, target_shape: of the weights; () where there is none.

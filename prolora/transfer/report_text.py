@@ -64,11 +64,12 @@ def verdict_of(report: Report) -> str:
     counts = {status: report.count(status) for status in ("moved", "copied", "shared", "skipped")}
     parts = ", ".join(f"{count} {status}" for status, count in counts.items() if count)
     verdict = f"{report.transferred} of {report.count()} modules transferred: {parts}"
-    if is_as_it_is(report):
-        middle = median_similarity(report)
-        return verdict if middle is None else f"{verdict}; similarity: {middle:.3f} (median)"
-    kept = list(_energies(report))
-    return f"{verdict}; energy kept: {median(kept):.1%} (median)" if kept else verdict
+    kept, similarity = list(_energies(report)), median_similarity(report)
+    if not kept:
+        return verdict
+    if is_as_it_is(report) and similarity is not None:
+        return f"{verdict}; similarity: {similarity:.3f} (median)"
+    return f"{verdict}; energy kept: {median(kept):.1%} (median)"
 
 
 def is_as_it_is(report: Report) -> bool:

@@ -22,7 +22,7 @@ from .stacks import by_name, model, real_weight, with_noise
 from .strategies import relative_error
 
 WIDTH, ENERGY = 16, 0.8
-ANYWAY = TransferSettings(threshold=0.0, subspace_energy=ENERGY)
+ANYWAY = TransferSettings("full", threshold=0.0, subspace_energy=ENERGY)
 WHOLE = replace(ANYWAY, rank=WIDTH)
 # What is fused, its parts, and the rows of each; the last one has fewer keys than queries.
 LAYOUTS = {
