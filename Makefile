@@ -38,7 +38,7 @@ define install
 		echo "setup: that failed; the whole log is $(LOG)"; exit 1; }
 endef
 
-.PHONY: setup test test-core test-thorough test-oldest test-host test-browser test-endurance lint \
+.PHONY: setup test test-core test-thorough test-oldest test-host test-browser reliability reliability-quick lint \
 	registry demo evidence evidence-quick architectures clean
 
 setup: $(NEEDED)
@@ -65,10 +65,14 @@ test-host: setup
 test-browser: setup $(DRIVER)
 	@$(PYTEST) -m browser
 
-# A thousand transfers, two hundred prompts, interrupts at random moments: nothing grows or is left.
-# It takes about half an hour, and Linux.
-test-endurance: setup
-	@$(PYTEST) tests/endurance
+# The campaign of docs/reliability.md, which it writes: about an hour, and Linux.
+reliability: setup
+	@$(PYTEST) tests/reliability
+	@PYTHONPATH=. $(PY) tests/reliability/told.py
+
+# A fiftieth of it, which leaves the page as it is.
+reliability-quick: setup
+	@$(PYTEST) tests/reliability --quick
 
 # What the ComfyUI registry checks, and the archive that it would get, node.zip (committed files
 # only). Its tools have many requirements of their own, so they get an environment of their own.

@@ -1,4 +1,4 @@
-"""docs/evidence.md and a table of the README: words by hand, figures by what measured them."""
+"""Pages whose words are written by hand, and whose figures by what measured them."""
 
 import re
 from pathlib import Path
@@ -6,7 +6,11 @@ from pathlib import Path
 from prolora.files.atomic_write import write_text
 
 _ROOT = Path(__file__).resolve().parents[2]
-PAGES = (_ROOT / "docs" / "evidence.md", _ROOT / "README.md")
+PAGES = (
+    _ROOT / "docs" / "evidence.md",
+    _ROOT / "docs" / "reliability.md",
+    _ROOT / "README.md",
+)
 
 
 def with_section(page: str, name: str, text: str) -> str:
