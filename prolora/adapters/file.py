@@ -229,6 +229,9 @@ def _read(
     vectors, parts = split_vectors(tensors)
     left_out = "; ".join(REASONS[role] for role in parts if role in REASONS)
     parts = {role: tensor for role, tensor in parts.items() if role not in REASONS}
+    parts |= {
+        role: origin.countable(module, role, parts[role]) for role in _NUMBERS if role in parts
+    }
     _check(module, vectors, origin)
     families = sorted({FAMILY_OF[role] for role in parts if role in FAMILY_OF})
     family = families[0] if len(families) == 1 else COMBINED.get(frozenset(families), "")
