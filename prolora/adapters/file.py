@@ -1,7 +1,7 @@
 """A whole adapter file: its modules, sorted into what can be moved and what cannot."""
 
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
@@ -122,8 +122,13 @@ class AdapterFile:
         return tuple(dict.fromkeys((*(part.name for part in self.contents), *self.left_out)))
 
 
-def read_adapter_file(path: Path) -> AdapterFile:
+def read_adapter_file(
+    path: Path, hold: Callable[[torch.Tensor], torch.Tensor] | None = None
+) -> AdapterFile:
     """Reads a LoRA file, and PEFT's configuration beside it; or a folder of PEFT with both.
+
+    Args:
+        hold: where its tensors may stay.
 
     Raises:
         ProLoRAError: it is missing, damaged, no safetensors file, or holds no adapter; or the
@@ -131,7 +136,7 @@ def read_adapter_file(path: Path) -> AdapterFile:
     """
     refuse_without_weights(path)
     path = weights_in(path)
-    tensors, metadata = read_safetensors(path)
+    tensors, metadata = read_safetensors(path, hold)
     return parse_adapter_file(tensors, name_of(path), metadata, read_peft_config(path))
 
 
