@@ -13,6 +13,7 @@ from typing import IO, Any, NoReturn
 # The library's own limit, in bytes.
 _LONGEST = 100_000_000
 _MOST_SIDES = 64  # of a tensor, as torch allows
+_LONGEST_NAME = 1000  # letters of a tensor's name
 # Bits of a number, by the name of its kind.
 BITS = {
     **dict.fromkeys(("F4",), 4),
@@ -97,6 +98,8 @@ def _refuse_constant(name: str) -> NoReturn:
 def _check_texts(names: Mapping[str, Any], metadata: Mapping[str, Any] | None) -> None:
     """Raises ValueError, AttributeError or TypeError where they are no texts in Unicode."""
     "".join(names).encode()
+    if any(len(name) > _LONGEST_NAME for name in names):
+        raise DamagedHeader("it has a name that no tensor has")
     if metadata is not None:
         "".join((*metadata.keys(), *metadata.values())).encode()
 
