@@ -148,6 +148,20 @@ BROKEN = {
         {"lora_up.weight": UP, "lora_down.weight": DOWN, "alpha": torch.ones(2)},
         r"module m has not one number but \[2\] as its alpha.* again",
     ),
+    "numbers without end": (
+        {
+            **{"lora_up.weight": UP, "lora_down.weight": DOWN},
+            "reshape_weight": torch.ones(1000),
+        },
+        "m has 1000 numbers as its reshape_weight",
+    ),
+    "a core as long as the layer is wide": (
+        {
+            **{"lora_up.weight": UP[:, :1], "lora_down.weight": torch.ones(1, 9000)},
+            "lora_mid.weight": torch.ones(1, 1, 9000, 1),
+        },
+        r"mid \[1, 1, 9000, 1\] and down \[1, 9000\] that do not multiply",
+    ),
     "quantised": (
         {"lora_up.weight": UP.to(torch.int8), "lora_down.weight": DOWN},
         "stored as torch.int8. Use an fp16",

@@ -227,6 +227,14 @@ BAD = {
     "a file below": (lambda f: index(f, naming("x/a.safetensors")), ELSEWHERE),
     "a path of Windows": (lambda f: index(f, naming("..\\a.safetensors")), ELSEWHERE),
     "a drive": (lambda f: index(f, naming("C:a.safetensors")), ELSEWHERE),
+    "a name too long": (
+        lambda f: index(f, naming("x" * 300 + ".safetensors")),
+        "No file can be called .*: File name too long",
+    ),
+    "a name that none has": (
+        lambda f: index(f, naming("x\0.safetensors")),
+        "No file can be called .*: embedded null byte",
+    ),
     "another kind of file": (lambda f: index(f, naming("config.json")), ELSEWHERE),
     "two variants": (
         lambda f: only(f, *(f"unet/diffusion_pytorch_model.{v}.safetensors" for v in ("a", "b"))),

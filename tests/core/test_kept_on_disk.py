@@ -9,7 +9,7 @@ import torch
 
 from prolora.algebra.kept import NOTHING_KEPT
 from prolora.files.kept_on_disk import KeptOnDisk
-from prolora.files.safetensors import read_safetensors
+from prolora.files.safetensors import read_safetensors, write_safetensors
 from prolora.transfer import maps
 from prolora.transfer.job import transfer_lora
 from prolora.transfer.settings import TransferSettings
@@ -91,6 +91,20 @@ def test_a_damaged_entry_is_made_again(tmp_path, damage):
     whole = {path: path.read_bytes() for path in entries(tmp_path)}
     for path, content in whole.items():
         path.write_bytes(damage(content))
+    assert_equal(moved(KeptOnDisk(tmp_path, LIMIT)), moved())
+    assert {path: path.read_bytes() for path in entries(tmp_path)} == whole
+
+
+@pytest.mark.parametrize(
+    "seen_as", [lambda t: t.reshape(t.shape[::-1]), lambda t: t.view(torch.int32)]
+)
+def test_the_same_bytes_as_something_else_are_made_again(tmp_path, seen_as):
+    moved(KeptOnDisk(tmp_path, LIMIT))
+    whole = {path: path.read_bytes() for path in entries(tmp_path)}
+    for path in whole:
+        tensors, header = read_safetensors(path)
+        write_safetensors({key: seen_as(t) for key, t in tensors.items()}, path, header)
+    assert {path: path.read_bytes() for path in entries(tmp_path)} != whole
     assert_equal(moved(KeptOnDisk(tmp_path, LIMIT)), moved())
     assert {path: path.read_bytes() for path in entries(tmp_path)} == whole
 

@@ -8,7 +8,7 @@ from itertools import count
 from pathlib import Path
 
 from prolora.adapters.file import AdapterFile, parse_adapter_file, read_adapter_file
-from prolora.adapters.lora_list import LoraNames, parse_lora_list
+from prolora.adapters.lora_list import parse_lora_list
 from prolora.adapters.peft_config import CONFIG_NAME, WEIGHTS_NAME, read_peft_config
 from prolora.adapters.suffixes import ROLES
 from prolora.algebra.kept import BASES
