@@ -100,7 +100,9 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize(("text", "sentence"), REFUSED.items(), ids=map(repr, REFUSED))
+@pytest.mark.parametrize(
+    ("text", "sentence"), REFUSED.items(), ids=[repr(text)[:60] for text in REFUSED]
+)
 def test_what_is_refused(tmp_path, text, sentence):
     with pytest.raises(ProLoRAError) as error:
         rows_in(tmp_path, text)
