@@ -10,26 +10,35 @@ changed further. A file that comes to no good ends its kind, and lies in build/f
 """
 
 import argparse
+import io
+import os
 import re
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import redirect_stderr
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
+from random import Random
+from types import ModuleType
 
-from guided import ROOT, importable
+import atheris
 
-importable()
+ROOT = Path(__file__).parents[2]
+# A package in .venv is called tests too.
+sys.modules["tests"] = ModuleType("tests")
+sys.modules["tests"].__path__ = [str(ROOT / "tests")]
+sys.path.insert(0, str(ROOT))
 
-from tests.fuzz import one_case  # noqa: E402
-from tests.fuzz.targets import TARGETS, seeds_of  # noqa: E402
-from tests.reliability.told import Told, keep  # noqa: E402
+with redirect_stderr(io.StringIO()), atheris.instrument_imports(include=["prolora"]):
+    from tests.fuzz import one_case
+    from tests.fuzz.targets import TARGETS, seeds_of
+from tests.reliability.told import Told, keep  # noqa: E402  # it must not be seen as reached
 
 BUILD = ROOT / "build" / "fuzz"
-IN_MEMORY = "/dev/shm"  # where there is one: no disk is written a million times
+IN_MEMORY = Path("/dev/shm")  # no disk is written a million times
 EVERY = 1_000_000
 LONGEST = 1 << 16  # bytes of a file
 
@@ -39,6 +48,7 @@ class Outcome:
     """What came of the files of one kind.
 
     Attributes:
+        busy: seconds of the processor, of `seconds` in all.
         reached: places in prolora/ (edges), as libFuzzer counts them.
         kept: files that reached something new.
         found: what libFuzzer says of a file that came to no good; "" where there was none.
@@ -46,65 +56,70 @@ class Outcome:
 
     cases: int
     seconds: float
+    busy: float
     reached: int
     kept: int
     found: str
 
     def __str__(self) -> str:
         good = f"nothing found; {self.reached:,} places reached, {self.kept:,} files that did"
-        return f"{self.found or good}; {self.cases / self.seconds:,.0f} a second"
+        rate = self.cases / max(self.busy, 0.01)
+        return f"{self.found or good}; {rate:,.0f} in a second of the processor"
 
 
 def guided(kind: str, cases: int, seed: int) -> Outcome:
-    """Reads so many files of a kind in a process of its own."""
+    """Reads so many files of a kind in a process of its own, which libFuzzer ends."""
     BUILD.mkdir(parents=True, exist_ok=True)
-    place = IN_MEMORY if Path(IN_MEMORY).is_dir() else None
-    with tempfile.TemporaryDirectory(dir=place) as folder:
-        corpus, work = Path(folder, "corpus"), Path(folder, "work")
-        corpus.mkdir()
-        work.mkdir()
+    with tempfile.TemporaryDirectory(dir=IN_MEMORY if IN_MEMORY.is_dir() else None) as name:
+        folder = Path(name)
+        for inner in ("corpus", "work"):
+            (folder / inner).mkdir()
         for index, data in enumerate(seeds_of(kind)):
-            (corpus / f"{index}").write_bytes(data)
-        choices = {
-            "runs": cases,
-            "seed": seed,
-            "max_len": LONGEST,
-            "len_control": 0,
-            "timeout": int(60 * one_case.SECONDS),
-            "rss_limit_mb": 0,
-            "artifact_prefix": f"{BUILD}/{kind}-",
-        }
-        words = [f"-{name}={value}" for name, value in choices.items()]
+            (folder / "corpus" / f"{index}").write_bytes(data)
         began = time.monotonic()
-        done = subprocess.run(
-            [
-                sys.executable,
-                str(ROOT / "tests/fuzz/guided.py"),
-                kind,
-                str(work),
-                *words,
-                str(corpus),
-            ],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-            check=False,
-        )
-        seconds = time.monotonic() - began
-    return _outcome(done, seconds)
-
-
-def _outcome(done: "subprocess.CompletedProcess[str]", seconds: float) -> Outcome:
-    counts = re.findall(r"^#(\d+)\s", done.stdout, re.MULTILINE) or ["0"]
-    reached = re.findall(r"cov: (\d+)", done.stdout) or ["0"]
-    kept = re.findall(r"corp: (\d+)", done.stdout) or ["0"]
+        child = os.fork()
+        if not child:
+            _fuzz(kind, cases, seed, folder)
+        _, status, used = os.wait4(child, 0)
+        seconds, busy = time.monotonic() - began, used.ru_utime + used.ru_stime
+        said = (folder / "said").read_text(errors="replace")
+    counts = re.findall(r"^#(\d+)\s", said, re.MULTILINE) or ["0"]
+    reached, kept = (re.findall(rf"{word}: (\d+)", said) or ["0"] for word in ("cov", "corp"))
     found = ""
-    if done.returncode:
-        sys.stderr.write(done.stdout[-8000:])
-        raised = re.search(r"Uncaught Python exception: ===\n(.*)", done.stdout)
-        found = f"FOUND: {raised[1] if raised else f'exit code {done.returncode}'}"
-    return Outcome(int(counts[-1]), seconds, int(reached[-1]), int(kept[-1]), found)
+    if status:
+        sys.stderr.write(said[-8000:])
+        raised = re.search(r"Uncaught Python exception: ===\n(.*)", said)
+        found = f"FOUND: {raised[1] if raised else f'status {status}'}"
+    return Outcome(int(counts[-1]), seconds, busy, int(reached[-1]), int(kept[-1]), found)
+
+
+def _fuzz(kind: str, cases: int, seed: int, folder: Path) -> None:
+    """Does not come back."""
+    said = os.open(folder / "said", os.O_CREAT | os.O_WRONLY)
+    for stream in (1, 2):
+        os.dup2(said, stream)
+    target = TARGETS[kind]
+
+    def change(data: bytes, longest: int, number: int) -> bytes:
+        changed = target.mutate(data, Random(number))
+        return changed if len(changed) <= longest else data
+
+    def read(data: bytes) -> None:
+        one_case.read(target, folder / "work", data)
+
+    choices = {
+        "runs": cases,
+        "seed": seed,
+        "max_len": LONGEST,
+        "len_control": 0,
+        "timeout": int(300 * one_case.SECONDS),  # of a library that comes back to no signal
+        "rss_limit_mb": 0,
+        "artifact_prefix": f"{BUILD}/{kind}-",
+    }
+    words = [f"-{name}={value}" for name, value in choices.items()]
+    with one_case.limits():
+        atheris.Setup([sys.argv[0], *words, str(folder / "corpus")], read, custom_mutator=change)
+        atheris.Fuzz()
 
 
 def again(kind: str, file: Path) -> None:
