@@ -62,11 +62,8 @@ def reported(graph: PromptBuilder) -> list:
     return graph.node("ProLoRAReport", lora=moved(graph), filename_prefix="reports/new")
 
 
-def compared(graph: PromptBuilder) -> list:
-    given = {"source_checkpoint": A, "subspace_energy": 0.8}
-    node = graph.node("ProLoRASimilarity", model=graph.checkpoint(B), **given)
-    graph.node("ProbeText", text=[node[0], 1])
-    return node
+def shown(graph: PromptBuilder) -> list:
+    return graph.node("ProLoRAReport", lora=moved(graph), filename_prefix="")
 
 
 def loaded(graph: PromptBuilder) -> list:
@@ -80,7 +77,7 @@ PLACES: dict[str, Callable[[PromptBuilder], list]] = {
     "a moved LoRA": lambda graph: graph.save(moved(graph), "loras/new"),
     "a recording": recorded,
     "a report": reported,
-    "a heat map": compared,
+    "a picture for the page": shown,
 }
 FAULTS = {
     "no room": (fill, "No space left on device. Nothing was written. Make room on that disk"),
