@@ -82,7 +82,7 @@ def guided(kind: str, cases: int, seed: int) -> Outcome:
             _fuzz(kind, cases, seed, folder)
         _, status, used = os.wait4(child, 0)
         seconds, busy = time.monotonic() - began, used.ru_utime + used.ru_stime
-        said = (folder / "said").read_text(errors="replace")
+        said = _log(kind).read_text(errors="replace")
     counts = re.findall(r"^#(\d+)\s", said, re.MULTILINE) or ["0"]
     reached, kept = (re.findall(rf"{word}: (\d+)", said) or ["0"] for word in ("cov", "corp"))
     found = ""
@@ -93,9 +93,14 @@ def guided(kind: str, cases: int, seed: int) -> Outcome:
     return Outcome(int(counts[-1]), seconds, busy, int(reached[-1]), int(kept[-1]), found)
 
 
+def _log(kind: str) -> Path:
+    """What libFuzzer says; not in the folder, which a process that finds something removes."""
+    return BUILD / f"{kind}.log"
+
+
 def _fuzz(kind: str, cases: int, seed: int, folder: Path) -> None:
     """Does not come back."""
-    said = os.open(folder / "said", os.O_CREAT | os.O_WRONLY)
+    said = os.open(_log(kind), os.O_CREAT | os.O_WRONLY | os.O_TRUNC)
     for stream in (1, 2):
         os.dup2(said, stream)
     target = TARGETS[kind]

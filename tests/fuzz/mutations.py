@@ -1,6 +1,5 @@
 """Files of each format, changed at random; most stay whole enough to be read further."""
 
-import json
 import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -8,7 +7,7 @@ from math import prod
 from random import Random
 
 from . import documents
-from .documents import Pairs, Raw, mutated, parsed, written
+from .documents import Pairs, mutated, parsed, written
 
 Mutate = Callable[[bytes, Random], bytes]
 
@@ -50,9 +49,7 @@ def of_bytes(data: bytes, random: Random) -> bytes:
 
 
 def of_json(*words: str) -> Mutate:
-    """Args:
-    words: names that mean something where it is read.
-    """
+    """Of JSON, in which some names mean something."""
 
     def mutate(data: bytes, random: Random) -> bytes:
         try:
@@ -306,6 +303,3 @@ def _gguf_fields(data: bytes) -> list[tuple[int, int]]:
     except (ValueError, RecursionError):
         pass
     return fields[:2000]
-
-
-__all__ = ["Mutate", "Raw", "json", "of_bytes", "of_gguf", "of_json", "of_safetensors", "of_text"]
