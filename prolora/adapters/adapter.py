@@ -9,6 +9,13 @@ import torch
 from ..algebra.updates import Update
 from ..errors import ProLoRAError
 
+_COUNTED = (
+    *(torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.bool, torch.complex64),
+    *(torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8),
+)
+
+_MOST_NUMBERS = 64  # that say something of a module, as the sides of its weight
+
 
 class Adapter(Protocol):
     """The update of one module."""
@@ -137,6 +144,19 @@ class Origin:
             "copy, or an earlier epoch of it."
         )
 
+    def countable(self, module: str, role: str, tensor: torch.Tensor) -> torch.Tensor:
+        """A tensor of numbers in a type that torch counts with: it only stores those of 8 bits.
+
+        Raises:
+            ProLoRAError: it can do neither.
+        """
+        if tensor.dtype in _COUNTED:
+            return tensor
+        try:
+            return tensor.to(torch.float64)
+        except RuntimeError:
+            self.refuse(module, f"has a LoRA {role} stored as {tensor.dtype}")
+
     def numbers(self, module: str, role: str, tensor: torch.Tensor) -> tuple[float, ...]:
         """What a tensor of numbers says. Asked for only where it counts: a trainer that does not
         use a number writes anything there, as ai-toolkit an alpha that fp16 makes infinite.
@@ -146,6 +166,8 @@ class Origin:
         """
         if tensor.dtype.is_complex:
             self.refuse(module, f"has a LoRA {role} stored as {tensor.dtype}")
+        if tensor.numel() > _MOST_NUMBERS:
+            self.refuse(module, f"has {tensor.numel()} numbers as its {role}")
         self.check_finite(module, role, tensor)
         return tuple(float(number) for number in tensor.flatten())
 

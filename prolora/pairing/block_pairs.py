@@ -13,8 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ProLoRAError, truncated_list
+from ..files.json_text import parse_json
 from ..models.module_names import is_text_encoder
 from .module_tree import Node
+
+_LONGEST = 1000  # letters of a path
 
 
 def read_pairs(path: Path) -> dict[str, str | None]:
@@ -45,19 +48,22 @@ def parse_pairs(text: str, name: str = "the pairs") -> dict[str, str | None]:
     if not text.strip():
         return {}
     try:
-        content = json.loads(text, object_pairs_hook=_once)
+        content = parse_json(text, _once)
     except ProLoRAError as error:
         raise ProLoRAError(f"{name}: {error}") from None
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise ProLoRAError(f"{name}: this is no JSON ({error}). {_FORM}") from error
     pairs = content.get("pairs", content) if isinstance(content, dict) else None
     if not isinstance(pairs, dict):
         raise ProLoRAError(f"{name}: there are no pairs in it. {_FORM}")
     for target, source in pairs.items():
-        named = source is None or (isinstance(source, str) and source != "")
-        if not named or not target:
+        if not _is_path(target) or not (source is None or _is_path(source)):
             raise ProLoRAError(f"{name}: {target!r}: {source!r} is not a pair. {_FORM}")
     return pairs
+
+
+def _is_path(found: object) -> bool:
+    return isinstance(found, str) and 0 < len(found) <= _LONGEST
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -29,7 +29,7 @@ def held(result: ModuleResult, dtype: torch.dtype, hold: Hold) -> ModuleResult:
         return result
 
     def own(tensor: torch.Tensor) -> torch.Tensor:
-        if result.is_own:  # which may be mapped
+        if result.is_own:  # of what the file has, which is held
             return tensor.cpu()
         fits = dtype in _HALF and survives(tensor, dtype)
         return hold((tensor.to(dtype) if fits else tensor).cpu())
