@@ -119,7 +119,8 @@ def test_a_full_difference_moves_as_it_is(kind):
     source = random_weight(SHAPES[kind])
     diff = random_weight(SHAPES[kind], 7)
     moved, row = move(FullDifference("layer", diff), source, drifted(source), mode="alike")
-    assert (row.status, row.reason, row.energy_kept) == ("moved", "", 1)
+    assert (row.status, row.reason) == ("moved", "")
+    assert row.energy_kept == pytest.approx(1)
     assert torch.equal(moved.diff, diff)
 
 
