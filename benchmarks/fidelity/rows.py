@@ -186,4 +186,6 @@ def ways(case: Case) -> Mapping[str, Way]:
         found[BY_DEFAULT] = lambda: refined(case)
     if case.subject.family == "dora":
         del found["refined"]  # DoRAs are calibrated, not refined
+        # Of any other family it is the copy; here the magnitude is for the target's norms.
+        found["alike"] = lambda: by_weights(case, replace(ALL, mode="alike"))
     return found

@@ -18,7 +18,17 @@ from .loras import CONCEPTS, STYLES, Subject
 from .models import DISTILLED, MODELS
 
 ROWS = (
-    *("none", "retrained", "copy", "subspace", "prolora", "full", "casa", "casa of nothing"),
+    *(
+        "none",
+        "retrained",
+        "copy",
+        "alike",
+        "subspace",
+        "prolora",
+        "full",
+        "casa",
+        "casa of nothing",
+    ),
     *("orthogonal", "theseus", "calibrated", "refined", "refined, own 0.3"),
 )
 AGAIN = "retrained, another seed"
