@@ -24,7 +24,7 @@ class Mode:
         rank: of the result, where no rank is chosen and the adapter's family has none; 0 for the
             smallest that keeps 99 % of the energy.
         crosses_widths: whether it goes to a weight of another width.
-        as_it_is: whether what moves keeps the file's own tensors, if loaders read them.
+        as_it_is: whether what its maps move keeps the file's own tensors, if loaders read them.
         keeps_a_share: whether the result is a part of the update, so that its energy is a share.
         needs_recording: whether the weights alone do not suffice.
         warning: what one would not expect of a LoRA that was moved so.
@@ -112,7 +112,7 @@ _ROWS = (
         warning="Mode casa: the result takes back a part of what tells the two models apart, which "
         "is right at strength 1 only.",
     ),
-    Mode("copy", "as it is, to compare", "the baseline", None, as_it_is=True),
+    Mode("copy", "as it is, to compare", "the baseline", None),
 )
 MODES = {mode.name: mode for mode in _ROWS}
 # What saved graphs and scripts may still say.

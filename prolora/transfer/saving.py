@@ -1,19 +1,30 @@
 """A result as a LoRA file, or a folder of PEFT: what it and its modules are called, its dtype."""
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
-from ..adapters import FILE_DTYPES, AdapterFile, Part, lora_state_dict
+import torch
+
+from ..adapters import (
+    FILE_DTYPES,
+    AdapterFile,
+    FullDifference,
+    Part,
+    VectorPatch,
+    lora_state_dict,
+)
+from ..adapters.dense import DenseAdapter
+from ..adapters.dora import DoraAdapter
 from ..adapters.file import name_of
 from ..adapters.peft_folder import folder_files, is_adapter_folder, moved_config
 from ..errors import ProLoRAError
 from ..files.atomic_write import write_text
 from ..models.model import Model
 from ..models.transformers_model import PEFT
-from ..naming.output_names import rename
+from ..naming.output_names import Renamed, rename
 from ..provenance.written import write_lora
 
 _ENDINGS = (".safetensors", ".gguf")
@@ -63,11 +74,39 @@ def save_result(
     """
     if not _is_file(path):
         return _save_folder(result, model, path, form, more or {})
-    named = rename(result.contents, model.key_map, model.architecture, form.naming)
+    named = _named(result, model, form.naming)
     tensors = lora_state_dict(named.adapters, FILE_DTYPES[form.dtype], named.style)
     write_lora(tensors, path, {**result.metadata(), **(more or {})}, model.path)
     beside = [_BESIDE] if form.naming == "peft" else []
     return (*named.notes, *beside)
+
+
+def _named(result: Result, model: Model, naming: str) -> Renamed:
+    """The modules under the names of the file; as LoRAs, where its readers know nothing else."""
+
+    def renamed(parts: Sequence[Part]) -> Renamed:
+        return rename(parts, model.key_map, model.architecture, naming)
+
+    named = renamed(result.contents)
+    if naming not in ("peft", "diffusers") and named.style != "peft":
+        return named
+    loras = [_as_lora(part, model) for part in result.contents]
+    count = sum(a is not b for a, b in zip(loras, result.contents, strict=True))
+    named = renamed(loras)
+    told = f"{count} modules became LoRAs, for {named.style} reads no other family"
+    return replace(named, notes=(*named.notes, told)) if count else named
+
+
+def _as_lora(part: Part, model: Model) -> Part:
+    """An adapter that has kept the tensors of another family, as docs/formats.md says."""
+    direction = part.direction if isinstance(part, DoraAdapter) else part
+    is_lora = not isinstance(direction, DenseAdapter)
+    if is_lora or isinstance(direction, FullDifference) or isinstance(part, VectorPatch):
+        return part
+    place = model.resolve(part.name)
+    assert place is not None  # it has the target's name
+    weight = model.weight(place, torch.device("cpu"), torch.float32)
+    return part.retarget(part.update(weight), 0, weight, weight).adapter
 
 
 def _save_folder(
@@ -75,7 +114,7 @@ def _save_folder(
 ) -> tuple[str, ...]:
     """The same for PEFT. The configuration is written last: without it there is no adapter."""
     check_place(folder, form)
-    named = rename(result.contents, model.key_map, model.architecture, "peft")
+    named = _named(result, model, "peft")
     tensors = lora_state_dict(named.adapters, FILE_DTYPES[form.dtype], named.style)
     file, base = result.file, str(model.path or model.name)
     config = {} if file is None else file.config

@@ -325,7 +325,7 @@ def test_where_results_have_no_room_no_thread_is_left(use):
     def hold(tensor: torch.Tensor) -> torch.Tensor:
         raise Stop
 
-    settings = TransferSettings(threshold=0.0, workers=2)
+    settings = TransferSettings("full", threshold=0.0, workers=2)
     lora = resolve(FILE_OF_FEW, model_of("A", FEW))
     made = job.prepare_job(lora, model_of("B", {n: TARGET[n] for n in FEW}), settings)
     with pytest.raises(Stop) as found:

@@ -115,6 +115,16 @@ def test_a_full_difference_stays_one(kind):
 
 
 @pytest.mark.parametrize("kind", SHAPES)
+def test_a_full_difference_moves_as_it_is(kind):
+    source = random_weight(SHAPES[kind])
+    diff = random_weight(SHAPES[kind], 7)
+    moved, row = move(FullDifference("layer", diff), source, drifted(source), mode="alike")
+    assert (row.status, row.reason) == ("moved", "")
+    assert row.energy_kept == pytest.approx(1)
+    assert torch.equal(moved.diff, diff)
+
+
+@pytest.mark.parametrize("kind", SHAPES)
 def test_a_full_difference_of_a_chosen_rank_is_a_lora(kind):
     source = random_weight(SHAPES[kind])
     target, diff = drifted(source), random_weight(SHAPES[kind], 7)

@@ -10,7 +10,7 @@ from torch import Tensor
 from prolora.adapters import lora_state_dict, parse_adapter_file
 from prolora.errors import ProLoRAError
 
-from .small_models import move, random_weight
+from .small_models import drifted, move, random_weight
 from .strategies import formed, relative_error
 
 PAGE = Path(__file__).parents[2] / "docs" / "foura.md"
@@ -148,6 +148,19 @@ def test_it_moves_as_a_lora(transform, kernel):
     assert written["m.lora_down.weight"].shape == (moved.rank, 16, *kernel)
     got = formed(parse_adapter_file(written, "moved").adapters[0].update(weight))
     assert relative_error(got, reference(np.eye(16), tensors).T) < 1e-5
+
+
+@pytest.mark.parametrize("transform", [DCT, DFT])
+def test_as_it_is_it_is_a_lora_of_the_same_update(transform):
+    """In the keys of one, for no loader reads a FouRA."""
+    weight, tensors = random_weight((24, 16)), parts((24, 16), transform)
+    want = reference(np.eye(16), tensors).T
+    projected, _ = move(read(tensors), weight, drifted(weight))
+    moved, row = move(read(tensors), weight, drifted(weight), mode="alike")
+    assert relative_error(formed(projected.update(weight)), want) > 0.1
+    assert relative_error(formed(moved.update(weight)), want) < 1e-5
+    assert row.status == "moved"
+    assert set(lora_state_dict([moved])) == {"m.lora_up.weight", "m.lora_down.weight", "m.alpha"}
 
 
 GOOD = parts((24, 16), DCT)

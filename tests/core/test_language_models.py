@@ -4,12 +4,13 @@ import copy
 import json
 import shutil
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from peft import PeftModel
+from peft import LoHaConfig, LoKrConfig, PeftModel, get_peft_model
 from torch import nn
 from transformers import AutoModelForCausalLM, LlamaModel
 
@@ -176,6 +177,31 @@ def test_a_dora_keeps_its_magnitudes_ratio(folder):
     effect = (want - bare).norm()
     assert (with_adapter("style") - want).norm() > 0.1 * effect
     assert (with_adapter("moved") - want).norm() < 1e-4 * effect
+
+
+OTHERS = {"LoHa": LoHaConfig(r=2, alpha=4), "LoKr": LoKrConfig(r=2, alpha=4)}
+
+
+@pytest.mark.parametrize("mode", ["alike", "copy"])
+@pytest.mark.parametrize("family", OTHERS)
+def test_another_family_that_stays_as_it_is_becomes_a_lora_in_a_folder(
+    folder, capsys, family, mode
+):
+    """The adapter's own class reads the original on the target; PEFT's folder is one of a LoRA."""
+    shutil.rmtree("style")
+    config = replace(OTHERS[family], target_modules=MODULES)
+    wrapped = get_peft_model(llama(), config)
+    torch.manual_seed(1)
+    for name, parameter in wrapped.named_parameters():
+        if "hada_" in name or "lokr_" in name:
+            parameter.data = torch.randn_like(parameter) / 3
+    wrapped.save_pretrained("style")
+    assert transfer("--mode", mode) == 0
+    assert "9 modules became LoRAs, for peft reads no other family" in capsys.readouterr().out
+    want, bare = with_adapter("style"), outputs(AutoModelForCausalLM.from_pretrained("b"))
+    effect = (want - bare).norm()
+    assert effect > 0.1 * bare.norm()
+    assert (with_adapter("moved") - want).norm() < 0.15 * effect
 
 
 def test_a_head_that_is_the_embedding(folder):

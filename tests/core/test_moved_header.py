@@ -71,7 +71,7 @@ def moved(header=HEADER, tensors=STYLE, names=("one", "two"), architecture="SDXL
             names, (WEIGHT, drifted(WEIGHT)), ("SDXL", architecture), strict=True
         )
     )
-    settings = TransferSettings(threshold=0)
+    settings = TransferSettings("full", threshold=0)
     return transfer_lora(file, one, replace(two, path=path), settings)
 
 
