@@ -1,9 +1,12 @@
 import os
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
 
+from . import guard
 from .imports import libraries_of
 
 pytest_plugins = ["comfy_harness.pytest_plugin"]
@@ -14,6 +17,24 @@ settings.register_profile(
     "thorough", max_examples=1000, deadline=None, suppress_health_check=list(HealthCheck)
 )
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "default"))
+
+
+sys.addaudithook(guard.hook)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    """Tests talk to a host, on this machine; those of the core talk to nobody."""
+    with guard.connections_within_this_machine(allowed=item.path.parent.name != "core"):
+        return (yield)
+
+
+@pytest.fixture(autouse=True)
+def nothing_was_refused() -> Iterator[None]:
+    """Also not where what was refused was swallowed."""
+    guard.caught.clear()
+    yield
+    assert guard.caught == []
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
