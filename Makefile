@@ -8,6 +8,7 @@ VENV   := .venv
 PY     := $(VENV)/bin/python
 LOG    := $(VENV)/setup.log
 REGISTRY := $(VENV)/registry/bin
+AUDIT  := $(VENV)/audit/bin
 OLDEST := $(VENV)/oldest
 PIP    := $(PY) -m pip --disable-pip-version-check --no-input
 PINNED := -c requirements/constraints.txt
@@ -39,7 +40,7 @@ define install
 endef
 
 .PHONY: setup test test-core test-thorough test-oldest test-host test-browser reliability reliability-quick lint \
-	registry demo evidence evidence-quick architectures clean
+	bad-input audit licences registry demo evidence evidence-quick architectures clean
 
 setup: $(NEEDED)
 	@:
@@ -66,13 +67,28 @@ test-browser: setup $(DRIVER)
 	@$(PYTEST) -m browser
 
 # The campaign of docs/reliability.md, which it writes: about an hour, and Linux.
-reliability: setup
+reliability: setup | $(AUDIT)/bandit
 	@$(PYTEST) tests/reliability
 	@PYTHONPATH=. $(PY) tests/reliability/told.py
 
 # A fiftieth of it, which leaves the page as it is.
 reliability-quick: setup
 	@$(PYTEST) tests/reliability --quick
+
+# The code itself, and what it needs: insecure code, known vulnerabilities, licences, the registry's
+# scan. Needs a network; a part whose database cannot be reached is skipped, and says so.
+audit: setup registry | $(AUDIT)/bandit
+	@PATH=$(abspath $(AUDIT)):$$PATH $(PYTEST) tests/reliability/test_static.py tests/core/test_licences.py -rs
+	@PYTHONPATH=. $(PY) tests/reliability/told.py
+
+licences: setup
+	@PYTHONPATH=. $(PY) tests/licences.py  # docs/licences.md
+
+$(AUDIT)/bandit: requirements/audit.txt | $(PY)
+	@echo "setup: installing what looks for insecure code and known vulnerabilities"
+	@$(PYTHON) -m venv $(VENV)/audit
+	@$(AUDIT)/python -m pip --disable-pip-version-check --no-input install -r $< >>$(LOG) 2>&1
+	@touch $@
 
 # What the ComfyUI registry checks, and the archive that it would get, node.zip (committed files
 # only). Its tools have many requirements of their own, so they get an environment of their own.

@@ -1,4 +1,4 @@
-"""What the tests themselves are kept from, so that the pack is seen to do none of it: see guard.py."""
+"""What nothing may do while the tests run is refused: see guard.py."""
 
 import pickle
 import socket
@@ -14,7 +14,7 @@ ANYWHERE = ("192.0.2.1", 80)  # an address that is kept free for examples
 
 def as_the_pack(code: str, folder: str = "prolora", **names: object) -> None:
     """Runs code as if it stood in a file of the pack."""
-    exec(compile(code, str(guard.ROOT / folder / "example.py"), "exec"), names)  # noqa: S102
+    exec(compile(code, str(guard.ROOT / folder / "example.py"), "exec"), names)
 
 
 @pytest.fixture(autouse=True)
@@ -74,7 +74,7 @@ def test_what_the_pack_never_opens_or_starts(what, folder, tmp_path, refused):
         as_the_pack(FORBIDDEN[what], folder, **names)
     assert refused
     if "pickle" in what:  # it is the pack that is kept from it
-        exec(FORBIDDEN[what], names)  # noqa: S102
+        exec(FORBIDDEN[what], names)
 
 
 def test_torch_reads_weights_without_unpickling(tmp_path, refused):
