@@ -49,5 +49,5 @@ def header(path: Path) -> tuple[list[str], dict[str, str]]:
         refuse_without_weights(path)
     elif path.is_dir() or path.suffix.lower() == ".gguf":
         return [], {}
-    with open_safetensors(weights_in(path)) as handle:
-        return list(handle.keys()), handle.metadata() or {}
+    file = open_safetensors(weights_in(path))
+    return file.keys(), file.metadata() or {}

@@ -84,7 +84,7 @@ def _calibrated(
     base = SubspaceMaps(((copied_map,),), settings.subspace_energy, KEPT)
     running = network_of(network(case.target))
     maps = CalibratedMaps(lora, heard, running, None, base, silent, ROOM, penalty)
-    return transfer_resolved(lora, model(case.target), settings, maps=maps).adapters
+    return transfer_resolved(lora, model(case.target), settings, maps=maps, kept=KEPT).adapters
 
 
 def _refined(case: Case, **chosen: float) -> Way:

@@ -124,7 +124,7 @@ def sections() -> dict[str, str]:
         ),
         "ranks": tables.rank_table(found),
         "ablations": ablations.tables(ablations.results().rows()),
-        "all": tables.test_table(found),
+        "all": tables.test_table(where(found, lambda key: key.kind != "fast")),
         "times": tables.time_table(loras.times().rows(), recordings().rows(), found),
     }
     for name, is_wanted in kinds.items():

@@ -2,10 +2,11 @@
 
 ComfyUI loads a file with comfy.sd.load_state_dict_guess_config. If that does not know the
 architecture, it uses load_diffusion_model_state_dict, which also knows diffusers' names. This file
-follows both with the host's own functions, on tensors that are mapped or have no data.
+follows both with the host's own functions, on tensors that are read when they are looked at.
 """
 
 import inspect
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -61,20 +62,25 @@ class _Source:
 def model_from_file(path: Path) -> Model:
     """A Model of a checkpoint or diffusion model that is never loaded.
 
-    The tensors are mapped from the file: a weight is read when it is used, and the system may drop
-    it again. The host detects the architecture from the shapes and builds the model without data;
-    the names in that model are enough for the host's LoRA key map.
+    A weight is read when it is used. The host detects the architecture from the shapes and builds
+    the model without data; the names in that model are enough for the host's LoRA key map.
 
     Raises:
         ProLoRAError: the file is damaged or not safetensors, or the host does not know the model.
     """
-    with open_safetensors(path) as file:  # refuses a damaged file with a message for artists
-        metadata = file.metadata() or {}
-        refuse_files_without_weights(path.name, file.keys())
-        tensors = file.get_tensors(file.keys()) | marks_in(metadata)
+    file = open_safetensors(path)  # refuses a damaged file with a message for artists
+    metadata = file.metadata() or {}
+    refuse_files_without_weights(path.name, file.keys())
+    marks = marks_in(metadata)
+    tensors = file.unread() | marks
     source = _recognise(path.name, tensors, metadata)
     model = _without_data(path.name, source)
-    weights = ConvertedWeights(tensors, source.convert)
+
+    def read(keys: Collection[str]) -> Tensors:
+        of_file = file.get_tensors([key for key in keys if key not in marks])
+        return of_file | {key: marks[key] for key in keys if key in marks}
+
+    weights = ConvertedWeights(tensors, source.convert, read)
     unread = weights.unread()
     unet = {key: tensor for key, tensor in unread.items() if key.startswith(_UNET)}
     names = comfy.lora.model_lora_keys_unet(model, _names_beyond(model, unet))

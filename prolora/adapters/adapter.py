@@ -9,6 +9,11 @@ import torch
 from ..algebra.updates import Update
 from ..errors import ProLoRAError
 
+_COUNTED = (
+    *(torch.float64, torch.float32, torch.float16, torch.bfloat16, torch.bool, torch.complex64),
+    *(torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8),
+)
+
 
 class Adapter(Protocol):
     """The update of one module."""
@@ -136,6 +141,19 @@ class Origin:
             "holds NaN or infinity: its training broke down or the file is damaged. Use another "
             "copy, or an earlier epoch of it."
         )
+
+    def countable(self, module: str, role: str, tensor: torch.Tensor) -> torch.Tensor:
+        """A tensor of numbers in a type that torch counts with: it only stores those of 8 bits.
+
+        Raises:
+            ProLoRAError: it can do neither.
+        """
+        if tensor.dtype in _COUNTED:
+            return tensor
+        try:
+            return tensor.to(torch.float64)
+        except RuntimeError:
+            self.refuse(module, f"has a LoRA {role} stored as {tensor.dtype}")
 
     def numbers(self, module: str, role: str, tensor: torch.Tensor) -> tuple[float, ...]:
         """What a tensor of numbers says. Asked for only where it counts: a trainer that does not

@@ -150,9 +150,10 @@ def make_vector_patches(
             origin.refuse(name, f"has two changes of one {side}: {' and '.join(changes)}")
     tensors = dict(vectors)
     if "up_bias" in tensors:
-        if "down" not in parts:
+        down = parts.get("down")
+        if down is None or down.ndim == 0:
             origin.refuse(name, "has the bias of a LoRA up but no LoRA down")
-        scale = scale_of(name, parts, origin, parts["down"].shape[0])
+        scale = scale_of(name, parts, origin, len(down))
         tensors["diff_b"] = tensors.pop("up_bias").float() * scale
     if "b_norm" in tensors and "w_norm" not in tensors:
         tensors["diff_b"] = tensors.pop("b_norm")

@@ -63,9 +63,11 @@ def scale_of(name: str, parts: Mapping[str, torch.Tensor], origin: Origin, rank:
     """The alpha over the rank; 1 where the file has no alpha, as ComfyUI has it.
 
     Raises:
-        ProLoRAError: the alpha is not one real number.
+        ProLoRAError: the alpha is not one real number, or the rank is 0.
     """
     alpha = alpha_of(name, parts, origin)
+    if alpha is not None and rank == 0:
+        origin.refuse(name, "has an alpha, and 0 as the rank that it is divided by")
     return 1.0 if alpha is None else alpha / rank
 
 

@@ -1,7 +1,7 @@
 """A whole adapter file: its modules, sorted into what can be moved and what cannot."""
 
 from collections import Counter, defaultdict
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from pathlib import Path
@@ -122,8 +122,13 @@ class AdapterFile:
         return tuple(dict.fromkeys((*(part.name for part in self.contents), *self.left_out)))
 
 
-def read_adapter_file(path: Path) -> AdapterFile:
+def read_adapter_file(
+    path: Path, hold: Callable[[torch.Tensor], torch.Tensor] | None = None
+) -> AdapterFile:
     """Reads a LoRA file, and PEFT's configuration beside it; or a folder of PEFT with both.
+
+    Args:
+        hold: where its tensors may stay.
 
     Raises:
         ProLoRAError: it is missing, damaged, no safetensors file, or holds no adapter; or the
@@ -131,7 +136,7 @@ def read_adapter_file(path: Path) -> AdapterFile:
     """
     refuse_without_weights(path)
     path = weights_in(path)
-    tensors, metadata = read_safetensors(path)
+    tensors, metadata = read_safetensors(path, hold)
     return parse_adapter_file(tensors, name_of(path), metadata, read_peft_config(path))
 
 
@@ -229,6 +234,9 @@ def _read(
     vectors, parts = split_vectors(tensors)
     left_out = "; ".join(REASONS[role] for role in parts if role in REASONS)
     parts = {role: tensor for role, tensor in parts.items() if role not in REASONS}
+    parts |= {
+        role: origin.countable(module, role, parts[role]) for role in _NUMBERS if role in parts
+    }
     _check(module, vectors, origin)
     families = sorted({FAMILY_OF[role] for role in parts if role in FAMILY_OF})
     family = families[0] if len(families) == 1 else COMBINED.get(frozenset(families), "")

@@ -5,9 +5,7 @@ header of its one file, under `lora_adapter_metadata`, each field with its compo
 (`transformer.lora_alpha`, `text_encoder.r`), or with none. ComfyUI reads neither.
 """
 
-import json
 import math
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +13,10 @@ from typing import Any
 
 import torch
 
-from ..errors import ProLoRAError
+from ..errors import ProLoRAError, one_line
+from ..files.json_text import parse_json
 from .adapter import Origin
+from .patterns import fits
 
 CONFIG_NAME = "adapter_config.json"
 WEIGHTS_NAME = "adapter_model.safetensors"  # the file that such a configuration is for
@@ -42,6 +42,7 @@ _VARIANTS = {
     "use_bdlora": "BD-LoRA",
     "use_qalora": "QALoRA",
 }
+_MOST_PATTERNS = 4096  # a large model has about a thousand modules
 _AGAIN = "Copy or download both again from where they came from."
 
 
@@ -164,8 +165,8 @@ def number_in(config: Mapping[str, Any], field: str, default: float, origin: Ori
 
 def _parsed(text: str, what: str) -> dict[str, Any]:
     try:
-        config = json.loads(text)
-    except (ValueError, RecursionError) as error:
+        config = parse_json(text)
+    except ValueError as error:
         raise ProLoRAError(f"{what} is damaged, it is no JSON: {error}. {_AGAIN}") from error
     if not isinstance(config, dict):
         raise ProLoRAError(f"{what} is no configuration but a {type(config).__name__}. {_AGAIN}")
@@ -208,16 +209,19 @@ def _chosen(
 ) -> Any:
     """A module's own value where a pattern matches the end of its name, else that for all."""
     table = config.get(patterns) or {}
-    if not isinstance(table, dict):
-        raise ProLoRAError(f"{origin.file}: the {patterns} of PEFT's configuration is no table.")
+    if not isinstance(table, dict) or len(table) > _MOST_PATTERNS:
+        raise ProLoRAError(
+            f"{origin.file}: the {patterns} of PEFT's configuration is no table of at most "
+            f"{_MOST_PATTERNS} modules."
+        )
     for pattern, value in table.items():
         try:
-            if re.fullmatch(rf"(.*\.)?({pattern})", name):
+            if fits(pattern, name):
                 return value
-        except re.error as error:
+        except ValueError as error:
             raise ProLoRAError(
-                f"{origin.file}: the {patterns} of PEFT's configuration has {pattern!r}, which is "
-                f"no pattern: {error}. {_AGAIN}"
+                f"{origin.file}: the {patterns} of PEFT's configuration has {one_line(pattern)!r}, which "
+                f"is no pattern: {error}. {_AGAIN}"
             ) from error
     return table.get(name, config.get(default))
 

@@ -6,7 +6,6 @@ lets one choose. What a row does not say is as the call has it. Paths are relati
 
 import csv
 import io
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -15,6 +14,8 @@ from typing import Any
 from ..adapters import FILE_DTYPES
 from ..adapters.peft_folder import is_adapter_folder
 from ..errors import ProLoRAError, truncated_list
+from ..files.json_text import parse_json
+from ..files.names import check_name
 from ..naming.output_names import CHOICES
 from ..pairing.block_pairs import read_pairs
 from ..transfer.modes import mode_named
@@ -202,8 +203,8 @@ def _json_lines(text: str, path: Path) -> Iterator[tuple[int, Mapping[str, str]]
             continue
         place = f"{path.name}, line {number}"
         try:
-            cells = json.loads(line)
-        except (ValueError, RecursionError) as error:
+            cells = parse_json(line)
+        except ValueError as error:
             raise ProLoRAError(f"{place}: this is no JSON ({error}).") from error
         if not isinstance(cells, dict):
             raise ProLoRAError(
@@ -228,22 +229,26 @@ def _check_columns(names: Any, place: str) -> None:
 
 
 def _row(place: str, cells: Mapping[str, str], folder: Path, call: Call) -> Row:
+    try:
+        return _said(place, cells, folder, call)
+    except ProLoRAError as error:
+        raise ProLoRAError(f"{place}: {error}") from None
+
+
+def _said(place: str, cells: Mapping[str, str], folder: Path, call: Call) -> Row:
     said = {name: cell.strip() for name, cell in cells.items() if cell.strip()}
-    paths = {name: folder / said[name] for name in (*_PATHS, "pairs") if name in said}
+    paths = {name: check_name(folder / said[name]) for name in (*_PATHS, "pairs") if name in said}
     lora = paths.get("lora")
     source, target = paths.get("source", call.source), paths.get("target", call.target)
     if lora is None or source is None or target is None:
         ends = {"lora": lora, "source": source, "target": target}
         missing = " and ".join(name for name, path in ends.items() if path is None)
-        raise ProLoRAError(f"{place}: it names no {missing}.")
-    try:
-        chosen = {name: _value(name, text) for name, text in said.items() if name in _READ}
-        pairs = paths.get("pairs", call.choices.pairs)
-        choices = replace(call.choices, **chosen, pairs=pairs and pairs.absolute())
-    except ProLoRAError as error:
-        raise ProLoRAError(f"{place}: {error}") from None
+        raise ProLoRAError(f"it names no {missing}.")
+    chosen = {name: _value(name, text) for name, text in said.items() if name in _READ}
+    pairs = paths.get("pairs", call.choices.pairs)
+    choices = replace(call.choices, **chosen, pairs=pairs and pairs.absolute())
     out = (call.out_dir or folder) / moved_name(lora, target)
-    out = lora_path(paths.get("out", out), lora)
+    out = check_name(lora_path(paths.get("out", out), lora))
     lora, source, target, out = (path.absolute() for path in (lora, source, target, out))
     return Row(place, lora, source, target, out, choices)
 

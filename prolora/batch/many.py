@@ -6,10 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..adapters import read_adapter_file
-from ..adapters.peft_folder import weights_in
 from ..algebra.kept import NOTHING_KEPT, Forgetful
 from ..errors import ProLoRAError
-from ..files.lazy_mmap import give_pages_back
 from ..files.spool import Spool
 from ..models.model import Model
 from ..progress import Progress, silent
@@ -77,36 +75,41 @@ def move_many(items: list[Item], move: Move) -> Iterator[tuple[Item, Written | F
     """Moves LoRAs, then writes them one after the other, and gives each when it is written.
 
     One that cannot be moved costs the others nothing but time. However many there are, they take
-    no more memory than a few do: until they are written, the results lie on the disk of the first.
+    no more memory than a few do: until they are written, they lie on the disk of the first.
 
     Raises:
         KeyboardInterrupt: or whatever else that is no Exception, of `moving` and `writing`. What is
             written stays.
     """
+    if not items:
+        return
     jobs: list[tuple[Item, Job]] = []
     aligned: Aligned = {}
+    read = Spool(items[0].out.parent)
     for number, item in enumerate(items):
         move.moving(0, 1, f"{item.lora.name} ({number + 1} of {len(items)})")
         try:
-            jobs.append((item, _prepared(item, move, aligned)))
+            jobs.append((item, _prepared(item, move, aligned, read)))
         except Exception as error:
             yield item, Failure(reason_of(error))
-        give_pages_back([weights_in(item.lora)])
-    yield from _moved(jobs, move)
+        read.give_pages_back()
+    yield from _moved(jobs, move, read)
 
 
-def _prepared(item: Item, move: Move, aligned: Aligned) -> Job:
-    found = resolve(read_adapter_file(item.lora), move.source, move.moving)
+def _prepared(item: Item, move: Move, aligned: Aligned, read: Spool) -> Job:
+    found = resolve(read_adapter_file(item.lora, read.hold), move.source, move.moving)
     given = move.target, move.settings, move.moving, move.kept, aligned
     return prepare_job(found, *given)
 
 
-def _moved(jobs: list[tuple[Item, Job]], move: Move) -> Iterator[tuple[Item, Written | Failure]]:
+def _moved(
+    jobs: list[tuple[Item, Job]], move: Move, read: Spool
+) -> Iterator[tuple[Item, Written | Failure]]:
     """After an error in halves, until the one is found that it is of."""
     if not jobs:
         return
     items = [item for item, _ in jobs]
-    spool = Spool(items[0].out.parent, beside=[weights_in(item.lora) for item in items])
+    spool = Spool(items[0].out.parent, beside=read)
     try:
         results = transfer_jobs(
             [job for _, job in jobs], move.moving, kept=move.kept, hold=spool.hold
@@ -117,7 +120,7 @@ def _moved(jobs: list[tuple[Item, Job]], move: Move) -> Iterator[tuple[Item, Wri
             return
         middle = len(jobs) // 2
         for half in (jobs[:middle], jobs[middle:]):
-            yield from _moved(half, move)
+            yield from _moved(half, move, read)
         return
     for number, item in enumerate(items):
         move.writing(number, len(items), item.out.name)

@@ -76,7 +76,6 @@ class Origins:
 def header_of(path: Path) -> dict[str, str]:
     """What a written file says of itself; nothing where there is none, or another's."""
     try:
-        with open_safetensors(weights_in(path)) as file:
-            return file.metadata() or {}
+        return open_safetensors(weights_in(path)).metadata() or {}
     except ProLoRAError:
         return {}

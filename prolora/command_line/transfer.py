@@ -5,7 +5,6 @@ from dataclasses import replace
 from pathlib import Path
 
 from ..adapters import read_adapter_file
-from ..adapters.peft_folder import weights_in
 from ..batch.many import Failure, Item, Move, move_many
 from ..errors import ProLoRAError, bullets
 from ..files.spool import Spool
@@ -77,9 +76,9 @@ def _move_one(options: argparse.Namespace, settings: TransferSettings) -> None:
     else:
         options.out = options.out_dir / moved_name(lora, options.target)
     check_result(options, options.source, options.target, options.pairs, lora=lora)
-    file = read_adapter_file(lora)
+    spool = Spool(options.out.parent)
+    file = read_adapter_file(lora, spool.hold)
     source, target = load_pair(options.source, options.target)
-    spool = Spool(options.out.parent, beside=[weights_in(lora)])
     with progress_in("module") as progress:
         kept = kept_of(options)
         result = transfer_lora(file, source, target, settings, progress, kept, spool.hold)

@@ -51,7 +51,6 @@ class FileCache:
         for path in sorted(self.folder.glob(f"* {key[:_IN_NAME]}.safetensors")):
             try:
                 tensors, metadata = read_safetensors(path)
-                tensors = {name: tensor.clone() for name, tensor in tensors.items()}
             except ProLoRAError:
                 if not path.exists():  # another process has just removed it
                     continue
@@ -114,17 +113,14 @@ class FileCache:
         for path in self.folder.glob("*.safetensors"):
             with suppress(OSError, ProLoRAError):  # removed meanwhile, or not readable: no entry
                 found = path.stat()
-                with open_safetensors(path) as handle:
-                    marked = KEY in (handle.metadata() or {})
-                if marked:
+                if KEY in (open_safetensors(path).metadata() or {}):
                     yield found.st_mtime_ns, path, found.st_size
 
 
 def _is_foreign(path: Path) -> bool:
     """Whether a sound file is no entry. A damaged one of an entry's name is taken for an entry."""
     try:
-        with open_safetensors(path) as handle:
-            return KEY not in (handle.metadata() or {})
+        return KEY not in (open_safetensors(path).metadata() or {})
     except ProLoRAError:
         return False
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from ..errors import ProLoRAError
 from ..progress import Progress, silent
 from .atomic_write import write_text
+from .json_text import parse_json
 
 _PIECE = 2**22
 _MB = 10**6
@@ -111,7 +112,7 @@ class DigestMemory:
     def _read(self) -> dict[str, tuple[str, str]]:
         """None of it where the file is missing, damaged or another's."""
         try:
-            found = json.loads(self._path.read_text(encoding="utf-8"))
+            found = parse_json(self._path.read_text(encoding="utf-8"))
             return {str(path): (str(at), str(digest)) for path, (at, digest) in found.items()}
         except (OSError, ValueError, AttributeError, TypeError):
             return {}

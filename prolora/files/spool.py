@@ -7,14 +7,12 @@ tensor in it, and with the process, however that ends: there is nothing to remov
 import mmap
 import os
 import tempfile
-from collections.abc import Collection
 from pathlib import Path
 from typing import IO
 
 import torch
 
 from ..errors import ProLoRAError
-from .lazy_mmap import give_pages_back
 
 _FIRST, _LARGEST = 1 << 24, 1 << 28  # bytes of a file; each next one is twice as long
 _ALIGNED = 64  # bytes, as torch has its own tensors
@@ -26,11 +24,10 @@ class Spool:
 
     Args:
         folder: whose disk they go to; it need not be there yet.
-        beside: safetensors files that are read meanwhile, whose pages are given back with those
-            of the spool.
+        beside: another that is read meanwhile, whose pages are given back with its own.
     """
 
-    def __init__(self, folder: Path, beside: Collection[Path] = ()) -> None:
+    def __init__(self, folder: Path, beside: "Spool | None" = None) -> None:
         self._folder, self._beside = folder, beside
         self._maps: list[mmap.mmap] = []
         self._used = 0  # bytes of the last of them
@@ -65,7 +62,8 @@ class Spool:
         if hasattr(mmap, "MADV_DONTNEED"):
             for mapped in self._maps:
                 mapped.madvise(mmap.MADV_DONTNEED)
-        give_pages_back(self._beside)
+        if self._beside is not None:
+            self._beside.give_pages_back()
 
     def _mapped(self, size: int) -> mmap.mmap:
         try:

@@ -5,7 +5,7 @@ conversion runs once on tensors without data. That tells the names and shapes of
 and which of the file's tensors each is made of; from those, a weight is made when it is read.
 """
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -25,14 +25,25 @@ class ConvertedWeights(StoredWeights):
     from copies, since conversions write into what they are given.
 
     Args:
-        tensors: the file's, mapped into memory.
+        tensors: the file's.
         convert: gets tensors by the file's keys and returns them by others. It must do the same
             to tensors on the meta device as to others.
+        read: gives some of the file's tensors, where those in `tensors` tell no more than their
+            shapes and dtypes.
     """
 
-    def __init__(self, tensors: Mapping[str, torch.Tensor], convert: Convert) -> None:
+    def __init__(
+        self,
+        tensors: Mapping[str, torch.Tensor],
+        convert: Convert,
+        read: Callable[[Collection[str]], Tensors] | None = None,
+    ) -> None:
         self._tensors, self._convert = tensors, convert
-        self._empty = {k: torch.empty_like(t, device="meta") for k, t in tensors.items()}
+        self._read = read or (lambda names: {name: tensors[name] for name in names})
+        self._empty = {
+            key: torch.empty(tensor.shape, dtype=tensor.dtype, device="meta")
+            for key, tensor in tensors.items()
+        }
         with _Origins(self._empty) as origins:
             self._made = convert(dict(self._empty))
         self._origins = {key: origins.of(tensor) for key, tensor in self._made.items()}
@@ -54,12 +65,14 @@ class ConvertedWeights(StoredWeights):
 
     def stored(self, key: str) -> torch.Tensor:
         if key in self._renamed:
-            return self._tensors[self._renamed[key]]
-        copies = {name: self._tensors[name].clone() for name in self._origins[key]}
+            name = self._renamed[key]
+            return self._read([name])[name]
+        read = self._read(self._origins[key])
+        copies = {name: tensor.clone() for name, tensor in read.items()}
         return self._convert(self._empty | copies)[key]
 
     def unread(self) -> Tensors:
-        """All of them: the file's own tensor for a renamed one, else one without data."""
+        """All of them: what was given for a renamed one, else one without data."""
         return {
             key: self._tensors[self._renamed[key]] if key in self._renamed else tensor
             for key, tensor in self._made.items()

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from ..errors import ProLoRAError
+from .gguf_header import Header, read_header
 
 _ORIGINAL_SHAPE = "comfy.gguf.orig_shape."
 _INSTEAD = "or use an fp16, bf16 or fp32 version of this model."
@@ -65,15 +66,16 @@ class GGUFWeights:
             raise ProLoRAError(f"{path} does not exist. Is the name right?")
         self._path = path
         try:
-            reader = gguf.GGUFReader(path)
-            self._places = {tensor.name: _place(reader, tensor) for tensor in reader.tensors}
-            foreign = reader.byte_order != "I"
-        except (ValueError, IndexError, KeyError, TypeError, OSError, OverflowError) as error:
+            with path.open("rb") as file:
+                size = path.stat().st_size
+                header = read_header(file, size)
+            self._places = {name: _place(gguf, header, name, size) for name in header.tensors}
+        except (ValueError, KeyError, OSError) as error:
             raise ProLoRAError(
                 f"{path.name} is not a readable GGUF file: {error}. It may be a download that "
                 "broke off. Download it again."
             ) from error
-        if foreign:
+        if header.foreign:
             raise ProLoRAError(
                 f"{path.name} was written for machines of another byte order. Use another copy, "
                 + _INSTEAD
@@ -94,15 +96,30 @@ class GGUFWeights:
         return _dequantise(data, place.kind, place.shape, key)
 
 
-def _place(reader: Any, tensor: Any) -> _StoredTensor:
+def _place(gguf: Any, header: Header, name: str, end: int) -> _StoredTensor:
     """Where a tensor lies in the file, with its shape in torch's order (ggml's is reversed).
 
     A convolution whose rows do not fill a block is flattened; a field has its original shape.
+
+    Args:
+        end: of the file.
+
+    Raises:
+        ValueError: it lies outside of the file, or its two shapes are not of one size.
+        KeyError, ValueError: its type is unknown.
     """
-    field = reader.get_field(_ORIGINAL_SHAPE + tensor.name)
-    reverse = reversed(tensor.shape) if field is None else [field.parts[i][0] for i in field.data]
-    shape = tuple(int(size) for size in reverse)
-    return _StoredTensor(int(tensor.data_offset), int(tensor.n_bytes), tensor.tensor_type, shape)
+    tensor = header.tensors[name]
+    kind = gguf.GGMLQuantizationType(tensor.kind)
+    block, bytes_ = gguf.GGML_QUANT_SIZES[kind]
+    size = math.prod(tensor.sides) // block * bytes_
+    if tensor.start + size > end:
+        raise ValueError("it ends early, or its header claims more than it holds")
+    shape = tensor.sides[::-1]
+    original = header.numbers.get(_ORIGINAL_SHAPE + name, shape)
+    sides = tuple(side for side in original if isinstance(side, int) and side >= 0)
+    if len(sides) < len(original) or math.prod(sides) != math.prod(shape):
+        raise ValueError(f"{name} has two shapes, {list(original)} and {list(shape)}")
+    return _StoredTensor(tensor.start, size, kind, sides)
 
 
 def _dequantise(data: np.ndarray, kind: Any, shape: tuple[int, ...], key: str) -> torch.Tensor:

@@ -180,7 +180,7 @@ def _in_hunyuan_video(module: str) -> str:
 
 def _qkv_of_linear1(module: str, shape: tuple[int, ...]) -> Iterator[LibraryName]:
     """Flux' control LoRAs and USO change the attention alone of a fused weight."""
-    if module.endswith(".linear1"):
+    if module.endswith(".linear1") and len(shape) > 1:
         yield LibraryName(f"{module}_qkv", Slice(0, 0, 3 * shape[1]))
 
 

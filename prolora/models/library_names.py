@@ -305,7 +305,7 @@ def library_names(library: Library, module: str, shape: tuple[int, ...]) -> Iter
         if isinstance(parts, str):
             yield LibraryName(start + parts, None, _is_swapped(library, name, shape))
             continue
-        for part in dict.fromkeys(parts):
+        for part in dict.fromkeys(parts if len(shape) > 1 else ()):  # rows of a matrix
             first, count = parts.index(part), parts.count(part)
             yield LibraryName(start + part, Slice(0, first * shape[1], count * shape[1]))
 

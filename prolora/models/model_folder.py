@@ -5,12 +5,13 @@ the folder's name in front: `unet/conv_in.weight`. A model is one file, or shard
 says which shard has which weight. Another file of the kind `.fp16.` is a variant.
 """
 
-import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
 
 from ..errors import ProLoRAError, truncated_list
+from ..files.json_text import parse_json
+from ..files.names import check_name
 from .weights import SafetensorsWeights
 
 COMPONENTS = ("unet", "transformer", "text_encoder", "text_encoder_2", "text_encoder_3")
@@ -96,12 +97,12 @@ _PICKLE = (
 
 def _shards(index: Path) -> Iterator[Path]:
     try:
-        places = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        places = parse_json(index.read_text(encoding="utf-8"))["weight_map"]
         names = sorted(set(places.values()))
         named = all(isinstance(name, str) for name in names)
     except OSError as error:
         raise ProLoRAError(f"{index} cannot be read: {error}.") from error
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+    except (ValueError, KeyError, TypeError, AttributeError):
         named = False
     if not named or not names:
         raise ProLoRAError(
@@ -116,7 +117,7 @@ def _shards(index: Path) -> Iterator[Path]:
                 f"{index} names {name!r}, which is no .safetensors file beside it. ProLoRA opens "
                 "no other. Download the model again."
             )
-    missing = [name for name in names if not (index.parent / name).exists()]
+    missing = [name for name in names if not check_name(index.parent / name).exists()]
     if missing:
         raise ProLoRAError(
             f"{index} names {len(missing)} files that are not there: "

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import torch
 
 from ..errors import ProLoRAError
+from ..files.json_text import parse_json
 
 QUANT_MARK = "comfy_quant"
 _HEADER = "_quantization_metadata"
@@ -27,6 +28,7 @@ _E2M1_VALUES = torch.tensor([sign * value for sign in (1, -1) for value in _E2M1
 _HADAMARD = 0.5 * torch.tensor(
     [[1.0, 1, 1, -1], [1, 1, -1, 1], [1, -1, 1, 1], [-1, 1, 1, 1]]
 )  # fmt: skip
+_LONGEST_MARK = 1 << 16  # bytes of JSON; those that are written have about a hundred
 _GROUPS = tuple(4**power for power in range(1, 9))
 
 Options = Mapping[str, Any]
@@ -70,7 +72,9 @@ class _Mismatch(Exception):
 def _scaled(weight: torch.Tensor, parts: Parts, options: Options) -> torch.Tensor:
     """Values times one scale, or one scale for each row (m x 1)."""
     (scale,) = parts.values()
-    per_row = (weight.shape[0], *(1,) * (weight.ndim - 1))
+    if not scale.is_floating_point():
+        raise _Mismatch(f"its scales are {scale.dtype}")
+    per_row = (*weight.shape[:1], *(1,) * (weight.ndim - 1))
     if scale.numel() != 1 and tuple(scale.shape) != per_row:
         raise _Mismatch(f"its scales have the shape {list(scale.shape)}")
     return weight.float() * (scale.float().reshape(()) if scale.numel() == 1 else scale.float())
@@ -107,10 +111,10 @@ def _nvfp4(weight: torch.Tensor, parts: Parts, options: Options) -> torch.Tensor
     codes = torch.stack((weight >> 4, weight & 15), dim=-1).flatten(start_dim=1)
     values = _E2M1_VALUES.to(weight.device)[codes.long()]
     scales = _tiled(values, parts["weight_scale"], torch.float8_e4m3fn, block=16)
-    whole = parts["weight_scale_2"].float()
-    if whole.numel() != 1:
-        raise _Mismatch(f"its weight_scale_2 has the shape {list(whole.shape)}")
-    return _blockwise(values, whole.reshape(()) * scales.float())
+    whole = parts["weight_scale_2"]
+    if whole.numel() != 1 or not whole.is_floating_point():
+        raise _Mismatch(f"its weight_scale_2 has the shape {list(whole.shape)} of {whole.dtype}")
+    return _blockwise(values, whole.float().reshape(()) * scales.float())
 
 
 def _tiled(
@@ -226,7 +230,7 @@ def marks_in(metadata: Mapping[str, str]) -> dict[str, torch.Tensor]:
     if _HEADER not in metadata:
         return {}
     try:
-        layers = json.loads(metadata[_HEADER])["layers"]
+        layers = parse_json(metadata[_HEADER])["layers"]
         return {f"{layer}.{QUANT_MARK}": _bytes(json.dumps(layers[layer])) for layer in layers}
     except (ValueError, KeyError, TypeError):
         raise ProLoRAError(
@@ -282,7 +286,7 @@ def _form(tensors: Stored, key: str) -> tuple[Form | None, Options]:
 
 def _read_mark(mark: torch.Tensor, key: str) -> Options:
     try:
-        options = json.loads(bytes(mark.flatten().tolist()))
+        options = parse_json(bytes(mark.flatten()[:_LONGEST_MARK].tolist()))
     except (ValueError, TypeError):
         options = None
     if not isinstance(options, dict):

@@ -5,13 +5,13 @@ encoders in a folder of diffusers are of that library too, but have ComfyUI's na
 (text_encoder_layout.py).
 """
 
-import json
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..errors import ProLoRAError
+from ..files.json_text import parse_json
 from .model import Model
 from .model_folder import COMPONENTS
 from .rearranged import Origin, RearrangedWeights
@@ -50,8 +50,8 @@ def transformers_config(path: Path) -> TransformersConfig | None:
     if not is_one or folder.absolute().name in COMPONENTS or not config.is_file():
         return None
     try:
-        found = json.loads(config.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
+        found = parse_json(config.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
         raise ProLoRAError(f"{config} cannot be read: {error}. Download it again.") from error
     classes = found.get("architectures") if isinstance(found, dict) else None
     if not isinstance(classes, list) or not classes or not isinstance(classes[0], str):

@@ -13,7 +13,7 @@ from typing import Protocol
 
 import torch
 
-from ..files.safetensors import open_safetensors
+from ..files.safetensors import SafetensorsFile, open_safetensors
 from .quantised import QUANT_MARK, marks_in, refuse_files_without_weights, shape_of, values_of
 
 
@@ -56,7 +56,7 @@ class StoredWeights(ABC):
 
 
 class StateDictWeights(StoredWeights):
-    """Weights of a state dict, whose tensors are in memory or mapped from a file."""
+    """Weights of a state dict, whose tensors are in memory."""
 
     def __init__(self, tensors: Mapping[str, torch.Tensor]) -> None:
         self._tensors = tensors
@@ -75,18 +75,16 @@ class StateDictWeights(StoredWeights):
 
 
 @dataclass(frozen=True)
-class _StoredTensor:
-    path: Path
+class _Place:
+    file: SafetensorsFile
     key: str
-    shape: tuple[int, ...]
 
 
 class SafetensorsWeights(StoredWeights):
     """Weights of one or several safetensors files, each read when it is asked for.
 
-    The file is opened for every weight and closed again. The library maps it into memory, and only
-    closing it returns the pages, so a transfer from a 7 GB checkpoint needs a few hundred MB.
-    Opening takes about a millisecond.
+    The file is opened for every weight and closed again, so that it may be moved meanwhile, and a
+    transfer from a 7 GB checkpoint needs a few hundred MB.
 
     Args:
         files: the file; or several, each with the prefix that its keys get.
@@ -97,20 +95,17 @@ class SafetensorsWeights(StoredWeights):
     """
 
     def __init__(self, files: Path | Mapping[Path, str]) -> None:
-        self._places: dict[str, _StoredTensor] = {}
+        self._places: dict[str, _Place] = {}
         self._marks: dict[str, torch.Tensor] = {}
         for path, prefix in (files if isinstance(files, Mapping) else {files: ""}).items():
             self._add(path, prefix)
 
     def _add(self, path: Path, prefix: str) -> None:
-        with open_safetensors(path) as handle:
-            keys = list(handle.keys())
-            refuse_files_without_weights(path.name, keys)
-            marks = {key: handle.get_tensor(key) for key in keys if key.endswith(f".{QUANT_MARK}")}
-            for key in keys:
-                shape = tuple(handle.get_slice(key).get_shape())
-                self._places[prefix + key] = _StoredTensor(path, key, shape)
-            marks |= marks_in(handle.metadata() or {})
+        file = open_safetensors(path)
+        refuse_files_without_weights(path.name, file.keys())
+        marks = file.get_tensors([key for key in file.keys() if key.endswith(f".{QUANT_MARK}")])
+        marks |= marks_in(file.metadata() or {})
+        self._places |= {prefix + key: _Place(file, key) for key in file.keys()}
         self._marks |= {prefix + key: mark for key, mark in marks.items()}
 
     def __iter__(self) -> Iterator[str]:
@@ -120,12 +115,11 @@ class SafetensorsWeights(StoredWeights):
         return key in self._places or key in self._marks
 
     def stored_shape(self, key: str) -> tuple[int, ...]:
-        return self._places[key].shape
+        place = self._places[key]
+        return place.file.shape(place.key)
 
     def stored(self, key: str) -> torch.Tensor:
         if key in self._marks:
             return self._marks[key]
         place = self._places[key]
-        with open_safetensors(place.path) as handle:
-            tensor: torch.Tensor = handle.get_tensor(place.key)
-        return tensor
+        return place.file.get_tensor(place.key)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import ProLoRAError, truncated_list
+from ..files.json_text import parse_json
 from ..models.module_names import is_text_encoder
 from .module_tree import Node
 
@@ -45,10 +46,10 @@ def parse_pairs(text: str, name: str = "the pairs") -> dict[str, str | None]:
     if not text.strip():
         return {}
     try:
-        content = json.loads(text, object_pairs_hook=_once)
+        content = parse_json(text, _once)
     except ProLoRAError as error:
         raise ProLoRAError(f"{name}: {error}") from None
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise ProLoRAError(f"{name}: this is no JSON ({error}). {_FORM}") from error
     pairs = content.get("pairs", content) if isinstance(content, dict) else None
     if not isinstance(pairs, dict):

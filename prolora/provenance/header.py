@@ -19,7 +19,6 @@ the trigger word in `ss_tag_frequency` |
 | ProLoRA | `prolora_target`, what it was moved to | |
 """
 
-import json
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -27,6 +26,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import one_line
+from ..files.json_text import parse_json
 from .families import Family, family_said
 from .hashes import OF_NOTHING
 
@@ -183,8 +183,8 @@ def _name_in_config(metadata: Mapping[str, str], config: Mapping[str, Any]) -> s
 def _object(text: str) -> dict[str, Any]:
     """What a stranger's JSON holds; nothing where it is none."""
     try:
-        found = json.loads(text)
-    except (ValueError, RecursionError):
+        found = parse_json(text)
+    except ValueError:
         return {}
     return found if isinstance(found, dict) else {}
 

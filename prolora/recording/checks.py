@@ -12,7 +12,7 @@ _DTYPES = (torch.float16, torch.float32)
 
 def problems(found: Recording) -> Iterator[str]:
     """The first of them says why a file is refused."""
-    count = len(found.latents)
+    count = len(found.latents) if found.latents.ndim else 0
     answers = (found.latents, found.derivatives, found.derivatives_without)
     levels = [found.sigmas] + ([] if found.next_sigmas is None else [found.next_sigmas])
     indices = (found.prompt_of, found.sample_of)
@@ -48,17 +48,18 @@ def _problems_of_prompt(prompt: Prompt) -> Iterator[str]:
     for name, tensor in prompt.tensors.items():
         if tensor.ndim > 1 and len(tensor) != 1:
             yield f"the {name} of a prompt is not of one prompt"
-        elif tensor.is_floating_point() and not torch.isfinite(tensor.float()).all():
+        elif tensor.is_complex() or not torch.isfinite(tensor.float()).all():
             yield f"the {name} of a prompt holds NaN or infinity"
 
 
 def _fits(readout: ReadOut, examples: int) -> bool:
     """Whether its parts are of one number, and of examples and positions that can be."""
     numbers = (readout.examples, readout.positions, readout.counts)
+    if readout.values.ndim != 2 or not all(map(_are_integers, numbers)):
+        return False
     count = len(readout.values)
     return (
-        readout.values.ndim == 2
-        and readout.values.numel() > 0
+        readout.values.numel() > 0
         and all(tensor.shape == (count,) for tensor in numbers)
         and _count(readout.examples, examples)
         and _count(readout.positions, int(readout.counts.max()) if count else 0)
@@ -78,12 +79,14 @@ def _are_numbers(tensor: torch.Tensor) -> bool:
     return tensor.dtype in _DTYPES and bool(torch.isfinite(tensor.float()).all())
 
 
+def _are_integers(tensor: torch.Tensor) -> bool:
+    return tensor.dtype in (torch.int32, torch.int64)
+
+
 def _lead_down(sigmas: torch.Tensor, following: torch.Tensor) -> bool:
     return bool((following < sigmas).all() and (following >= 0).all())
 
 
 def _count(numbers: torch.Tensor, end: int) -> bool:
     """Whether they count something that has so many."""
-    if numbers.dtype not in (torch.int32, torch.int64):
-        return False
-    return bool((numbers >= 0).all() and (numbers < end).all())
+    return _are_integers(numbers) and bool((numbers >= 0).all() and (numbers < end).all())

@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 import torch
 
 from ..errors import ProLoRAError, one_line
+from ..files.json_text import parse_json
 from ..files.safetensors import read_safetensors, write_safetensors
 from ..models import outline
 from .checks import problems
@@ -24,7 +25,7 @@ _TENSORS = (
 )
 _PARTS = ("examples", "positions", "counts", "values", "down")
 # What a head raises that is no recording's.
-_NO_HEAD = (KeyError, TypeError, ValueError, AttributeError, OverflowError, RecursionError)
+_NO_HEAD = (KeyError, TypeError, ValueError, AttributeError, OverflowError)
 
 
 def write_recording(recording: Recording, path: Path) -> None:
@@ -71,7 +72,7 @@ def read_recording(path: Path) -> Recording:
             f"{VERSION}. Update ProLoRA, or record the LoRA again."
         )
     try:
-        found = _parsed(tensors, json.loads(metadata[_HEAD]))
+        found = _parsed(tensors, parse_json(metadata[_HEAD]))
     except _NO_HEAD as error:
         _refuse(path, one_line(f"{type(error).__name__}: {error}"))
     for problem in problems(found):

@@ -30,7 +30,7 @@ def held(result: ModuleResult, dtype: torch.dtype, hold: Hold) -> ModuleResult:
     is_copy = all(row.status == "copied" for row in result.rows)
 
     def own(tensor: torch.Tensor) -> torch.Tensor:
-        if is_copy:  # of what the file has, which may be mapped
+        if is_copy:  # of what the file has, which is held
             return tensor.cpu()
         fits = dtype in _HALF and survives(tensor, dtype)
         return hold((tensor.to(dtype) if fits else tensor).cpu())

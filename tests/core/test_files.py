@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save
 
 from prolora.adapters import lora_state_dict, parse_adapter_file, read_adapter_file
@@ -230,7 +231,7 @@ def half_written(error: BaseException):
     ("error", "raised"),
     [
         (OSError(errno.ENOSPC, "No space left on device"), ProLoRAError),
-        (files.SafetensorError("Error while serializing: I/O error"), ProLoRAError),
+        (SafetensorError("Error while serializing: I/O error"), ProLoRAError),
         (KeyboardInterrupt(), KeyboardInterrupt),
     ],
     ids=lambda value: type(value).__name__,

@@ -10,13 +10,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors.torch import save_file
 
 from prolora.algebra.kept import outside_heap
 from prolora.algebra.precision import as_bytes
 from prolora.files import spool as spools
-from prolora.files.lazy_mmap import give_pages_back
-from prolora.files.safetensors import read_safetensors
 from prolora.files.spool import Spool
 
 KINDS = (torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.int64, torch.uint8)
@@ -98,17 +95,19 @@ def test_the_file_goes_with_its_last_tensor(tmp_path):
 
 
 @linux
-def test_pages_of_a_file_that_was_read_go_back(tmp_path):
-    paths = tmp_path / "read.safetensors", tmp_path / "other.safetensors"
-    for path in paths:
-        save_file({"x": torch.arange(PART * 10 // 8)}, path)
+def test_pages_of_what_was_read_go_back_with_those_of_what_is_made(tmp_path):
+    read = Spool(tmp_path)
+    made, other = Spool(tmp_path, beside=read), Spool(tmp_path)
+    part = torch.arange(PART // 8)
+    held = [spool.hold(part) for spool in (read, made, other) for _ in range(5)]
+    for spool in (read, made, other):
+        spool.give_pages_back()
     start = memory()
-    one, other = (read_safetensors(path)[0]["x"] for path in paths)
-    want = one.sum() + other.sum()
-    assert memory() - start > 1.5 * PART * 10
-    give_pages_back([paths[0]])
-    assert 0.5 * PART * 10 < memory() - start < 1.5 * PART * 10
-    assert one.sum() + other.sum() == want
+    want = sum(tensor.sum() for tensor in held)
+    assert memory() - start > 0.9 * 15 * PART
+    made.give_pages_back()
+    assert 0.2 * 15 * PART < memory() - start < 0.4 * 15 * PART
+    assert sum(tensor.sum() for tensor in held) == want
 
 
 FULL = """

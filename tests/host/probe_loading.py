@@ -166,8 +166,7 @@ def replaced(owner, function):
 
 
 def mapped(path):
-    with pack("prolora.files.safetensors").open_safetensors(path) as file:
-        return file.get_tensors(file.keys()), file.metadata() or {}
+    return pack("prolora.files.safetensors").read_safetensors(path)
 
 
 def misfit(module, tensors):

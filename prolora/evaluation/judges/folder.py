@@ -1,6 +1,5 @@
 """A folder as transformers saves a model, checked before the library reads it, which forgives."""
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +7,7 @@ import torch
 from torch import nn
 
 from ...errors import ProLoRAError
+from ...files.json_text import parse_json
 from ..libraries import library
 from ..weights import refused
 
@@ -56,7 +56,7 @@ def load_folder(
 
 def _kind_of(folder: Path, option: str) -> str:
     try:
-        read = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        read = parse_json((folder / "config.json").read_text(encoding="utf-8"))
     except ValueError as error:
         raise refused(folder, option, f"its config.json is no JSON ({error})") from error
     return str(read.get("model_type", "")) if isinstance(read, dict) else ""
