@@ -75,6 +75,10 @@ reliability: setup | $(AUDIT)/bandit
 reliability-quick: setup
 	@$(PYTEST) tests/reliability --quick
 
+# docs/bad_input.md, from the tests.
+bad-input: $(TOOLS)
+	@$(PYTEST) tests/core/test_bad_input.py --write-bad-input
+
 # The code itself, and what it needs: insecure code, known vulnerabilities, licences, the registry's
 # scan. Needs a network; a part whose database cannot be reached is skipped, and says so.
 audit: setup | $(AUDIT)/bandit

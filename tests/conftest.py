@@ -43,6 +43,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         action="store_true",
         help="leave out the test files that need peft, lycoris, diffusers or transformers",
     )
+    parser.addoption(
+        "--write-bad-input",
+        action="store_true",
+        help="docs/bad_input.md is written as the tests find it, and not compared",
+    )
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:

@@ -1,6 +1,5 @@
 """A case of bad input: what is wrong, and what is done with it."""
 
-import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,11 +40,6 @@ class Told:
 
     text: str
     foreign: str = ""
-
-    def is_as(self, other: str) -> bool:
-        """Whether it is the same message but for the foreign words."""
-        parts = self.text.split(self.foreign) if self.foreign else [self.text]
-        return re.fullmatch(".+".join(map(re.escape, parts)), other, re.DOTALL) is not None
 
 
 @dataclass(frozen=True)

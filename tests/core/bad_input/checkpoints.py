@@ -96,26 +96,39 @@ FILES = Table(
             folder_with(*(f"unet/diffusion_pytorch_model.{v}.safetensors" for v in ("a", "b"))),
             "more than one variant",
         ),
-        Case("two diffusion models in one folder", folder_with(
-            *(f"{name}/diffusion_pytorch_model.safetensors" for name in ("transformer", "transformer_2"))),
-            "two diffusion models"),
+        Case(
+            "two diffusion models in one folder",
+            folder_with(
+                *(
+                    f"{name}/diffusion_pytorch_model.safetensors"
+                    for name in ("transformer", "transformer_2")
+                )
+            ),
+            "two diffusion models",
+        ),
         Case("an index that is no JSON", index("{'weight_map'"), "is no index of shards"),
         Case("an index without a map", index({"metadata": {}}), "is no index of shards"),
         Case("an index whose JSON never ends", index("[" * 100_000), "is no index of shards"),
         Case("an index with a shard that is missing", naming(SHARD), "that are not there"),
         Case("an index that names a pickle", naming("model-00001-of-00002.bin"), "a pickle"),
-        Case("an index that climbs out of its folder", naming("../a.safetensors"), "opens no other"),
+        Case(
+            "an index that climbs out of its folder", naming("../a.safetensors"), "opens no other"
+        ),
         Case("an index with a path from the root", naming("/etc/a.safetensors"), "opens no other"),
         Case("an index with a drive of Windows", naming("C:a.safetensors"), "opens no other"),
         Case("an index that names another kind of file", naming("config.json"), "opens no other"),
     ),
-)  # fmt: skip
+)
 
 GGUF = Table(
     "Checkpoints in GGUF",
     "`prolora transfer`, `prolora batch`, `prolora similarity`",
     (
-        Case("a GGUF that does not exist", lambda: load_checkpoint(Path("model.gguf")), "does not exist"),
+        Case(
+            "a GGUF that does not exist",
+            lambda: load_checkpoint(Path("model.gguf")),
+            "does not exist",
+        ),
         Case(
             "the page of a log-in, saved as a GGUF",
             lambda: load_checkpoint(written("model.gguf", b"<html>" * 20)),
@@ -127,7 +140,7 @@ GGUF = Table(
             "is not a readable GGUF",
         ),
     ),
-)  # fmt: skip
+)
 
 QUANTISED = Table(
     "Checkpoints in forms that are not read",
@@ -135,21 +148,58 @@ QUANTISED = Table(
     (
         Case("Nunchaku's SVDQuant", saved({"b.0.qweight": INT8}), "SVDQuant"),
         Case("a model of quanto", saved({"b.0.weight._data": INT8}), "quanto"),
-        Case("a model of compressed-tensors", saved({"b.0.weight_packed": INT8}), "compressed-tensors"),
-        Case("a header of quantisation that is none", saved({WEIGHT: ones(2, 2)}, _quantization_metadata="{"),
-             "cannot be read"),
-        Case("a form of later days", quantised(weight=INT8, comfy_quant=marked(format="fp3")), "unknown here"),
-        Case("a mark that does not say its form", quantised(weight=INT8, comfy_quant=BYTES[0]), "does not say"),
-        Case("int4 in rotations (W4A4)", quantised(weight=INT8, comfy_quant=marked(format="convrot_w4a4")), "W4A4"),
-        Case("fp8 without its scale", quantised(
-            weight=BYTES.view(torch.float8_e4m3fn), comfy_quant=marked(format="float8_e4m3fn")), "is missing"),
-        Case("fp8 in blocks", quantised(weight=BYTES.view(torch.float8_e4m3fn), weight_scale_inv=ones(2, 3)),
-             "fp8 in blocks"),
-        Case("nvfp4 that ComfyUI did not write", quantised(
-            weight=BYTES, weight_scale=ones(4, 1).to(torch.float8_e4m3fn), weight_scale_2=ones(1)), "nvfp4"),
-        Case("bitsandbytes in 4 bits", quantised(weight=torch.zeros(64, 1, dtype=torch.uint8),
-                                                **{"weight.absmax": ones(2)}), "bitsandbytes"),
+        Case(
+            "a model of compressed-tensors",
+            saved({"b.0.weight_packed": INT8}),
+            "compressed-tensors",
+        ),
+        Case(
+            "a header of quantisation that is none",
+            saved({WEIGHT: ones(2, 2)}, _quantization_metadata="{"),
+            "cannot be read",
+        ),
+        Case(
+            "a form of later days",
+            quantised(weight=INT8, comfy_quant=marked(format="fp3")),
+            "unknown here",
+        ),
+        Case(
+            "a mark that does not say its form",
+            quantised(weight=INT8, comfy_quant=BYTES[0]),
+            "does not say",
+        ),
+        Case(
+            "int4 in rotations (W4A4)",
+            quantised(weight=INT8, comfy_quant=marked(format="convrot_w4a4")),
+            "W4A4",
+        ),
+        Case(
+            "fp8 without its scale",
+            quantised(
+                weight=BYTES.view(torch.float8_e4m3fn), comfy_quant=marked(format="float8_e4m3fn")
+            ),
+            "is missing",
+        ),
+        Case(
+            "fp8 in blocks",
+            quantised(weight=BYTES.view(torch.float8_e4m3fn), weight_scale_inv=ones(2, 3)),
+            "fp8 in blocks",
+        ),
+        Case(
+            "nvfp4 that ComfyUI did not write",
+            quantised(
+                weight=BYTES,
+                weight_scale=ones(4, 1).to(torch.float8_e4m3fn),
+                weight_scale_2=ones(1),
+            ),
+            "nvfp4",
+        ),
+        Case(
+            "bitsandbytes in 4 bits",
+            quantised(weight=torch.zeros(64, 1, dtype=torch.uint8), **{"weight.absmax": ones(2)}),
+            "bitsandbytes",
+        ),
     ),
-)  # fmt: skip
+)
 
 TABLES = (FILES, GGUF, QUANTISED)

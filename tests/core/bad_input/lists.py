@@ -36,14 +36,22 @@ LINES = Table(
         Case("three strengths", line("ink 1 1 1"), "no LoRA"),
         Case("a strength that is endless", line("ink inf"), "no LoRA"),
     ),
-)  # fmt: skip
+)
 
 MANIFESTS = Table(
     "The table of a library",
     "`prolora batch`",
     (
-        Case("a table that does not exist", lambda: read_manifest(Path("library.csv"), CALL), "could not be read"),
-        Case("a table that is no text", lambda: read_manifest(written("library.csv", b"lora\n\xe4\n"), CALL), "UTF-8"),
+        Case(
+            "a table that does not exist",
+            lambda: read_manifest(Path("library.csv"), CALL),
+            "does not exist",
+        ),
+        Case(
+            "a table that is no text",
+            lambda: read_manifest(written("library.csv", b"lora\n\xe4\n"), CALL),
+            "UTF-8",
+        ),
         Case("a table without rows", table("lora\n"), "has no rows"),
         Case("a column that there is not", table("lora,colour\nx,red\n"), "no column is called"),
         Case("a column twice", table("lora,lora\nx,y\n"), "there twice"),
@@ -53,19 +61,31 @@ MANIFESTS = Table(
         Case("a rank that is a word", table("lora,rank\nx,many\n"), "no whole number"),
         Case("a threshold that is no number", table("lora,threshold\nx,nan\n"), "threshold is nan"),
         Case("a mode that there is not", table("lora,mode\nx,all\n"), "no mode 'all'"),
-        Case("a mode that needs models that run", table("lora,mode\nx,calibrated\n"), "needs a recording"),
+        Case(
+            "a mode that needs models that run",
+            table("lora,mode\nx,calibrated\n"),
+            "needs a recording",
+        ),
         Case("a naming that there is not", table("lora,naming\nx,mine\n"), "no naming 'mine'"),
         Case("a precision that there is not", table("lora,dtype\nx,fp8\n"), "no dtype 'fp8'"),
         Case("a quote that is left open", table('lora\n"x\n'), "quote left open"),
         Case("two rows for one file", table("lora,out\nx,y\nz,y\n"), "as well"),
-        Case("a row that would overwrite what is read", table("lora,out\nx.safetensors,x\n"), "and is read"),
+        Case(
+            "a row that would overwrite what is read",
+            table("lora,out\nx.safetensors,x\n"),
+            "and is read",
+        ),
         Case("a line that is no JSON", table('{"lora": "x"}\n{"lora": \n'), "no JSON"),
         Case("a line that is no row", table('{"lora": "x"}\n[]\n'), "no row"),
-        Case("a truth in the place of a number", table('{"lora": "x", "rank": true}'), "no text and no number"),
+        Case(
+            "a truth in the place of a number",
+            table('{"lora": "x", "rank": true}'),
+            "no text and no number",
+        ),
         Case("a folder that does not exist", folder("absent", "*"), "is no folder"),
         Case("a folder with no such file", folder(".", "*.nothing"), "There is no file"),
         Case("a pattern that is none", folder(".", ""), "no pattern of files"),
     ),
-)  # fmt: skip
+)
 
 TABLES = (LINES, MANIFESTS)

@@ -59,9 +59,10 @@ def configured(config: object) -> Callable[[], object]:
     """An adapter of PEFT beside its configuration."""
 
     def call() -> object:
-        save_file(CONFIGURED, "adapter_model.safetensors")
-        written("adapter_config.json", config if isinstance(config, str) else json.dumps(config))
-        return read_adapter_file(Path("adapter_model.safetensors"))
+        text = config if isinstance(config, str) else json.dumps(config)
+        written("style/adapter_config.json", text)
+        save_file(CONFIGURED, "style/adapter_model.safetensors")
+        return read_adapter_file(Path("style/adapter_model.safetensors"))
 
     return call
 
@@ -173,7 +174,7 @@ NO_LORA = Table(
 
 OF_PEFT = Table(
     "Adapters of PEFT",
-    "`prolora transfer`, `prolora batch`, `prolora inspect`; in a graph for files in the loras folder",
+    "`prolora transfer`, `prolora batch`, `prolora inspect`",
     (
         Case("a configuration that is no JSON", configured("{"), "is no JSON"),
         Case("a configuration that is a list", configured([]), "is no configuration"),
@@ -196,7 +197,9 @@ OF_PEFT = Table(
         ),
         Case("an alpha that is text", configured({**GOOD, "lora_alpha": "6"}), "not a number"),
         Case(
-            "no rank", configured({"peft_type": "LORA", "lora_alpha": 6}), "r in PEFT's configuration"
+            "no rank",
+            configured({"peft_type": "LORA", "lora_alpha": 6}),
+            "r in PEFT's configuration",
         ),
         Case(
             "the configuration of another LoRA",

@@ -77,7 +77,9 @@ def refined(adapters=FILE.adapters, of: Recording | None = None, broken: bool = 
     network = network_of(target)
     if broken:
         network = replace(network, denoise=lambda latents, sigmas, prompts: latents * torch.nan)
-    return refine(adapters, model_of(target, "B"), network, of or recording(), RefineSettings(steps=2))
+    return refine(
+        adapters, model_of(target, "B"), network, of or recording(), RefineSettings(steps=2)
+    )
 
 
 def one_sample() -> object:
@@ -95,21 +97,49 @@ FILES = Table(
     "Load Recording, Load LoRA for Model",
     (
         Case("another file", damaged(lambda _, metadata: metadata.clear()), "is no recording"),
-        Case("a recording of a later ProLoRA", damaged(lambda _, m: m.update(prolora_recording="9")), "version 9"),
+        Case(
+            "a recording of a later ProLoRA",
+            damaged(lambda _, m: m.update(prolora_recording="9")),
+            "version 9",
+        ),
         Case("a recording that was cut", cut, "ends early"),
         Case("a head that is no JSON", head("{"), "not a whole recording"),
         Case("a head that is a list", head("[]"), "not a whole recording"),
-        Case("no head", damaged(lambda _, m: m.pop("prolora_recording_head")), "not a whole recording"),
-        Case("no latents", damaged(lambda tensors, _: tensors.pop("latents")), "not a whole recording"),
-        Case("fewer answers than latents", changed("derivatives", lambda t: t[1:]), "not of one number"),
-        Case("answers of another size", changed("derivatives", lambda t: t[..., 1:]), "number and shape"),
+        Case(
+            "no head",
+            damaged(lambda _, m: m.pop("prolora_recording_head")),
+            "not a whole recording",
+        ),
+        Case(
+            "no latents",
+            damaged(lambda tensors, _: tensors.pop("latents")),
+            "not a whole recording",
+        ),
+        Case(
+            "fewer answers than latents",
+            changed("derivatives", lambda t: t[1:]),
+            "not of one number",
+        ),
+        Case(
+            "answers of another size",
+            changed("derivatives", lambda t: t[..., 1:]),
+            "number and shape",
+        ),
         Case("answers that are NaN", changed("derivatives", with_nan), "NaN"),
-        Case("latents that are vectors", changed("latents", lambda t: t.flatten()), "its latents are none"),
+        Case(
+            "latents that are vectors",
+            changed("latents", lambda t: t.flatten()),
+            "its latents are none",
+        ),
         Case("latents without noise", changed("sigmas", lambda t: t * 0), "without noise"),
         Case("a prompt that is not there", changed("prompt_of", lambda t: t + 9), "not there"),
-        Case("places that are not there", changed("readouts.positions.proj", lambda t: t - 99), "contradict"),
+        Case(
+            "places that are not there",
+            changed("readouts.positions.proj", lambda t: t - 99),
+            "contradict",
+        ),
     ),
-)  # fmt: skip
+)
 
 MADE = Table(
     "Recordings that are made or used",
@@ -117,13 +147,29 @@ MADE = Table(
     (
         Case("no sample", nothing_sampled, "Nothing was sampled"),
         Case("no noise level", lambda: RecordingSettings(levels=0), "levels of 1 or more"),
-        Case("fewer than no positions", lambda: RecordingSettings(positions=-1), "positions of 1 or more"),
+        Case(
+            "fewer than no positions",
+            lambda: RecordingSettings(positions=-1),
+            "positions of 1 or more",
+        ),
         Case("SIGMAS that rise", lambda: RecordingSettings(schedule=(0.5, 1.0, 0.0)), "must fall"),
         Case("one SIGMA alone", lambda: RecordingSettings(schedule=(1.0,)), "two or more"),
         Case("a source that answers NaN", lambda: made([0.5] * 18, broken=True), "holds NaN"),
-        Case("a recording of another LoRA", lambda: recording().check_lora("0" * 64, "style.safetensors"), "of another LoRA"),
-        Case("a target of other latents", lambda: recording().check_latents("Large", 16, "B"), "16 channels"),
-        Case("a recording in the place of the source's weights", as_a_source, "needs the weights of the source"),
+        Case(
+            "a recording of another LoRA",
+            lambda: recording().check_lora("0" * 64, "style.safetensors"),
+            "of another LoRA",
+        ),
+        Case(
+            "a target of other latents",
+            lambda: recording().check_latents("Large", 16, "B"),
+            "16 channels",
+        ),
+        Case(
+            "a recording in the place of the source's weights",
+            as_a_source,
+            "needs the weights of the source",
+        ),
         Case("a recording of one sample, to refine by", one_sample, "Record more samples"),
         Case("a target that answers NaN", lambda: refined(broken=True), "holds NaN"),
         Case("fewer than no steps", lambda: RefineSettings(steps=-1), "0 steps or more"),
@@ -131,6 +177,6 @@ MADE = Table(
         Case("a rate of 1", lambda: RefineSettings(rate=1.0), "a rate between 0 and 1"),
         Case("a share of the target's own above 1", lambda: RefineSettings(own=2.0), "from 0 to 1"),
     ),
-)  # fmt: skip
+)
 
 TABLES = (FILES, MADE)
