@@ -43,21 +43,29 @@ NEVER_FROM_THE_PACK = {
 }
 HERE = ("127.0.0.1", "::1", "localhost", "0.0.0.0", "", None)  # noqa: S104 - compared, not bound
 
+REFUSED = "refused by the tests:"
+
 caught: list[str] = []
 _allowed_here = False
 
 
-class Refused(BaseException):
-    """No Exception, so that hardly anything that means to go on swallows it."""
+class Refused(RuntimeError):
+    """See `caught` as well."""
 
 
 def hook(event: str, arguments: tuple[object, ...]) -> None:
+    """For the process of the tests."""
     if event in ADDRESSES:
         address = arguments[ADDRESSES[event]]
         allowed = _allowed_here or event == "socket.bind"  # urllib3 does so when it is imported
-        if not (allowed and is_here(address)) or _from_the_pack():
+        if not (allowed and is_here(address)):
             _refuse(f"{event} {address}")
-    elif event in NEVER_FROM_THE_PACK and _from_the_pack():
+    hook_for_the_pack(event, arguments)
+
+
+def hook_for_the_pack(event: str, arguments: tuple[object, ...]) -> None:
+    """For a host, which may do what it likes, but for the pack in it."""
+    if (event in ADDRESSES or event in NEVER_FROM_THE_PACK) and _from_the_pack():
         _refuse(f"{event} {arguments[:2]}")
 
 
@@ -91,4 +99,5 @@ def _from_the_pack() -> bool:
 
 def _refuse(what: str) -> None:
     caught.append(what)
-    raise Refused(f"a test reached for {what}")
+    print(f"{REFUSED} {what}", file=sys.stderr, flush=True)
+    raise Refused(f"{REFUSED} {what}")
