@@ -49,7 +49,8 @@ def _try_folder(path: Path) -> None:
         tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
         raise ProLoRAError(
-            f"{path.name} could not be saved in {path.parent}: {error}. Choose another folder."
+            f"{path.name} could not be saved in {path.parent}: {error.strerror or error}. Choose "
+            "another folder."
         ) from error
 
 
