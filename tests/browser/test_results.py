@@ -16,7 +16,7 @@ pytestmark = pytest.mark.browser
 
 CANVASES = ["canvas", "nodes_2"]
 SAVED = "saved to output/loras/my_style_moved_00"
-MOVED = "8 of 8 modules transferred: 8 moved; energy kept: "
+MOVED = "8 of 8 modules transferred: 8 moved; similarity: "
 QUICK = {
     "KSampler": {"steps": 1},
     "EmptyLatentImage": {"width": 64, "height": 64},

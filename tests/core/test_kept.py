@@ -22,7 +22,7 @@ from .small_models import drifted, file_of, model_of, random_lora, random_weight
 from .small_transfer import DRIFTED, FILE, WEIGHTS
 from .stacks import block, lora_for, model, noisy, stack
 
-LOW = TransferSettings(threshold=0.1)
+LOW = TransferSettings("full", threshold=0.1)
 MODES = ("full", "prolora", "subspace", "casa", "cross_width", "copy")
 CHOICES = st.builds(
     TransferSettings,
