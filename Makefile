@@ -20,6 +20,7 @@ stamp = $(VENV)/.$(1)-$(shell cat $(addprefix requirements/,$(2)) | cksum | cut 
 TOOLS := $(call stamp,tools,constraints.txt dev.txt)
 HOST  := $(call stamp,host,constraints.txt host.txt host-itself.txt)
 DRIVER := $(call stamp,browser,constraints.txt browser.txt)
+FUZZER := $(call stamp,fuzz,constraints.txt fuzz.txt)
 EVIDENCE := $(call stamp,evidence,constraints.txt evidence.txt evidence-weights.txt)
 PROMISED := $(OLDEST)/$(notdir $(call stamp,oldest,oldest.txt))
 
@@ -39,7 +40,7 @@ define install
 		echo "setup: that failed; the whole log is $(LOG)"; exit 1; }
 endef
 
-.PHONY: setup test test-core test-thorough test-oldest test-host test-browser reliability reliability-quick lint \
+.PHONY: setup test test-core test-thorough test-oldest test-host test-browser reliability reliability-quick fuzz lint \
 	bad-input audit licences registry demo evidence evidence-quick architectures clean
 
 setup: $(NEEDED)
@@ -95,6 +96,12 @@ $(AUDIT)/bandit: requirements/audit.txt | $(PY)
 	@$(PYTHON) -m venv $(VENV)/audit
 	@$(AUDIT)/python -m pip --disable-pip-version-check --no-input install -r $< >>$(LOG) 2>&1
 	@touch $@
+
+# A million damaged files, each read as the pack reads it: Linux, and half an hour of a core.
+CASES ?= 1000000
+fuzz: setup $(FUZZER)
+	@OMP_NUM_THREADS=1 $(PY) tests/fuzz/campaign.py --cases $(CASES) --keep
+	@PYTHONPATH=. $(PY) tests/reliability/told.py
 
 # What the ComfyUI registry checks, and the archive that it would get, node.zip (committed files
 # only). Its tools have many requirements of their own, so they get an environment of their own.
@@ -167,6 +174,11 @@ $(EVIDENCE): | $(TOOLS)
 	@echo "setup: installing what the tables of evidence need"
 	$(call install,$(PINNED) -r requirements/evidence.txt)
 	$(call install,--no-deps -r requirements/evidence-weights.txt)
+	@touch $@
+
+$(FUZZER): | $(TOOLS)
+	@echo "setup: installing the fuzzer"
+	$(call install,$(PINNED) -r requirements/fuzz.txt)
 	@touch $@
 
 $(DRIVER): | $(TOOLS)

@@ -34,8 +34,8 @@ def write_picture(path: Path = PICTURE, seed: int = 1) -> None:
     titles = {"source": "A with the LoRA", "none": "the target without", "copy": "copied"}
     columns = [Column(titles.get(name, name), pictures) for name, pictures in cells.items()]
     sheet = draw_sheet(list(TARGETS), columns)
-    with atomic_write(path) as temporary:
-        sheet.quantize(128).save(temporary, format="PNG", optimize=True)
+    with atomic_write(path) as file:
+        sheet.quantize(128).save(file, format="PNG", optimize=True)
 
 
 def _cell(which: str) -> bytes:

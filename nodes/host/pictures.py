@@ -8,6 +8,8 @@ import folder_paths
 import numpy as np
 import torch
 
+from ...prolora.files.atomic_write import atomic_write
+
 
 def as_image(picture: Any) -> torch.Tensor:
     """A picture of Pillow as an IMAGE: 1 x height x width x 3, from 0 to 1."""
@@ -15,9 +17,12 @@ def as_image(picture: Any) -> torch.Tensor:
 
 
 def preview(picture: Any) -> dict[str, str]:
-    """Puts a picture into the host's temporary folder; what `ui.images` of a node calls it."""
-    folder = Path(folder_paths.get_temp_directory())
-    folder.mkdir(parents=True, exist_ok=True)
+    """Puts a picture into the host's temporary folder; what `ui.images` of a node calls it.
+
+    Raises:
+        ProLoRAError: it cannot be written.
+    """
     name = f"ProLoRA_{uuid.uuid4().hex}.png"
-    picture.save(folder / name, compress_level=1)
+    with atomic_write(Path(folder_paths.get_temp_directory()) / name) as file:
+        picture.save(file, format="PNG", compress_level=1)
     return {"filename": name, "subfolder": "", "type": "temp"}

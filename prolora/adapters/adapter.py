@@ -14,6 +14,8 @@ _COUNTED = (
     *(torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8),
 )
 
+_MOST_NUMBERS = 64  # that say something of a module, as the sides of its weight
+
 
 class Adapter(Protocol):
     """The update of one module."""
@@ -164,6 +166,8 @@ class Origin:
         """
         if tensor.dtype.is_complex:
             self.refuse(module, f"has a LoRA {role} stored as {tensor.dtype}")
+        if tensor.numel() > _MOST_NUMBERS:
+            self.refuse(module, f"has {tensor.numel()} numbers as its {role}")
         self.check_finite(module, role, tensor)
         return tuple(float(number) for number in tensor.flatten())
 

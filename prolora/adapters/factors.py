@@ -7,6 +7,8 @@ import torch
 from ..algebra.updates import LowRankUpdate
 from .adapter import Origin, alpha_of
 
+_MOST_VALUES = 1 << 26  # of a product; a large layer has a tenth of it
+
 
 def pair_of(
     name: str,
@@ -44,9 +46,18 @@ def _with_core(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The pair as out x r and r x in x kernel; nothing where the shapes do not fit."""
     fits = core.ndim > 2 and up.ndim == down.ndim == 2
-    if not fits or not core.shape[0] == core.shape[1] == len(up) == len(down):
+    fits = fits and core.shape[0] == core.shape[1] == len(up) == len(down)
+    if not fits or not is_small(core, down):
         return up[:0], down[:0]
     return up.T, fold(core, down)
+
+
+def is_small(core: torch.Tensor, down: torch.Tensor) -> bool:
+    """Whether a core and a down that multiply have a product that a layer may have.
+
+    Its size is that of one times that of the other: a damaged file of 400 kB can ask for 10 GB.
+    """
+    return core.numel() // core.shape[1] * down[0].numel() <= _MOST_VALUES
 
 
 def fold(core: torch.Tensor, down: torch.Tensor) -> torch.Tensor:

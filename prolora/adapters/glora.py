@@ -13,7 +13,7 @@ import torch
 from ..algebra.updates import DenseUpdate, LowRankUpdate, Update
 from .adapter import Origin
 from .dense import DenseAdapter
-from .factors import fold, note_of, scale_of
+from .factors import fold, is_small, note_of, scale_of
 
 _ROLES = ("glora_a1", "glora_a2", "glora_b1", "glora_b2")
 
@@ -93,7 +93,8 @@ def make_glora(name: str, parts: Mapping[str, torch.Tensor], origin: Origin) -> 
         a1, a2, b1, b2 = a2, a1, b2, b1
     if "glora_bm" in parts:
         core = parts["glora_bm"]
-        if core.ndim < 3 or not core.shape[0] == core.shape[1] == b2.shape[0]:
+        fits = core.ndim > 2 and core.shape[0] == core.shape[1] == b2.shape[0]
+        if not fits or not is_small(core, b2):
             _refuse_shapes(name, parts, origin)
         b2 = fold(core, b2)
     a = LowRankUpdate(a1.flatten(start_dim=1), a2.flatten(start_dim=1))

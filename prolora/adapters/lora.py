@@ -8,7 +8,7 @@ import torch
 
 from ..algebra.updates import LowRankUpdate, Update
 from .adapter import Origin, Retargeted, alpha_of
-from .factors import fold
+from .factors import fold, is_small
 from .writing import HELD
 
 _FULL_RANK = " (nor has ai-toolkit's network of type fullrank, which ProLoRA does not read)"
@@ -179,7 +179,8 @@ def _reshape(
 
 def _with_core(name: str, mid: torch.Tensor, down: torch.Tensor, origin: Origin) -> torch.Tensor:
     """Folds the Tucker core r x r x kh x kw of a LoCon into its down: r x in x kh x kw."""
-    if mid.ndim < 3 or down.ndim < 2 or mid.shape[1] != down.shape[0]:
+    fits = mid.ndim > 2 and down.ndim > 1 and mid.shape[1] == down.shape[0]
+    if not fits or not is_small(mid, down):
         origin.refuse(
             name,
             f"has a LoRA mid {list(mid.shape)} and down {list(down.shape)} that do not multiply",

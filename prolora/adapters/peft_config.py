@@ -220,8 +220,8 @@ def _chosen(
                 return value
         except ValueError as error:
             raise ProLoRAError(
-                f"{origin.file}: the {patterns} of PEFT's configuration has "
-                f"{one_line(pattern)!r}, which is no pattern: {error}. {_AGAIN}"
+                f"{origin.file}: the {patterns} of PEFT's configuration has {one_line(pattern)!r}, "
+                f"which is no pattern: {error}. {_AGAIN}"
             ) from error
     return table.get(name, config.get(default))
 

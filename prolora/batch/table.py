@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 
 from ..errors import ProLoRAError, one_line
-from ..files.atomic_write import write_text
+from ..files.atomic_write import unwritable, write_text
 from ..transfer.report import Report
 from ..transfer.report_text import median_similarity, warning_of
 from .manifest import Row
@@ -115,8 +115,12 @@ class Table:
 
 def _read(path: Path, force: bool) -> list[Outcome]:
     """The table of an earlier run."""
-    if not path.exists():
+    try:
+        path.stat()
+    except FileNotFoundError:
         return []
+    except OSError as error:
+        raise unwritable(path, error) from error
     with suppress(OSError, UnicodeDecodeError, csv.Error, TypeError):
         reader = csv.DictReader(io.StringIO(path.read_text(encoding="utf-8"), newline=""))
         if tuple(reader.fieldnames or ()) == COLUMNS:

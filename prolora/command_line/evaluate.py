@@ -74,8 +74,8 @@ def _run(options: argparse.Namespace) -> None:
         if options.json is not None:
             write_and_say(options.json, to_json(evaluation, task) + "\n", said)
         if options.plot is not None:
-            with atomic_write(options.plot) as temporary:
-                draw(evaluation).save(temporary, format="PNG")
+            with atomic_write(options.plot) as file:
+                draw(evaluation).save(file, format="PNG")
             said.append(f"wrote {options.plot}")
 
 

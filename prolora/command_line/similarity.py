@@ -54,8 +54,8 @@ def _run(options: argparse.Namespace) -> None:
         if options.write_pairs is not None:
             write_and_say(options.write_pairs, write_pairs(comparison.pairs), said)
         if options.picture is not None:
-            with atomic_write(options.picture) as temporary:
-                draw(comparison).image.save(temporary, format="PNG")
+            with atomic_write(options.picture) as file:
+                draw(comparison).image.save(file, format="PNG")
             said.append(f"wrote {options.picture}")
 
 

@@ -13,16 +13,15 @@ from typing import IO, Any, NoReturn
 # The library's own limit, in bytes.
 _LONGEST = 100_000_000
 _MOST_SIDES = 64  # of a tensor, as torch allows
-# Bits of a number, by the name of its kind.
+_LONGEST_NAME = 1000  # letters of a tensor's name
+# Bits of a number, by the name of its kind. In a file, the library has the last of them first.
 BITS = {
-    **dict.fromkeys(("F4",), 4),
-    **dict.fromkeys(("F6_E2M3", "F6_E3M2"), 6),
-    **dict.fromkeys(("BOOL", "U8", "I8", "F8_E8M0"), 8),
-    **dict.fromkeys(("F8_E4M3", "F8_E5M2", "F8_E4M3FNUZ", "F8_E5M2FNUZ"), 8),
-    **dict.fromkeys(("U16", "I16", "F16", "BF16"), 16),
-    **dict.fromkeys(("U32", "I32", "F32"), 32),
-    **dict.fromkeys(("U64", "I64", "F64", "C64"), 64),
+    **{"BOOL": 8, "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6, "U8": 8, "I8": 8},
+    **{"F8_E5M2": 8, "F8_E4M3": 8, "F8_E8M0": 8, "F8_E4M3FNUZ": 8, "F8_E5M2FNUZ": 8},
+    **{"I16": 16, "U16": 16, "F16": 16, "BF16": 16, "I32": 32, "U32": 32, "F32": 32},
+    **{"C64": 64, "F64": 64, "I64": 64, "U64": 64},
 }
+_ALIGNED = 8  # bytes, by which the library has the first tensor begin
 _NO_HEADER = "its header is not that of a safetensors file"
 _CONTRADICTS = "its header contradicts itself"
 
@@ -90,6 +89,24 @@ def read_header(file: IO[bytes], size: int) -> Header:
     return Header(tensors, metadata)
 
 
+def header_bytes(tensors: Mapping[str, StoredTensor], metadata: Mapping[str, str]) -> bytes:
+    """What a file begins with, as the library writes it.
+
+    Args:
+        tensors: in their order, their bytes counted from the end of the header.
+    """
+    entries: dict[str, object] = {"__metadata__": dict(sorted(metadata.items()))}
+    if not metadata:
+        entries = {}
+    for name, tensor in tensors.items():
+        offsets = tensor.start, tensor.end
+        entries[name] = {"dtype": tensor.kind, "shape": tensor.shape, "data_offsets": offsets}
+    text = json.dumps(entries, ensure_ascii=False, separators=(",", ":"))
+    header = text.encode(errors="replace")  # half a character, as in a name of a file, is none
+    header += b" " * (-len(header) % _ALIGNED)
+    return len(header).to_bytes(8, "little") + header
+
+
 def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not JSON")
 
@@ -97,6 +114,8 @@ def _refuse_constant(name: str) -> NoReturn:
 def _check_texts(names: Mapping[str, Any], metadata: Mapping[str, Any] | None) -> None:
     """Raises ValueError, AttributeError or TypeError where they are no texts in Unicode."""
     "".join(names).encode()
+    if any(len(name) > _LONGEST_NAME for name in names):
+        raise DamagedHeader("it has a name that no tensor has")
     if metadata is not None:
         "".join((*metadata.keys(), *metadata.values())).encode()
 

@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import IO, NoReturn
 
 import torch
-from safetensors.torch import save_file
 
+from ..algebra.precision import as_bytes
 from ..errors import ProLoRAError
 from .atomic_write import atomic_write
-from .header import DamagedHeader, Header, read_header
-from .stored import Unread, dtype_of, read_tensor, shape_of
+from .header import DamagedHeader, Header, header_bytes, read_header
+from .stored import Unread, dtype_of, in_order, read_tensor, shape_of
 
 # First bytes of what torch.save writes: a zip archive (since torch 1.6), or a bare pickle.
 _PICKLE_MAGIC = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")
@@ -151,30 +151,24 @@ def write_safetensors(
         ProLoRAError: the folder cannot be written or the disk is full. An older file of that name
             is then as it was, and no temporary file is left behind.
     """
-    with atomic_write(path) as temporary:
-        save_safetensors(tensors, temporary, metadata)
+    with atomic_write(path) as file:
+        save_safetensors(tensors, file, metadata)
 
 
 def save_safetensors(
-    tensors: Mapping[str, torch.Tensor], temporary: Path, metadata: Mapping[str, str]
+    tensors: Mapping[str, torch.Tensor], file: IO[bytes], metadata: Mapping[str, str]
 ) -> None:
-    """The same into a file of atomic_write, whose errors the user sees."""
-    temporary.touch()
-    permissions = temporary.stat().st_mode  # the library lets the owner alone read its files
-    save_file(_apart(tensors), temporary, dict(metadata))
-    temporary.chmod(permissions)
+    """Writes the same into a file of atomic_write, from its beginning on.
 
-
-def _apart(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Each in memory of its own, as the library wants it: one bias may serve two modules."""
-    apart: dict[str, torch.Tensor] = {}
-    seen: set[int] = set()
-    for key, tensor in tensors.items():
-        own = tensor.detach().cpu().contiguous()
-        place = own.untyped_storage().data_ptr()
-        apart[key] = own.clone() if place in seen else own
-        seen.add(place)
-    return apart
+    The library would write to a temporary name of its own, and leave it where it is killed.
+    """
+    file.seek(0)
+    file.truncate()
+    places = in_order(tensors)
+    file.write(header_bytes(places, metadata))
+    for name in places:
+        file.write(as_bytes(tensors[name]).cpu().numpy().data)
+    file.flush()
 
 
 def _state_of(status: os.stat_result) -> tuple[int, int]:

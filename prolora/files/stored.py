@@ -1,4 +1,4 @@
-"""Tensors as a file stores them, read into memory of their own.
+"""Tensors as a file stores them: where they lie, and read into memory of their own.
 
 They are not mapped. A mapped page is read whenever it is touched, and where that fails, because
 another program has cut the file or its drive has gone away, the system ends the process with all
@@ -6,13 +6,13 @@ that it was doing (SIGBUS). No look at the file beforehand prevents that: it may
 Reading has the same bytes, and fails with an error.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import IO, Any
 
 import torch
 from torch.utils._pytree import tree_map_only
 
-from .header import StoredTensor
+from .header import BITS, StoredTensor
 
 _PIECE = 2**26  # bytes that are asked for at once: a system may refuse 2**31
 
@@ -42,6 +42,7 @@ _NEWER = {
     "F4": "float4_e2m1fn_x2",  # two numbers in a byte
 }
 _DTYPES |= {code: getattr(torch, name) for code, name in _NEWER.items() if hasattr(torch, name)}
+_KINDS = {dtype: kind for kind, dtype in _DTYPES.items()}
 _IN_PAIRS = ("F4",)
 
 
@@ -55,6 +56,23 @@ def shape_of(place: StoredTensor) -> tuple[int, ...]:
     if place.kind in _IN_PAIRS and place.shape:
         return *place.shape[:-1], place.shape[-1] // 2
     return place.shape
+
+
+def in_order(tensors: Mapping[str, torch.Tensor]) -> dict[str, StoredTensor]:
+    """The places of tensors in a file, one after the other as the library has them.
+
+    Their bytes are counted from the first tensor's on.
+    """
+    ranks = {kind: rank for rank, kind in enumerate(BITS)}
+    kinds = {name: _KINDS[tensor.dtype] for name, tensor in tensors.items()}
+    places, start = {}, 0
+    for name in sorted(tensors, key=lambda name: (-ranks[kinds[name]], name)):
+        shape, end = tuple(tensors[name].shape), start + tensors[name].nbytes
+        if kinds[name] in _IN_PAIRS and shape:
+            shape = (*shape[:-1], 2 * shape[-1])
+        places[name] = StoredTensor(kinds[name], shape, start, end)
+        start = end
+    return places
 
 
 def read_tensor(file: IO[bytes], place: StoredTensor) -> torch.Tensor:

@@ -15,7 +15,7 @@ _MAGIC = b"GGUF"
 _VERSIONS = (2, 3)
 _MOST_SIDES = 8  # of a tensor; ggml has 4
 _MOST_NUMBERS = 64  # of an array that is kept
-_LONGEST_NAME = 1 << 16  # bytes; ggml's own limit
+_LONGEST_NAME = 1000  # bytes; ggml has 64 for tensors
 _ALIGNMENT = "general.alignment"
 # Kind of a value -> its format in struct.
 _NUMBERS = dict(zip((0, 1, 2, 3, 4, 5, 6, 7, 10, 11, 12), "BbHhIif?Qqd", strict=True))

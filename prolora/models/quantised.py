@@ -74,11 +74,11 @@ class _Mismatch(Exception):
 def _scaled(weight: torch.Tensor, parts: Parts, options: Options) -> torch.Tensor:
     """Values times one scale, or one scale for each row (m x 1)."""
     (scale,) = parts.values()
-    if not scale.is_floating_point():
-        raise _Mismatch(f"its scales are {scale.dtype}")
     per_row = (*weight.shape[:1], *(1,) * (weight.ndim - 1))
     if scale.numel() != 1 and tuple(scale.shape) != per_row:
         raise _Mismatch(f"its scales have the shape {list(scale.shape)}")
+    if not scale.is_floating_point():
+        raise _Mismatch(f"its scales are {scale.dtype}")
     return weight.float() * (scale.float().reshape(()) if scale.numel() == 1 else scale.float())
 
 

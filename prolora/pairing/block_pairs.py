@@ -18,6 +18,8 @@ from ..files.texts import read_text
 from ..models.module_names import is_text_encoder
 from .module_tree import Node
 
+_LONGEST = 1000  # letters of a path
+
 
 def read_pairs(path: Path) -> dict[str, str | None]:
     """Reads a file of pairs: the path of a target module -> the path of the source's, or None.
@@ -50,10 +52,13 @@ def parse_pairs(text: str, name: str = "the pairs") -> dict[str, str | None]:
     if not isinstance(pairs, dict):
         raise ProLoRAError(f"{name}: there are no pairs in it. {_FORM}")
     for target, source in pairs.items():
-        named = source is None or (isinstance(source, str) and source != "")
-        if not named or not target:
+        if not _is_path(target) or not (source is None or _is_path(source)):
             raise ProLoRAError(f"{name}: {target!r}: {source!r} is not a pair. {_FORM}")
     return pairs
+
+
+def _is_path(found: object) -> bool:
+    return isinstance(found, str) and 0 < len(found) <= _LONGEST
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -50,12 +50,12 @@ def write_lora(
             header[OLD_BASE_HASH] = old_style_hash(base)
         if f"{KEPT}{BASE_HASH}" in was_told:
             header[BASE_HASH] = file_sha256(base, progress)
-    with atomic_write(path) as temporary:
+    with atomic_write(path) as file:
         told = [key for key in _DATA_HASHES if f"{KEPT}{key}" in was_told]
         if told:
-            save_safetensors(tensors, temporary, _of_training(header))
-            header |= {key: _DATA_HASHES[key](temporary) for key in told}
-        save_safetensors(tensors, temporary, header)
+            save_safetensors(tensors, file, _of_training(header))
+            header |= {key: _DATA_HASHES[key](Path(file.name)) for key in told}
+        save_safetensors(tensors, file, header)
 
 
 _DATA_HASHES: Mapping[str, Callable[[Path], str]] = {

@@ -52,6 +52,7 @@ BROKEN = {
     "no JSON": ("blocks.0: blocks.1", "this is no JSON"),
     "cut": ('{"pairs": {"blocks.0"', "this is no JSON"),
     "a list": ('["blocks.0", "blocks.1"]', "there are no pairs in it"),
+    "a path of a megabyte": (f'{{"{"a." * 500_000}": null}}', "is not a pair"),
     "a number": ("7", "there are no pairs in it"),
     "null": ("null", "there are no pairs in it"),
     "a list of pairs": ('{"pairs": [["blocks.0", "blocks.1"]]}', "there are no pairs in it"),

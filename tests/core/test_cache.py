@@ -228,7 +228,9 @@ def test_a_link_is_the_file(tmp_path, file, settled):
     assert read.pieces == 1
 
 
-@pytest.mark.parametrize("content", ["", "[]", '{"x": 1}', '{"x": ["y"]}', "{", "\udcff", "null"])
+@pytest.mark.parametrize(
+    "content", ["", "[]", '{"x": 1}', '{"x": ["y"]}', "{", "\udcff", "null", "[" * 100_000]
+)
 def test_a_damaged_memory_is_none(tmp_path, file, settled, content):
     path = tmp_path / "digests.json"
     path.write_text(content, encoding="utf-8", errors="surrogateescape")

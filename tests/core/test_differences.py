@@ -344,6 +344,21 @@ BROKEN = {
     "two of a bias": ({"diff_b": V, "b_norm": V}, "two changes of one bias: diff_b and b_norm"),
     "a bias twice": ({**LORA, "lora_up.bias": V, "diff_b": V}, "bias: diff_b and up_bias.*again"),
     "a bias alone": ({"lora_B.bias": V}, "the bias of a LoRA up but no LoRA down"),
+    "a bias over a number": (
+        {**LORA, "lora_up.bias": V, "lora_down.weight": torch.tensor(1.0), "q_layer.weight": UP},
+        "tensors of LoRA and T-LoRA",
+    ),
+    "a bias of what is not moved": (
+        {"lora_up.bias": V, "lora_down.weight": torch.tensor(1.0), "lora_x.weight": UP},
+        "the bias of a LoRA up but no LoRA down",
+    ),
+    "a bias over rank 0": (
+        {
+            **{"lora_up.bias": V, "lora_down.weight": torch.ones(0, 16)},
+            **{"lora_x.weight": UP, "alpha": torch.tensor(1.0)},
+        },
+        "has an alpha, and 0 as the rank",
+    ),
     "a bias and half": ({"lora_B.bias": V, "lora_B.weight": UP}, "LoRA up but no LoRA down"),
     "an empty diff": ({"diff": torch.ones(24, 0)}, r"an empty diff \[24, 0\]"),
     "a magnitude": ({"diff": torch.ones(24, 16), "dora_scale": V}, "DoRA magnitude over a full"),

@@ -52,7 +52,7 @@ def test_no_room_for_the_file(path):
 
     message = in_child(job)
     assert "could not be saved" in message
-    assert "Is there room on the disk" in message
+    assert "Make room on that disk" in message
     unchanged(path)
 
 

@@ -99,7 +99,17 @@ def test_a_lora_moves_between_the_layouts_both_ways(tmp_path, monkeypatch):
     def moved(source: str, target: str) -> dict[str, torch.Tensor]:
         out = tmp_path / f"from_{Path(source).stem}_to_{Path(target).stem}.safetensors"
         files = ["--source", str(tmp_path / source), "--target", str(tmp_path / target)]
-        choices = ["-o", str(out), "--mode", "full", "--threshold", "0", "--dtype", "fp32", "--force"]
+        choices = [
+            "-o",
+            str(out),
+            "--mode",
+            "full",
+            "--threshold",
+            "0",
+            "--dtype",
+            "fp32",
+            "--force",
+        ]
         assert main(["transfer", str(tmp_path / "style.safetensors"), *files, *choices]) == 0
         return read_safetensors(out)[0]
 
@@ -227,6 +237,14 @@ BAD = {
     "a file below": (lambda f: index(f, naming("x/a.safetensors")), ELSEWHERE),
     "a path of Windows": (lambda f: index(f, naming("..\\a.safetensors")), ELSEWHERE),
     "a drive": (lambda f: index(f, naming("C:a.safetensors")), ELSEWHERE),
+    "a name too long": (
+        lambda f: index(f, naming("x" * 300 + ".safetensors")),
+        "No file can be called .*: File name too long",
+    ),
+    "a name that none has": (
+        lambda f: index(f, naming("x\0.safetensors")),
+        "No file can be called .*: embedded null byte",
+    ),
     "another kind of file": (lambda f: index(f, naming("config.json")), ELSEWHERE),
     "two variants": (
         lambda f: only(f, *(f"unet/diffusion_pytorch_model.{v}.safetensors" for v in ("a", "b"))),

@@ -1,6 +1,7 @@
 """GGUF, in ComfyUI-GGUF's tensors and in files, against what the gguf package unpacks."""
 
 import math
+import struct
 import sys
 
 import gguf
@@ -16,6 +17,7 @@ from prolora.command_line import main
 from prolora.errors import ProLoRAError
 from prolora.files.safetensors import write_safetensors
 from prolora.models.ggml import from_ggml, is_ggml
+from prolora.models.gguf_header import read_header
 from prolora.models.key_map import load_checkpoint
 
 from .checkpoints import SD3
@@ -199,3 +201,52 @@ def test_the_command_line(tmp_path, capsys):
         f"b.gguf: a checkpoint, architecture SD3, {len(bare)} tensors",
         f"- {len(bare)} of them can carry a LoRA",
     ]
+
+
+CLAIMED = {
+    "tensors": b"GGUF\x03\0\0\0" + struct.pack("<QQ", 2**60, 0),
+    "values": b"GGUF\x03\0\0\0" + struct.pack("<QQ", 0, 2**60),
+    "an array": b"GGUF\x03\0\0\0" + struct.pack("<QQQcIIQ", 0, 1, 1, b"x", 9, 0, 2**60),
+    "texts": b"GGUF\x03\0\0\0" + struct.pack("<QQQcIIQ", 0, 1, 1, b"x", 9, 8, 2**60),
+    "a text": b"GGUF\x03\0\0\0" + struct.pack("<QQQcIQ", 0, 1, 1, b"x", 8, 2**63),
+    "sides": b"GGUF\x03\0\0\0" + struct.pack("<QQQcI", 1, 0, 1, b"x", 2**32 - 1),
+    "terabytes": b"GGUF\x03\0\0\0"
+    + struct.pack("<QQQcIQQIQ", 1, 0, 1, b"x", 2, 2**20, 2**20, 0, 0),
+}
+
+
+@pytest.mark.parametrize("claim", CLAIMED)
+def test_a_header_is_not_believed(tmp_path, claim):
+    """The gguf package is at work on the first ones until the memory ends."""
+    path = tmp_path / "model.gguf"
+    path.write_bytes(CLAIMED[claim])
+    with pytest.raises(ProLoRAError, match=r"model\.gguf is not a readable GGUF file: it "):
+        load_checkpoint(path)
+
+
+@pytest.mark.parametrize("kind", [None, *WRITTEN], ids=str)
+def test_the_package_finds_tensors_where_we_do(tmp_path, kind):
+    path = tmp_path / "model.gguf"
+    write_gguf(path, TENSORS, kind)
+    theirs = gguf.GGUFReader(path)
+    with path.open("rb") as file:
+        ours = read_header(file, path.stat().st_size)
+    assert list(ours.tensors) == [tensor.name for tensor in theirs.tensors]
+    for tensor in theirs.tensors:
+        found = ours.tensors[tensor.name]
+        assert found.sides == tuple(tensor.shape)
+        assert (found.kind, found.start) == (tensor.tensor_type, tensor.data_offset)
+
+
+def test_two_shapes_of_one_tensor(tmp_path):
+    """The field beside it is for a tensor that was flattened."""
+    for shape in ([16, 8, 2, 3], [-16, -8, 2, 2], [0, 0]):
+        writer = gguf.GGUFWriter(tmp_path / "model.gguf", "sd3")
+        writer.add_array("comfy.gguf.orig_shape.x.weight", shape)
+        writer.add_tensor("x.weight", np.ones((16, 32), np.float32))
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+        with pytest.raises(ProLoRAError, match=r"x\.weight has two shapes"):
+            load_checkpoint(tmp_path / "model.gguf")

@@ -9,7 +9,7 @@ import torch
 
 from prolora.algebra.kept import NOTHING_KEPT
 from prolora.files.kept_on_disk import KeptOnDisk
-from prolora.files.safetensors import read_safetensors
+from prolora.files.safetensors import read_safetensors, write_safetensors
 from prolora.transfer import maps
 from prolora.transfer.job import transfer_lora
 from prolora.transfer.settings import TransferSettings
@@ -95,6 +95,20 @@ def test_a_damaged_entry_is_made_again(tmp_path, damage):
     assert {path: path.read_bytes() for path in entries(tmp_path)} == whole
 
 
+@pytest.mark.parametrize(
+    "seen_as", [lambda t: t.reshape(t.shape[::-1]), lambda t: t.view(torch.int32)]
+)
+def test_the_same_bytes_as_something_else_are_made_again(tmp_path, seen_as):
+    moved(KeptOnDisk(tmp_path, LIMIT))
+    whole = {path: path.read_bytes() for path in entries(tmp_path)}
+    for path in whole:
+        tensors, header = read_safetensors(path)
+        write_safetensors({key: seen_as(t) for key, t in tensors.items()}, path, header)
+    assert {path: path.read_bytes() for path in entries(tmp_path)} != whole
+    assert_equal(moved(KeptOnDisk(tmp_path, LIMIT)), moved())
+    assert {path: path.read_bytes() for path in entries(tmp_path)} == whole
+
+
 def test_two_writers(tmp_path):
     wanted = moved()
     with ThreadPoolExecutor(4) as pool:
@@ -110,9 +124,8 @@ def test_the_oldest_go_first(tmp_path):
     for age, path in enumerate(sizes):
         os.utime(path, (10**9 - age, 10**9 - age))
     (tmp_path / "mine.safetensors").write_bytes(b"of somebody else")
-    left_over = tmp_path / ".prolora-0.partial"  # of a program that was killed
+    left_over = tmp_path / f".prolora-{0:032x}.partial"  # of a program that was killed
     left_over.touch()
-    os.utime(left_over, (10**9, 10**9))
     limit = sum(sizes.values())
     other = {name: weight * 2 for name, weight in DRIFTED.items()}
     first = dict(list(other.items())[:1])

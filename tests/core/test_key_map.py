@@ -291,6 +291,17 @@ def test_names_are_those_of_a_host(kind):
     assert {name: found.get(name) for name in names} == names
 
 
+@pytest.mark.parametrize("kind", HOST)
+@pytest.mark.parametrize("shape", [(), (8,)])
+def test_weights_that_are_no_matrices_have_no_parts(kind, shape):
+    """In a file that was damaged, or is a stranger's."""
+    names = HOST[kind]
+    assert any(ref.part is not None for ref in names.values()) or kind == "wan"
+    found = known({ref.key: torch.ones(shape) for ref in names.values()}).key_map
+    assert found
+    assert not [ref for ref in found.values() if ref.part is not None]
+
+
 def test_text_encoders_of_a_host():
     names = host_names.text_encoders()
     files = {f"text_encoders.{ref.key}": random_weight((8, 8)) for ref in names.values()}

@@ -182,6 +182,13 @@ BROKEN = {
         "a lokr_w1 [2, 2, 3, 3] that is no matrix",
     ),
     "empty": ({**WHOLE, "lokr_w1": W1[:0]}, "an empty lokr_w1 [0, 4]"),
+    "a core as long as the layer is wide": (
+        {
+            **{"lokr_w1": W1, "lokr_w2_a": torch.ones(1, 12), "lokr_w2_b": torch.ones(1, 9000)},
+            "lokr_t2": torch.ones(1, 1, 9000, 1),
+        },
+        "lokr_t2 [1, 1, 9000, 1], lokr_w2_a [1, 12], lokr_w2_b [1, 9000] that do not multiply",
+    ),
     "a core that nobody writes": ({**WHOLE, "lokr_t1": W1}, "has a lokr_t1"),
 }
 

@@ -61,6 +61,7 @@ def test_a_row_goes_before_the_call(tmp_path):
     assert two.out == tmp_path / "sub" / "z.safetensors"
 
 
+DEEP, LONG = "[" * 100_000, "x" * 300
 REFUSED = {
     "lora,colour\nx,red\n": "library.csv, line 1: no column is called 'colour'. They are: lora,",
     "lora,lora\nx,y\n": "line 1: a column is there twice",
@@ -89,11 +90,19 @@ REFUSED = {
     '{"lora": "x"}\n[]\n': "line 2: this is no row",
     '{"lora": "x", "rank": true}': "rank is True, which is no text and no number",
     '{"lora": ["x"]}': "lora is ['x'], which is no text",
+    f'{{"lora": {DEEP}': "line 1: this is no JSON (it is nested too deep)",
+    f"lora\n{LONG}\n": "line 2: No file can be called ",
+    f"lora,source\nx,{LONG}\n": "File name too long",
+    f"lora\n{LONG[:245]}\n": "line 2: No file can be called ",  # with the target's name behind it
+    '{"lora": "x\\u0000y"}': "line 1: No file can be called ",
+    '{"lora": "x", "pairs": "\\ud800"}': "line 1: No file can be called ",
     '{"lora": "x", "strength": 1}': "no column is called 'strength'",
 }
 
 
-@pytest.mark.parametrize(("text", "sentence"), REFUSED.items(), ids=map(repr, REFUSED))
+@pytest.mark.parametrize(
+    ("text", "sentence"), REFUSED.items(), ids=[repr(text)[:60] for text in REFUSED]
+)
 def test_what_is_refused(tmp_path, text, sentence):
     with pytest.raises(ProLoRAError) as error:
         rows_in(tmp_path, text)

@@ -357,3 +357,25 @@ def test_the_sides_that_the_tensors_tell():
 def test_a_configuration_of_nonsense(config):
     with pytest.raises(ProLoRAError, match="PEFT's configuration"):
         oft(config=config, oft_R=random_weight((4, 6)))
+
+
+@pytest.mark.parametrize(
+    "dtype", ["float8_e4m3fn", "float8_e5m2", "float8_e8m0fnu", "uint16", "uint32"]
+)
+@pytest.mark.parametrize("family", ["OFT", "LoKr"])
+def test_an_alpha_of_a_type_that_torch_does_not_count_with(family, dtype):
+    """As in a file all of whose tensors were made fp8."""
+    if not hasattr(torch, dtype):
+        pytest.skip(f"this torch has no {dtype}")
+    blocks = {
+        "OFT": {"oft_blocks": random_weight((6, 4, 4))},
+        "LoKr": {"lokr_w1": SQUARE[0], "lokr_w2": SQUARE[0]},
+    }
+    deltas = []
+    for alpha in (torch.tensor(2.0), torch.tensor(2.0).to(getattr(torch, dtype))):
+        parts = {"alpha": alpha, **blocks[family]}
+        tensors = {f"diffusion_model.mid.{role}": tensor for role, tensor in parts.items()}
+        (adapter,) = parse_adapter_file(tensors, "file").adapters
+        deltas.append(adapter.delta(random_weight((24, 24) if family == "OFT" else (16, 16))))
+    assert deltas[0].abs().max() > 0
+    assert torch.equal(*deltas)

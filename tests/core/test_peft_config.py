@@ -209,6 +209,15 @@ BAD = {
     "another rank": ({**GOOD, "r": 8}, "says rank 8 for the module .*factors have rank 4.*another"),
     "rank 0": ({**GOOD, "r": 0}, "says rank 0"),
     "no pattern": ({**GOOD, "rank_pattern": {"(": 4}}, "no pattern: .* again"),
+    "a pattern that takes for ever": (
+        {**GOOD, "rank_pattern": {"(.+)+!": 4}},
+        "no pattern: it may take for ever to find out where it fits.* again",
+    ),
+    "a pattern beyond bounds": ({**GOOD, "rank_pattern": {"l{99999999999}": 4}}, "no pattern: "),
+    "too many patterns": (
+        {**GOOD, "rank_pattern": {str(i): 4 for i in range(5000)}},
+        "rank_pattern .* is no table of at most 4096",
+    ),
     "no table": ({**GOOD, "alpha_pattern": [1]}, "alpha_pattern .* is no table"),
 }
 

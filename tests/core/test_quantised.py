@@ -181,7 +181,7 @@ def test_what_the_header_says_counts_like_comfy_quant(tmp_path):
     assert set(weights) == set(tensors)
 
 
-@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"layers": ["l"]}'])
+@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"layers": ["l"]}', "[" * 100_000])
 def test_a_header_that_cannot_be_read(tmp_path, text):
     save_file({"l.weight": torch.ones(2, 2)}, tmp_path / "a.safetensors",
               {"_quantization_metadata": text})  # fmt: skip
@@ -216,6 +216,18 @@ REFUSED = {
     "a later form": (changed("int8", comfy_quant=mark(format="fp3")), "'fp3', a form unknown here"),
     "no form": (changed("int8", comfy_quant=mark()), "'None', a form unknown here"),
     "no JSON": (changed("int8", comfy_quant=torch.zeros(3, dtype=torch.uint8)), "does not say"),
+    "JSON without end": (
+        changed("int8", comfy_quant=torch.full((100_000,), ord("["), dtype=torch.uint8)),
+        "does not say",
+    ),
+    "complex scales": (
+        changed("int8", weight_scale=torch.ones(ROWS, 1, dtype=torch.complex64)),
+        "scales are torch.complex64",
+    ),
+    "whole scales": (
+        changed("nvfp4", weight_scale_2=torch.ones(1, dtype=torch.int32)),
+        r"weight_scale_2 has the shape \[1\] of torch.int32",
+    ),
     "no scale": (without("fp8, one scale", "weight_scale"), "l.weight_scale is missing"),
     "no second scale": (without("nvfp4", "weight_scale_2"), "l.weight_scale_2 is missing"),
     "nvfp4 of others": (without("nvfp4", "comfy_quant"), "nvfp4 without ComfyUI's comfy_quant"),

@@ -299,6 +299,20 @@ DAMAGES = {
         "contradict",
     ),
     "examples in another order": (put("readouts.examples.proj", lambda t: t.flip(0)), "contradict"),
+    "counts of complex numbers": (
+        put("readouts.counts.proj", lambda t: t.to(torch.complex64)),
+        "contradict",
+    ),
+    "counts that are no numbers": (
+        put("readouts.counts.proj", lambda t: t.float() * torch.nan),
+        "contradict",
+    ),
+    "one latent": (put("latents", lambda t: t.flatten()[0]), "its latents are none"),
+    "a single read-out": (put("readouts.values.proj", lambda t: t.flatten()[0]), "contradict"),
+    "a complex prompt": (
+        put("prompts.0.cross_attn", lambda t: t.to(torch.complex64)),
+        "of a prompt holds",
+    ),
     "prompts by halves": (put("prompt_of", lambda t: t.float()), "prompts that are not there"),
     "a prompt of two": (put("prompts.0.cross_attn", lambda t: t.repeat(2, 1, 1)), "of one prompt"),
     "noise of another kind": (put("noising", lambda t: t[:, :1]), "their levels"),

@@ -97,6 +97,15 @@ def test_sides_that_torch_does_not_have(tmp_path):
             open_safetensors(path)
 
 
+def test_a_name_that_no_tensor_has(tmp_path):
+    """A tree of modules has a node for each of its dots."""
+    path = tmp_path / "name.safetensors"
+    for length, is_taken in ((1000, True), (1001, False)):
+        path.write_bytes(save({"a" * length: torch.ones(3)}))
+        assert (taken_by_us(path) is not None) == is_taken
+        assert taken_by_library(path) is not None
+
+
 def test_what_the_library_writes(tmp_path):
     (tmp_path / "a.safetensors").write_bytes(save({"x": torch.ones(3)}, {"by": "us", "ü": "😀"}))
     file = open_safetensors(tmp_path / "a.safetensors")
