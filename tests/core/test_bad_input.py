@@ -14,7 +14,7 @@ CASES = [(table, case) for table in TABLES for case in table.cases]
 ADVICE = re.compile(
     r"\b(call|choose|connect|convert|copy|download|export|fill|give|install|keep|leave|load|look|"
     r"merge|move|name|put|record|save|see|take|update|use|wait|write)\b"
-    r"|Is the name right|Is one of these meant|Is a quote left open"
+    r"|Is the name right|Is there room on the disk|Is one of these meant|Is a quote left open"
     r"|no whole number|no number|They are: |In .* are: |of 1 or more|0 steps or more",
     re.IGNORECASE,
 )

@@ -19,6 +19,7 @@ REASONS = {
     ("comfy_harness/server.py", "B310"): "it asks the server that it started, on this machine",
     ("comfy_harness/server.py", "B404"): "it starts a ComfyUI",
     ("comfy_harness/server.py", "B603"): "it starts a ComfyUI, and no shell",
+    ("prolora/adapters/patterns.py", "B105"): "pieces of a pattern, which are called tokens",
     ("prolora/models/text_encoder_layout.py", "B105"): "the name of a tensor: token_embedding",
 }
 ASSERTS = "B101"  # they tell mypy what is so; what a user may get wrong raises a ProLoRAError
