@@ -8,6 +8,7 @@ VENV   := .venv
 PY     := $(VENV)/bin/python
 LOG    := $(VENV)/setup.log
 REGISTRY := $(VENV)/registry/bin
+AUDIT  := $(VENV)/audit/bin
 OLDEST := $(VENV)/oldest
 PIP    := $(PY) -m pip --disable-pip-version-check --no-input
 PINNED := -c requirements/constraints.txt
@@ -40,7 +41,7 @@ define install
 endef
 
 .PHONY: setup test test-core test-thorough test-oldest test-host test-browser reliability reliability-quick fuzz lint \
-	registry demo evidence evidence-quick architectures clean
+	bad-input audit licences registry demo evidence evidence-quick architectures clean
 
 setup: $(NEEDED)
 	@:
@@ -67,13 +68,34 @@ test-browser: setup $(DRIVER)
 	@$(PYTEST) -m browser
 
 # The campaign of docs/reliability.md, which it writes: about an hour, and Linux.
-reliability: setup
+reliability: setup | $(AUDIT)/bandit
 	@$(PYTEST) tests/reliability
 	@PYTHONPATH=. $(PY) tests/reliability/told.py
 
 # A fiftieth of it, which leaves the page as it is.
 reliability-quick: setup
 	@$(PYTEST) tests/reliability --quick
+
+# docs/bad_input.md, from the tests.
+bad-input: $(TOOLS)
+	@$(PYTEST) tests/core/test_bad_input.py --write-bad-input
+
+# The code itself, and what it needs: insecure code, known vulnerabilities, licences, the registry's
+# scan. Needs a network; a part whose database cannot be reached is skipped, and says so.
+audit: setup | $(AUDIT)/bandit
+	@mkdir -p build
+	@$(MAKE) --no-print-directory registry >build/registry.log 2>&1 || { cat build/registry.log; exit 1; }
+	@PATH=$(abspath $(AUDIT)):$$PATH $(PYTEST) tests/reliability/test_static.py tests/core/test_licences.py -rs
+	@PYTHONPATH=. $(PY) tests/reliability/told.py
+
+licences: setup
+	@PYTHONPATH=. $(PY) tests/licences.py  # docs/licences.md
+
+$(AUDIT)/bandit: requirements/audit.txt | $(PY)
+	@echo "setup: installing what looks for insecure code and known vulnerabilities"
+	@$(PYTHON) -m venv $(VENV)/audit
+	@$(AUDIT)/python -m pip --disable-pip-version-check --no-input install -r $< >>$(LOG) 2>&1
+	@touch $@
 
 # A million damaged files, each read as the pack reads it: Linux, and half an hour of a core.
 CASES ?= 1000000

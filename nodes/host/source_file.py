@@ -71,7 +71,7 @@ def model_from_file(path: Path) -> Model:
     file = open_safetensors(path)  # refuses a damaged file with a message for artists
     metadata = file.metadata() or {}
     refuse_files_without_weights(path.name, file.keys())
-    marks = marks_in(metadata)
+    marks = marks_in(metadata, path.name)
     tensors = file.unread() | marks
     source = _recognise(path.name, tensors, metadata)
     model = _without_data(path.name, source)
@@ -80,7 +80,7 @@ def model_from_file(path: Path) -> Model:
         of_file = file.get_tensors([key for key in keys if key not in marks])
         return of_file | {key: marks[key] for key in keys if key in marks}
 
-    weights = ConvertedWeights(tensors, source.convert, read)
+    weights = ConvertedWeights(tensors, source.convert, read, path.name)
     unread = weights.unread()
     unet = {key: tensor for key, tensor in unread.items() if key.startswith(_UNET)}
     names = comfy.lora.model_lora_keys_unet(model, _names_beyond(model, unet))

@@ -142,7 +142,9 @@ def read_adapter_file(
 
 def name_of(path: Path) -> str:
     """What to call a file: by its folder as well, where a library gives all of them one name."""
-    return f"{path.parent.name}/{path.name}" if path.name in _LIBRARY_NAMES else path.name
+    return (
+        f"{path.absolute().parent.name}/{path.name}" if path.name in _LIBRARY_NAMES else path.name
+    )
 
 
 def parse_adapter_file(
@@ -343,7 +345,7 @@ def _check(module: str, tensors: Mapping[str, torch.Tensor], origin: Origin) -> 
                 f"{tensor.dtype}. Use an fp16, bf16 or fp32 version of this LoRA."
             )
         if tensor.ndim == 0:
-            origin.refuse(module, f"has a {role} that is a single number")
+            origin.refuse(module, f"has a single number as its {role}")
         if tensor.numel() == 0:
             origin.refuse(module, f"has an empty {role} {list(tensor.shape)}")
         origin.check_finite(module, role, tensor)

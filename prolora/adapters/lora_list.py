@@ -51,8 +51,8 @@ class LoraNames:
                 f"{text!r} may be each of these LoRAs: {', '.join(found)}. Write its folder too."
             )
         near = get_close_matches(_path(text), [_bare(name) for name in self.names], 3, 0.5)
-        meant = f" Is one of these meant: {', '.join(near)}?" if near else ""
-        raise ProLoRAError(f"There is no LoRA {text!r} in the loras folder.{meant}")
+        meant = f"Is one of these meant: {', '.join(near)}?" if near else "Is the name right?"
+        raise ProLoRAError(f"There is no LoRA {text!r} in the loras folder. {meant}")
 
     @lazy
     def _by_text(self) -> list[dict[str, list[str]]]:
@@ -90,7 +90,7 @@ def _parsed(line: str, names: LoraNames) -> Iterator[ListedLora]:
         return
     readings = list(_readings(line))
     if not readings:
-        raise ProLoRAError(f"The line {line!r} names no LoRA.")
+        raise ProLoRAError(f"The line {line!r} names no LoRA. Write a name, then its strength.")
     known = (reading for reading in readings if names.meant(reading[0]))
     name, strengths = next(known, readings[-1])
     yield _listed(names.one(name), strengths)
@@ -99,12 +99,14 @@ def _parsed(line: str, names: LoraNames) -> Iterator[ListedLora]:
 def _tags(line: str, names: LoraNames) -> Iterator[ListedLora]:
     beside = _TAG.sub("", line).strip(" ,;\t")
     if beside:
-        raise ProLoRAError(f"Besides <lora:name:strength>, the line {line!r} holds {beside!r}.")
+        raise ProLoRAError(
+            f"Besides <lora:name:strength>, the line {line!r} holds {beside!r}. Take it out."
+        )
     for name, *written in _TAG.findall(line):
         texts = [text for text in written if text.strip()]
         strengths = [number for text in texts if (number := _number(text)) is not None]
         if len(strengths) < len(texts):
-            raise ProLoRAError(f"A strength in {line!r} is no number.")
+            raise ProLoRAError(f"A strength in {line!r} is no number. Write one such as 0.8.")
         yield _listed(names.one(name.strip()), strengths)
 
 

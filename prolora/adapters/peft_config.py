@@ -212,7 +212,7 @@ def _chosen(
     if not isinstance(table, dict) or len(table) > _MOST_PATTERNS:
         raise ProLoRAError(
             f"{origin.file}: the {patterns} of PEFT's configuration is no table of at most "
-            f"{_MOST_PATTERNS} modules."
+            f"{_MOST_PATTERNS} modules. {_AGAIN}"
         )
     for pattern, value in table.items():
         try:
@@ -229,7 +229,6 @@ def _chosen(
 def _number(value: Any, field: str, origin: Origin) -> float:
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if not number or not -1e9 < value < 1e9:  # NaN fails too
-        raise ProLoRAError(
-            f"{origin.file}: {field} in PEFT's configuration is {value!r}, not a number. {_AGAIN}"
-        )
+        said = "missing" if value is None else f"{value!r}, not a number"
+        raise ProLoRAError(f"{origin.file}: {field} in PEFT's configuration is {said}. {_AGAIN}")
     return float(value)

@@ -16,6 +16,7 @@ from ..adapters.peft_folder import is_adapter_folder
 from ..errors import ProLoRAError, truncated_list
 from ..files.json_text import parse_json
 from ..files.names import check_name
+from ..files.texts import read_text
 from ..naming.output_names import CHOICES
 from ..pairing.block_pairs import read_pairs
 from ..transfer.modes import mode_named
@@ -121,6 +122,7 @@ _READ: Mapping[str, Any] = {
     "rank": int,
 }
 _COLUMNS = (*_PATHS, *(field.name for field in fields(Choices)))
+_A_ROW = 'Write a row as {"lora": "a.safetensors"}.'
 _KINDS = {float: "number", int: "whole number"}
 
 
@@ -131,19 +133,17 @@ def read_manifest(path: Path, call: Call) -> list[Row]:
         ProLoRAError: it cannot be read; it has no rows, or unknown columns; a value is missing or
             not one; or two rows, or a row and what is read, have one file.
     """
-    try:
-        text = path.read_text(encoding="utf-8-sig")  # Excel begins with a mark
-    except (OSError, UnicodeDecodeError) as error:
-        raise ProLoRAError(
-            f"The manifest could not be read: {error}. Is {path} a text file, in UTF-8?"
-        ) from error
+    text = read_text(path)
     read = _json_lines if text.lstrip().startswith("{") else _csv_lines
     folder = path.absolute().parent
     rows = [
         _row(f"{path.name}, line {line}", cells, folder, call) for line, cells in read(text, path)
     ]
     if not rows:
-        raise ProLoRAError(f"{path} has no rows. Its first line names the columns: lora, ...")
+        raise ProLoRAError(
+            f"{path} has no rows. Name the columns in its first line (lora, ...), and write a LoRA "
+            "into each line below it."
+        )
     return checked(rows, path)
 
 
@@ -158,13 +158,17 @@ def rows_of_folder(folder: Path, pattern: str, call: Call) -> list[Row]:
         ProLoRAError: there is none, or see read_manifest.
     """
     if not folder.is_dir():
-        raise ProLoRAError(f"{folder} is no folder.")
+        raise ProLoRAError(f"{folder} is no folder. Name one that LoRAs lie in.")
     try:
         found = sorted(path for path in folder.absolute().glob(pattern) if _is_lora(path))
     except (ValueError, NotImplementedError) as error:
-        raise ProLoRAError(f"{pattern!r} is no pattern of files: {error}.") from error
+        raise ProLoRAError(
+            f"{pattern!r} is no pattern of files: {error}. Write one such as *.safetensors."
+        ) from error
     if not found:
-        raise ProLoRAError(f"There is no file in {folder} that {pattern} fits.")
+        raise ProLoRAError(
+            f"There is no file in {folder} that {pattern} fits. Choose another pattern."
+        )
     rows = []
     for lora in found:
         parent = lora.relative_to(folder.absolute()).parent
@@ -205,11 +209,9 @@ def _json_lines(text: str, path: Path) -> Iterator[tuple[int, Mapping[str, str]]
         try:
             cells = parse_json(line)
         except ValueError as error:
-            raise ProLoRAError(f"{place}: this is no JSON ({error}).") from error
+            raise ProLoRAError(f"{place}: this is no JSON ({error}). {_A_ROW}") from error
         if not isinstance(cells, dict):
-            raise ProLoRAError(
-                f'{place}: this is no row. Write one as {{"lora": "a.safetensors"}}.'
-            )
+            raise ProLoRAError(f"{place}: this is no row. {_A_ROW}")
         _check_columns(cells, place)
         for name, value in cells.items():
             if isinstance(value, (bool, list, dict)):
@@ -243,7 +245,8 @@ def _said(place: str, cells: Mapping[str, str], folder: Path, call: Call) -> Row
     if lora is None or source is None or target is None:
         ends = {"lora": lora, "source": source, "target": target}
         missing = " and ".join(name for name, path in ends.items() if path is None)
-        raise ProLoRAError(f"it names no {missing}.")
+        for_all = "" if lora is None else ", or name it for all rows with --source and --target"
+        raise ProLoRAError(f"it names no {missing}. Fill in the column{for_all}.")
     chosen = {name: _value(name, text) for name, text in said.items() if name in _READ}
     pairs = paths.get("pairs", call.choices.pairs)
     choices = replace(call.choices, **chosen, pairs=pairs and pairs.absolute())

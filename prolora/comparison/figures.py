@@ -340,13 +340,20 @@ def _refuse_strangers(
     both = f"{source.name} ({source.architecture}) and {target.name} ({target.architecture})"
     same = source.architecture == target.architecture
     if not same and not alignment.relates(sum(1 for row in rows if row.row.source)):
-        raise ProLoRAError(f"{both} have no blocks in common, so there is nothing to compare.")
+        raise ProLoRAError(
+            f"{both} have no blocks in common, so there is nothing to compare. "
+            "Choose two models of one architecture."
+        )
     if any(row.link is not None for row in rows):
         return
     first = next((row.row for row in rows if row.row.source and row.row.target), None)
     if first is None:
-        advice = " by the pairs that were given" if alignment.given else ""
-        raise ProLoRAError(f"{both}: no weight of the one fits a weight of the other{advice}.")
+        by, advice = "", "Choose two models of one architecture"
+        if alignment.given:
+            by, advice = " by the pairs that were given", "Look at the pairs"
+        raise ProLoRAError(
+            f"{both}: no weight of the one fits a weight of the other{by}. {advice}."
+        )
     shapes = [" x ".join(map(str, shape)) for shape in (first.source_shape, first.target_shape)]
     raise ProLoRAError(
         f"{both} cannot be compared: the widths of all weights differ. The first, {first.target}, "

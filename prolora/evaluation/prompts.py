@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from ..errors import ProLoRAError
+from ..files.texts import read_text
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ def prompts_from(file: Path, rows: Mapping[str, Sequence[Path]]) -> Prompts:
     Raises:
         ProLoRAError: the file cannot be read, or has another number of lines.
     """
-    lines = [line for line in _read(file).splitlines() if line.strip()]
+    lines = [line for line in read_text(file).splitlines() if line.strip()]
     if not lines:
         raise ProLoRAError(f"{file} is empty. Write a prompt a line.")
     if len(lines) == 1:
@@ -62,16 +63,7 @@ def prompts_beside(rows: Mapping[str, Sequence[Path]]) -> Prompts:
 
 
 def _of_picture(path: Path) -> str:
-    text = " ".join(_read(path.with_suffix(".txt")).split())
+    text = " ".join(read_text(path.with_suffix(".txt")).split())
     if not text:
         raise ProLoRAError(f"{path.with_suffix('.txt')} is empty. Write the prompt of {path.name}.")
     return text
-
-
-def _read(file: Path) -> str:
-    try:
-        return file.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ProLoRAError(
-            f"{file} could not be read as a text of prompts (UTF-8): {error}."
-        ) from error

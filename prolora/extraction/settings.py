@@ -49,7 +49,10 @@ class ExtractionSettings:
             raise ProLoRAError(f"The number of workers is {self.workers}; choose 0, or more.")
         check_float64(self.device, "the decomposition needs")
         if self.dtype not in (torch.float32, torch.float64):
-            raise ProLoRAError(f"The difference is taken in float32 or float64, not {self.dtype}.")
+            raise ProLoRAError(
+                f"The difference is taken in float32 or float64, not {self.dtype}. Choose one "
+                "of them."
+            )
 
     def described(self) -> dict[str, str]:
         """For report and header."""

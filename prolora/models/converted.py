@@ -30,6 +30,7 @@ class ConvertedWeights(StoredWeights):
             to tensors on the meta device as to others.
         read: gives some of the file's tensors, where those in `tensors` tell no more than their
             shapes and dtypes.
+        name: of the file, for messages.
     """
 
     def __init__(
@@ -37,7 +38,9 @@ class ConvertedWeights(StoredWeights):
         tensors: Mapping[str, torch.Tensor],
         convert: Convert,
         read: Callable[[Collection[str]], Tensors] | None = None,
+        name: str = "",
     ) -> None:
+        self._name = name
         self._tensors, self._convert = tensors, convert
         self._read = read or (lambda names: {name: tensors[name] for name in names})
         self._empty = {
@@ -70,6 +73,9 @@ class ConvertedWeights(StoredWeights):
         read = self._read(self._origins[key])
         copies = {name: tensor.clone() for name, tensor in read.items()}
         return self._convert(self._empty | copies)[key]
+
+    def place(self, key: str) -> str:
+        return f" of {self._name}" if self._name else ""
 
     def unread(self) -> Tensors:
         """All of them: what was given for a renamed one, else one without data."""

@@ -44,6 +44,8 @@ class Stored(Protocol):
 
     def stored(self, key: str) -> torch.Tensor: ...
 
+    def place(self, key: str) -> str: ...
+
 
 @dataclass(frozen=True)
 class Form:
@@ -188,7 +190,7 @@ def shape_of(tensors: Stored, key: str) -> tuple[int, ...]:
     if form is None or not shape:
         return shape
     if form.packed == 0:
-        raise _refusal(key, form.name)
+        raise _refusal(tensors, key, form.name)
     return (*shape[:-1], shape[-1] * form.packed)
 
 
@@ -203,26 +205,29 @@ def values_of(tensors: Stored, key: str) -> torch.Tensor:
     if form is None:
         return tensors.stored(key)
     if form.values is None:
-        raise _refusal(key, form.name)
+        raise _refusal(tensors, key, form.name)
     layer = key.removesuffix("weight")
     missing = [part for part in form.parts if layer + part not in tensors]
     if missing:
-        raise _refusal(key, form.name, f"{layer}{missing[0]} is missing")
+        raise _refusal(tensors, key, form.name, f"{layer}{missing[0]} is missing")
     if layer + _SMOOTHED in tensors:
-        raise _refusal(key, form.name, f"it goes with {layer}{_SMOOTHED}")
+        raise _refusal(tensors, key, form.name, f"it goes with {layer}{_SMOOTHED}")
     weight = tensors.stored(key)
     if weight.dtype not in form.dtypes:
-        raise _refusal(key, form.name, f"but holds {weight.dtype}")
+        raise _refusal(tensors, key, form.name, f"but holds {weight.dtype}")
     try:
         return form.values(
             weight, {part: tensors.stored(layer + part) for part in form.parts}, options
         )
     except _Mismatch as mismatch:
-        raise _refusal(key, form.name, str(mismatch)) from None
+        raise _refusal(tensors, key, form.name, str(mismatch)) from None
 
 
-def marks_in(metadata: Mapping[str, str]) -> dict[str, torch.Tensor]:
+def marks_in(metadata: Mapping[str, str], name: str) -> dict[str, torch.Tensor]:
     """The forms that a file's header names, as comfy_quant tensors by key.
+
+    Args:
+        name: the file's name, for the message.
 
     Raises:
         ProLoRAError: the header's entry cannot be read.
@@ -234,7 +239,7 @@ def marks_in(metadata: Mapping[str, str]) -> dict[str, torch.Tensor]:
         return {f"{layer}.{QUANT_MARK}": _bytes(json.dumps(layers[layer])) for layer in layers}
     except (ValueError, KeyError, TypeError):
         raise ProLoRAError(
-            f"What the file's header says of its quantisation ({_HEADER}) cannot be read. "
+            f"What the header of {name} says of its quantisation ({_HEADER}) cannot be read. "
             + _WHAT_TO_DO
         ) from None
 
@@ -275,7 +280,7 @@ def _form(tensors: Stored, key: str) -> tuple[Form | None, Options]:
     if layer == key:
         return None, {}
     if layer + QUANT_MARK in tensors:
-        options = _read_mark(tensors.stored(layer + QUANT_MARK), key)
+        options = _read_mark(tensors, layer + QUANT_MARK, key)
         name = str(options.get("format"))
         return FORMS.get(name, Form(f"{name!r}, a form unknown here", packed=0)), options
     for part, form in UNMARKED.items():
@@ -284,13 +289,13 @@ def _form(tensors: Stored, key: str) -> tuple[Form | None, Options]:
     return None, {}
 
 
-def _read_mark(mark: torch.Tensor, key: str) -> Options:
+def _read_mark(tensors: Stored, mark: str, key: str) -> Options:
     try:
-        options = parse_json(bytes(mark.flatten()[:_LONGEST_MARK].tolist()))
+        options = parse_json(bytes(tensors.stored(mark).flatten()[:_LONGEST_MARK].tolist()))
     except (ValueError, TypeError):
         options = None
     if not isinstance(options, dict):
-        raise _refusal(key, "a form that its comfy_quant does not say")
+        raise _refusal(tensors, key, "a form that its comfy_quant does not say")
     return options
 
 
@@ -298,8 +303,9 @@ def _bytes(text: str) -> torch.Tensor:
     return torch.tensor(list(text.encode()), dtype=torch.uint8)
 
 
-def _refusal(key: str, form: str, why: str = "") -> ProLoRAError:
+def _refusal(tensors: Stored, key: str, form: str, why: str = "") -> ProLoRAError:
+    form = f"{form} ({why})" if why else form
     return ProLoRAError(
-        f"The weight {key} is quantised as {form}{why and f' ({why})'}, which ProLoRA cannot read "
+        f"The weight {key}{tensors.place(key)} is quantised as {form}, which ProLoRA cannot read "
         f"from a file. {_WHAT_TO_DO}"
     )

@@ -48,6 +48,10 @@ class StoredWeights(ABC):
     def stored(self, key: str) -> torch.Tensor:
         """A tensor as it is stored."""
 
+    def place(self, key: str) -> str:
+        """Where a weight is, for a message: " of FILE", or nothing."""
+        return ""
+
     def shape(self, key: str) -> tuple[int, ...]:
         return shape_of(self, key)
 
@@ -78,6 +82,7 @@ class StateDictWeights(StoredWeights):
 class _Place:
     file: SafetensorsFile
     key: str
+    name: str  # of the file
 
 
 class SafetensorsWeights(StoredWeights):
@@ -104,8 +109,8 @@ class SafetensorsWeights(StoredWeights):
         file = open_safetensors(path)
         refuse_files_without_weights(path.name, file.keys())
         marks = file.get_tensors([key for key in file.keys() if key.endswith(f".{QUANT_MARK}")])
-        marks |= marks_in(file.metadata() or {})
-        self._places |= {prefix + key: _Place(file, key) for key in file.keys()}
+        marks |= marks_in(file.metadata() or {}, path.name)
+        self._places |= {prefix + key: _Place(file, key, path.name) for key in file.keys()}
         self._marks |= {prefix + key: mark for key, mark in marks.items()}
 
     def __iter__(self) -> Iterator[str]:
@@ -123,3 +128,6 @@ class SafetensorsWeights(StoredWeights):
             return self._marks[key]
         place = self._places[key]
         return place.file.get_tensor(place.key)
+
+    def place(self, key: str) -> str:
+        return f" of {self._places[key].name}"

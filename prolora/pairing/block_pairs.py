@@ -14,6 +14,7 @@ from typing import Any
 
 from ..errors import ProLoRAError, truncated_list
 from ..files.json_text import parse_json
+from ..files.texts import read_text
 from ..models.module_names import is_text_encoder
 from .module_tree import Node
 
@@ -26,13 +27,7 @@ def read_pairs(path: Path) -> dict[str, str | None]:
     Raises:
         ProLoRAError: the file cannot be read, or its content is not as parse_pairs wants it.
     """
-    try:
-        text = path.read_text(encoding="utf-8-sig")  # Notepad begins with a mark
-    except (OSError, UnicodeDecodeError) as error:
-        raise ProLoRAError(
-            f"The pairs could not be read: {error}. Is {path.name} a text file, in UTF-8?"
-        ) from error
-    return parse_pairs(text, path.name)
+    return parse_pairs(read_text(path), path.name)
 
 
 def parse_pairs(text: str, name: str = "the pairs") -> dict[str, str | None]:
@@ -125,7 +120,8 @@ def _check_in_common(target: Node | None, source: Node | None) -> None:
     if target is None or source is None or target.inside() & source.inside():
         return
     raise ProLoRAError(
-        f"The pairs give {source.path} for {target.path}, which have no module in common."
+        f"The pairs give {source.path} for {target.path}, which have no module in common. "
+        "Give it a block of its kind."
     )
 
 

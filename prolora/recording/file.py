@@ -73,8 +73,10 @@ def read_recording(path: Path) -> Recording:
         )
     try:
         found = _parsed(tensors, parse_json(metadata[_HEAD]))
+    except KeyError as error:
+        _refuse(path, f"it has no {one_line(error)}")
     except _NO_HEAD as error:
-        _refuse(path, one_line(f"{type(error).__name__}: {error}"))
+        _refuse(path, f"its head is damaged ({one_line(error)})")
     for problem in problems(found):
         _refuse(path, one_line(problem))
     return found

@@ -144,5 +144,6 @@ class Recording:
             raise ProLoRAError(
                 f"The recording has latents of {self.latent_format} ({ours} channels), and the "
                 f"target {target} draws latents of {latent_format} ({channels} channels). A "
-                "recording serves targets of the source's own kind of latents."
+                "recording serves targets of the source's own kind of latents: choose such a "
+                "target, or mode full, which needs no recording."
             )

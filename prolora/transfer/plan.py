@@ -145,7 +145,7 @@ def _refuse_strangers(
         return
     raise ProLoRAError(
         f"The LoRA {lora.file.name} cannot be moved {_between(lora.source, target)}: they have no "
-        "blocks in common."
+        "blocks in common. Choose a target of the source's architecture, or a relative of it."
     )
 
 

@@ -84,7 +84,10 @@ class TransferSettings:
             raise ProLoRAError(f"The memory is {self.memory} bytes; choose 0, or more.")
         check_float64(self.device, "subspaces need")
         if self.dtype not in (torch.float32, torch.float64):
-            raise ProLoRAError(f"The projection runs in float32 or float64, not in {self.dtype}.")
+            raise ProLoRAError(
+                f"The projection runs in float32 or float64, not in {self.dtype}. Choose one of "
+                "them."
+            )
 
 
 # For nodes, command line and library alike.

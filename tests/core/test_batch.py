@@ -213,7 +213,7 @@ def test_bad_files_cost_themselves_alone(folder, capsys):
         (
             *("", "page.safetensors is not a readable safetensors file"),
             *("absent.safetensors does not exist", "makes an update beyond all bounds"),
-            *("absent.safetensors does not exist", "The pairs could not be read", "b.safetensors"),
+            *("absent.safetensors does not exist", "absent.json does not exist", "b.safetensors"),
             *("is named for both checkpoints", ""),
         ),
         strict=True,
@@ -300,7 +300,7 @@ REFUSED = [
     (["batch", "library.csv", *MODELS, "--chunk", "0"], "'0' is no whole number from 1 on"),
     (["batch", "library.csv", *MODELS, "--engine", "mpi"], "invalid choice: 'mpi'"),
     (["batch", "library.csv"], "library.csv, line 2: it names no source and target"),
-    (["batch", "absent.csv", *MODELS], "The manifest could not be read"),
+    (["batch", "absent.csv", *MODELS], "absent.csv does not exist"),
     (["batch", "library.csv", *MODELS, "--table", "library.csv"], "library.csv is named twice"),
     (["batch", "library.csv", *MODELS, "--table", "a.safetensors"], "is named twice"),
     (["batch", "library.csv", *MODELS, "--table", "note.txt"], "is no table of results"),

@@ -78,12 +78,18 @@ def test_what_is_no_pairs(kind):
     assert 'Write {"pairs": {"target block": "source block"}}' in str(error.value)
 
 
-@pytest.mark.parametrize("content", [b"\xff\xfe\x00", None])
-def test_a_file_that_cannot_be_read(content, tmp_path):
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"\xff\xfe\x00", "is no text in UTF-8. Save it"),
+        (None, "does not exist. Is the name right"),
+    ],
+)
+def test_a_file_that_cannot_be_read(content, words, tmp_path):
     path = tmp_path / "pairs.json"
     if content is not None:
         path.write_bytes(content)
-    with pytest.raises(ProLoRAError, match="The pairs could not be read"):
+    with pytest.raises(ProLoRAError, match=rf"pairs\.json {words}"):
         read_pairs(path)
 
 

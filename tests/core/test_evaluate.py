@@ -221,7 +221,7 @@ REFUSED = [
     ("full=which_mode", "which_mode holds no pictures but folders of them: copy, full, none"),
     ("style --reference absent", "absent does not exist"),
     ("style --reference empty", "empty holds no pictures"),
-    ("style --prompts absent.txt", "absent.txt could not be read as a text of prompts"),
+    ("style --prompts absent.txt", "absent.txt does not exist. Is the name right"),
     ("style --prompts three.txt", "three.txt has 3 prompts, and style 5 pictures"),
     ("broken", "broken/a.png could not be read as a picture"),
     (

@@ -130,7 +130,7 @@ BROKEN = {
     "rank 0": ({"lora_up.weight": UP[:, :0], "lora_down.weight": DOWN[:0]}, "an empty up"),
     "a single number": (
         {"lora_up.weight": torch.tensor(1.0), "lora_down.weight": DOWN},
-        "has a up that is a single number",
+        "has a single number as its up",
     ),
     "vectors": ({"lora_up.weight": UP[0], "lora_down.weight": DOWN}, "do not multiply"),
     "kernel in up": (

@@ -183,7 +183,7 @@ BROKEN = {
     ),
     "vectors": ({"foura_up.weight": UP[0]}, "do not multiply"),
     "gate": ({"foura_gate": torch.ones(5)}, r"FouRA gate \[5\] for rank 4"),
-    "gate per layer": ({"foura_gate": torch.tensor(1.0)}, "foura_gate that is a single number"),
+    "gate per layer": ({"foura_gate": torch.tensor(1.0)}, "has a single number as its foura_gate"),
     "gate NaN": (
         {"foura_gate": torch.full((4,), float("nan"))},
         "foura_gate of the module m, .*NaN",

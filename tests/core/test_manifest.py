@@ -116,8 +116,12 @@ def test_a_row_without_a_checkpoint(tmp_path):
 
 def test_a_manifest_that_cannot_be_read(tmp_path):
     (tmp_path / "latin.csv").write_bytes("lora\nä.safetensors\n".encode("latin-1"))
-    for name in ("latin.csv", "absent.csv", "."):
-        with pytest.raises(ProLoRAError, match="The manifest could not be read"):
+    for name, words in (
+        ("latin.csv", "is no text in UTF-8. Save it"),
+        ("absent.csv", "does not exist. Is the name right"),
+        (".", "is a folder. Choose a file in it"),
+    ):
+        with pytest.raises(ProLoRAError, match=words):
             read_manifest(tmp_path / name, CALL)
 
 

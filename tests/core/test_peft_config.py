@@ -205,7 +205,7 @@ BAD = {
     "alpha NaN": ({**GOOD, "lora_alpha": math.nan}, "is nan, not a number"),
     "alpha as truth": ({**GOOD, "lora_alpha": True}, "is True, not a number"),
     "alpha beyond floats": ({**GOOD, "lora_alpha": 10**400}, "not a number"),
-    "no rank": ({"peft_type": "LORA", "lora_alpha": 6}, "r in PEFT's configuration is None"),
+    "no rank": ({"peft_type": "LORA", "lora_alpha": 6}, "r in PEFT's configuration is missing"),
     "another rank": ({**GOOD, "r": 8}, "says rank 8 for the module .*factors have rank 4.*another"),
     "rank 0": ({**GOOD, "r": 0}, "says rank 0"),
     "no pattern": ({**GOOD, "rank_pattern": {"(": 4}}, "no pattern: .* again"),
@@ -236,6 +236,16 @@ def test_bad_configurations(tmp_path, kind):
     beside.write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(ProLoRAError, match=rf"(?s)adapter_(model|config).*{words}"):
         read_adapter_file(path)
+
+
+def test_a_file_is_called_by_its_folder_wherever_one_is(tmp_path, monkeypatch):
+    folder = tmp_path / "ink"
+    folder.mkdir()
+    tensors = {"linear.lora_B.weight": torch.ones(24, 4), "linear.lora_A.weight": torch.ones(4, 16)}
+    write_safetensors(tensors, folder / "adapter_model.safetensors", {})
+    monkeypatch.chdir(folder)
+    file = read_adapter_file(Path("adapter_model.safetensors"))
+    assert file.name == "ink/adapter_model.safetensors"
 
 
 def test_a_bad_header():

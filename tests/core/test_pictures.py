@@ -161,9 +161,9 @@ def test_a_text_beside_each_picture(rows):
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        (None, "could not be read as a text of prompts"),
+        (None, "does not exist. Is the name right"),
         (b"", "is empty. Write a prompt a line"),
-        (b"\xff\xfe\x00", "could not be read as a text of prompts"),
+        (b"\xff\xfe\x00", "is no text in UTF-8. Save it"),
         (b"a\nb\nc\n", "has 3 prompts, and none 2 pictures. Write one line for all"),
     ],
     ids=["absent", "empty", "no text", "too many"],

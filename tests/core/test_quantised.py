@@ -299,6 +299,13 @@ def test_refused_by_name(kind):
     refusal.match(words)
 
 
+def test_the_file_is_named(tmp_path):
+    save_file({"l.weight": torch.ones(4, 4), "l.comfy_quant": mark(format="fp3")},
+              tmp_path / "a.safetensors")  # fmt: skip
+    with pytest.raises(ProLoRAError, match=r"^The weight l\.weight of a\.safetensors is quantised"):
+        SafetensorsWeights(tmp_path / "a.safetensors").shape("l.weight")
+
+
 @pytest.mark.parametrize("form", [name for name, form in FORMS.items() if form.packed == 2])
 def test_packed_forms_have_the_shape_of_their_values(form):
     tensors = {"l.weight": torch.zeros(4, 8, dtype=torch.int8), "l.comfy_quant": mark(format=form)}

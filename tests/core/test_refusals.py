@@ -139,7 +139,7 @@ FLUX = stack([DOUBLE] * 9, "double_blocks")
 TEXT = [random_lora(f"lora_te1_text_model_encoder_layers_{i}_mlp_fc1", (16, 8)) for i in range(3)]
 SENTENCE = (
     "The LoRA style.safetensors cannot be moved from A (SD3) to B (Flux): they have no blocks in "
-    "common."
+    "common. Choose a target of the source's architecture, or a relative of it."
 )
 
 
