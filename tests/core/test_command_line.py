@@ -152,7 +152,7 @@ def test_ctrl_c_leaves_nothing(folder, capsys, monkeypatch, moment):
 
     module, name = {
         "while moving": (transfer, "transfer_lora"),
-        "while writing": (files, "save_file"),
+        "while writing": (files, "as_bytes"),
     }[moment]
     monkeypatch.setattr(module, name, interrupt)
     before = set(folder.iterdir())

@@ -120,14 +120,18 @@ def nothing() -> None:
 # What is wrong -> what the parent does to the drive, what the child does before it begins, and
 # what must be said.
 FAULTS: dict[str, tuple[Callable[[Path], object], Callable[[], object], tuple[str, ...]]] = {
-    "no room": (fill, nothing, ("No space left on device", "Make room on that disk")),
-    "only to be read": (only_to_read, nothing, ("Read-only file system", "Choose a folder that")),
-    "not permitted": (
+    "a full drive": (fill, nothing, ("No space left on device", "Make room on that disk")),
+    "a drive that is only to be read": (
+        only_to_read,
+        nothing,
+        ("Read-only file system", "Choose a folder that"),
+    ),
+    "a folder that may not be written to": (
         lambda drive: drive.chmod(0o555),
         lambda: os.setuid(NOBODY),
         ("Permission denied", "Choose a folder that"),
     ),
-    "a broken disk": (
+    "a disk that reports an error": (
         lambda drive: None,
         broken_disk,
         ("Input/output error", "The disk itself reports it"),
@@ -157,7 +161,7 @@ def test_every_place_on_a_drive_that_refuses(tell, place_for_all, models, fault)
             out.with_suffix(".csv").unlink()
             there = contents(drive)
             arrange(drive)
-            arrange(drive / "out") if fault == "not permitted" else None
+            arrange(drive / "out") if fault == "a folder that may not be written to" else None
             command = [*words_of(str(models), out), "--force"]
             code, sentence = ended(command, before, place_for_all / "said.txt")
             assert code == 1, (place, sentence)
@@ -171,7 +175,7 @@ def test_every_place_on_a_drive_that_refuses(tell, place_for_all, models, fault)
             assert contents(drive) == there, place
     tell(
         "faults",
-        f"a drive with {fault}: every place where the command line writes",
+        f"{fault}: every place where the command line writes",
         len(PLACES),
         f"{len(said)} sentences that say what to do; every older file as it was, nothing left",
     )

@@ -80,8 +80,8 @@ PLACES: dict[str, Callable[[PromptBuilder], list]] = {
     "a picture for the page": shown,
 }
 FAULTS = {
-    "no room": (fill, "No space left on device. Nothing was written. Make room on that disk"),
-    "only to be read": (only_to_read, "Read-only file system"),
+    "a full drive": (fill, "No space left on device. Nothing was written. Make room on that disk"),
+    "a drive that is only to be read": (only_to_read, "Read-only file system"),
 }
 
 
@@ -119,7 +119,7 @@ def test_every_place_on_a_drive_that_refuses(tell, on_drives, fault):
     assert on_drives.is_running()
     tell(
         "faults",
-        f"a drive with {fault}: every node that writes, and the cache of moved LoRAs",
+        f"{fault}: every node that writes, and the cache of moved LoRAs",
         len(PLACES) + 1,
         f"{len(PLACES)} sentences; Load for Model used what it had moved and said that it is not "
         "kept; every older file as it was, nothing left",
