@@ -118,9 +118,8 @@ class ProLoraTransfer:
         if len(moves) > 1:
             moves = [replace(move, label=move.lora.file.name) for move in moves]
         moved = move_all(moves, self.kept)
-        for one in moved:
-            host.say(one.summary, bool(one.warning))
-        loras, summaries = [one.lora for one in moved], [one.summary for one in moved]
+        loras = [one.lora for one in moved]
+        summaries = [host.say(one.summary, bool(one.warning)) for one in moved]
         return {"ui": {"text": summaries}, "result": (loras, summaries)}
 
     def _move(

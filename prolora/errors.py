@@ -3,18 +3,24 @@
 from collections.abc import Iterable, Iterator, Sequence
 
 _LONGEST = 200  # letters of a stranger's text
+# Letters of a message that are kept of its beginning, and of its end, which says what to do.
+_HEAD, _TAIL = 2000, 1000
 
 
 class ProLoRAError(ValueError):
     """Something the user can act on.
 
     The message is written for an artist: what is wrong, in which file or module, with which
-    shapes, and what to do about it.
+    shapes, and what to do about it. A stranger's words in it cannot steer a terminal, nor make it
+    longer than a page can show.
     """
 
     # What shows an error (ComfyUI's page, a traceback) puts the module before the name of a class
     # that is not built in: of this one it would be a path, before the sentence to be read.
     __module__ = "builtins"
+
+    def __init__(self, message: str) -> None:
+        super().__init__(printable(_shortened(message)))
 
 
 def truncated_list(items: Sequence[str], limit: int) -> Iterator[str]:
@@ -40,3 +46,9 @@ def one_line(text: object) -> str:
 def printable(text: str) -> str:
     """A text of lines, a stranger's words in it, without what would steer a terminal."""
     return "".join(c if c.isprintable() or c == "\n" else " " for c in text)
+
+
+def _shortened(text: str) -> str:
+    if len(text) <= _HEAD + _TAIL:
+        return text
+    return f"{text[:_HEAD]} [...] {text[-_TAIL:]}"

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from typing import Any
 
 import comfy.model_management
@@ -29,6 +30,16 @@ _OF_SHAPES = re.compile(
     r"|channels? .*expected|to have \d+|split_with_sizes|reduction pattern|not divisible",
     re.IGNORECASE,
 )
+
+# What begins a tag of HTML. The page of June 2024 takes an error for HTML, a stranger's words in
+# it too; the hosts since then have this package, and a page that does not.
+_TAG = re.compile(r"<(?=[a-z/!?])", re.IGNORECASE)
+_TAKES_MARKUP = find_spec("comfy_execution") is None
+
+
+def for_the_page(error: ProLoRAError) -> ProLoRAError:
+    """The error, with words that the host's page shows as they are."""
+    return ProLoRAError(_TAG.sub("< ", str(error))) if _TAKES_MARKUP else error
 
 
 def model_name(model: Any) -> str:

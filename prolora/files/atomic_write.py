@@ -10,24 +10,29 @@ from pathlib import Path
 from safetensors import SafetensorError
 
 from ..errors import ProLoRAError
+from .new_names import give_name
 
 _PARTIAL = ".prolora-{}.partial"
 _LEFT = 3600.0  # seconds after which nobody writes to a file any more
 
 
 @contextmanager
-def atomic_write(path: Path) -> Iterator[Path]:
+def atomic_write(path: Path, overwrite: bool = True) -> Iterator[Path]:
     """A temporary name beside a file, to be written to; at the end it becomes the file's.
+
+    Args:
+        overwrite: whether there may be a file of that name, which goes.
 
     Raises:
         ProLoRAError: see write_safetensors.
+        NameTaken: there is one, and it may not be overwritten.
     """
     temporary = path.with_name(_PARTIAL.format(uuid.uuid4().hex))
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
         _flush_to_disk(temporary)
-        temporary.replace(path)
+        give_name(temporary, path, overwrite)
     except (OSError, SafetensorError) as error:
         raise ProLoRAError(
             f"{path.name} could not be saved in {path.parent}: {error}. Nothing was written. "
@@ -46,13 +51,13 @@ def remove_left_over(folder: Path) -> None:
                 path.unlink()
 
 
-def write_text(path: Path, text: str) -> None:
+def write_text(path: Path, text: str, overwrite: bool = True) -> None:
     """Writes a text whole or not at all.
 
     Raises:
-        ProLoRAError: see write_safetensors.
+        ProLoRAError: see atomic_write.
     """
-    with atomic_write(path) as temporary:
+    with atomic_write(path, overwrite) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 

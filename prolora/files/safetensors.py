@@ -91,7 +91,10 @@ def read_safetensors(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str
 
 
 def write_safetensors(
-    tensors: Mapping[str, torch.Tensor], path: Path, metadata: Mapping[str, str]
+    tensors: Mapping[str, torch.Tensor],
+    path: Path,
+    metadata: Mapping[str, str],
+    overwrite: bool = True,
 ) -> None:
     """Writes a file whole or not at all: a temporary name beside it first, then a rename.
 
@@ -99,7 +102,7 @@ def write_safetensors(
         ProLoRAError: the folder cannot be written or the disk is full. An older file of that name
             is then as it was, and no temporary file is left behind.
     """
-    with atomic_write(path) as temporary:
+    with atomic_write(path, overwrite) as temporary:
         save_safetensors(tensors, temporary, metadata)
 
 
@@ -109,8 +112,13 @@ def save_safetensors(
     """The same into a file of atomic_write, whose errors the user sees."""
     temporary.touch()
     permissions = temporary.stat().st_mode  # the library lets the owner alone read its files
-    save_file(_apart(tensors), temporary, dict(metadata))
+    save_file(_apart(tensors), temporary, {_whole(k): _whole(v) for k, v in metadata.items()})
     temporary.chmod(permissions)
+
+
+def _whole(text: str) -> str:
+    """A text that UTF-8 can hold: the name of a file may not be one."""
+    return text.encode("utf-8", "replace").decode()
 
 
 def _apart(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
