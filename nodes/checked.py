@@ -41,7 +41,8 @@ def check_inputs(node: type) -> None:
         try:
             return work(self, **_checked(node, given))
         except ProLoRAError as error:
-            raise host.for_the_page(error) from error.__cause__
+            host.make_showable(error)
+            raise
 
     setattr(node, node.FUNCTION, checked)
 

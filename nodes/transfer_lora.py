@@ -107,7 +107,7 @@ class ProLoraTransfer:
         try:
             for name in mode:
                 if name is not None:  # a link gives it
-                    mode_named(name)
+                    mode_named(str(name))
         except ProLoRAError as error:
             return str(error)
         return True

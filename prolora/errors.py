@@ -20,7 +20,7 @@ class ProLoRAError(ValueError):
     __module__ = "builtins"
 
     def __init__(self, message: str) -> None:
-        super().__init__(printable(_shortened(message)))
+        super().__init__(shown(message))
 
 
 def truncated_list(items: Sequence[str], limit: int) -> Iterator[str]:
@@ -48,7 +48,8 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() or c == "\n" else " " for c in text)
 
 
-def _shortened(text: str) -> str:
-    if len(text) <= _HEAD + _TAIL:
-        return text
-    return f"{text[:_HEAD]} [...] {text[-_TAIL:]}"
+def shown(text: str) -> str:
+    """A message with a stranger's words in it, as it can be shown: printable, and not too long."""
+    if len(text) > _HEAD + _TAIL:
+        text = f"{text[:_HEAD]} [...] {text[-_TAIL:]}"
+    return printable(text)

@@ -6,7 +6,7 @@ needs it.
 
 from .catalogue import CATEGORY
 from .conditioning import conditioning_of, prompts_of
-from .failures import for_the_page, memory_explained
+from .failures import make_showable, memory_explained
 from .files import (
     cache_folder,
     cached_name,
@@ -69,7 +69,6 @@ __all__ = [
     "encode",
     "file_behind",
     "fingerprint",
-    "for_the_page",
     "is_one",
     "kept",
     "kept_as",
@@ -79,6 +78,7 @@ __all__ = [
     "lora_names",
     "lora_path",
     "make_room",
+    "make_showable",
     "memory_explained",
     "model_from_file",
     "model_from_graph",

@@ -9,7 +9,7 @@ from typing import Any
 import comfy.model_management
 import torch
 
-from ...prolora.errors import ProLoRAError
+from ...prolora.errors import ProLoRAError, shown
 
 # What a model raises where it cannot compute. The host's exception for Cancel is none of them.
 _MISFITS = (
@@ -37,9 +37,14 @@ _TAG = re.compile(r"<(?=[a-z/!?])", re.IGNORECASE)
 _TAKES_MARKUP = find_spec("comfy_execution") is None
 
 
-def for_the_page(error: ProLoRAError) -> ProLoRAError:
-    """The error, with words that the host's page shows as they are."""
-    return ProLoRAError(_TAG.sub("< ", str(error))) if _TAKES_MARKUP else error
+def make_showable(error: ProLoRAError) -> None:
+    """Changes the words of an error, and of what caused it, to what page and log show as it is."""
+    if _TAKES_MARKUP:
+        error.args = (_TAG.sub("< ", str(error)),)
+    cause = error.__cause__
+    while cause is not None:
+        cause.args = tuple(shown(word) if isinstance(word, str) else word for word in cause.args)
+        cause = cause.__cause__ or cause.__context__
 
 
 def model_name(model: Any) -> str:

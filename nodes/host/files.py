@@ -61,7 +61,7 @@ def recording_for(lora: Path) -> Path:
 def recording_beside(lora: Path) -> Path | None:
     """That file; None where there is none."""
     path = recording_for(lora)
-    return path if path.is_file() else None
+    return path if os.path.isfile(path) else None  # noqa: PTH113 (the name may be too long)
 
 
 def recording_names() -> list[str]:

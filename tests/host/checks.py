@@ -1,5 +1,8 @@
 """What a prompt must end with: an error on one node, or the LoRA that was meant."""
 
+import json
+import time
+
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
@@ -34,3 +37,10 @@ def delta_of(lora: dict[str, np.ndarray]) -> np.ndarray:
 
 def relative(value: np.ndarray, reference: np.ndarray) -> float:
     return float(np.linalg.norm(value - reference) / np.linalg.norm(reference))
+
+
+def trespasses(client, lines: str = "") -> list[str]:
+    """What the pack did that it must never do; see ProbeAudit."""
+    graph = PromptBuilder()
+    node = graph.node("ProbeAudit", salt=time.monotonic_ns() % 2**30, trespass=lines)
+    return json.loads(client.queue(graph.prompt).of(node[0])["text"][0])

@@ -12,7 +12,6 @@ from typing import Any
 
 from comfy_harness.client import ComfyClient
 from comfy_harness.server import ComfyServer
-from tests.host.prompts import PromptBuilder
 
 REFUSED, RAN, SENTENCE = "refused by the host", "ran", "a sentence"
 _LONGEST = 4000  # letters of a sentence
@@ -59,13 +58,6 @@ def ask(comfy: ComfyServer, prompt: Mapping[str, Any]) -> Answer:
 
 def version_of(client: ComfyClient) -> str:
     return client.system_stats()["system"].get("comfyui_version", "June 2024")
-
-
-def trespasses(client: ComfyClient, lines: str = "") -> list[str]:
-    """What the pack did that it must never do; see ProbeAudit."""
-    graph = PromptBuilder()
-    node = graph.node("ProbeAudit", salt=time.monotonic_ns() % 2**30, trespass=lines)
-    return json.loads(client.queue(graph.prompt).of(node[0])["text"][0])
 
 
 def files_below(folder: Path) -> dict[str, int]:

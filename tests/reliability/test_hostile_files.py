@@ -8,6 +8,7 @@ import pytest
 from safetensors import safe_open
 
 from comfy_harness.server import ComfyServer
+from tests.host.checks import trespasses
 from tests.host.hostile_files import (
     KEYS,
     TEXTS,
@@ -20,7 +21,7 @@ from tests.host.probes import NODES
 from tests.host.prompts import PromptBuilder, out
 from tests.host.small_sd15 import LORA, SOURCE, TARGET, write_small_sd15
 
-from .asked import RAN, SENTENCE, ask, files_below, trespasses, version_of
+from .asked import RAN, SENTENCE, ask, files_below, version_of
 
 pytestmark = pytest.mark.host
 

@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 
 from comfy_harness.server import ComfyServer
+from tests.host.checks import trespasses
 from tests.host.probes import NODES
 from tests.host.small_sd15 import write_small_sd15
 
-from .asked import RAN, ask, files_below, trespasses, version_of
+from .asked import RAN, ask, files_below, version_of
 from .hostile_prompts import LONG_TEXTS, PROMPTS, cases, good, recorded
 
 pytestmark = pytest.mark.host
