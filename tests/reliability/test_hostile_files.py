@@ -8,7 +8,7 @@ import pytest
 from safetensors import safe_open
 
 from comfy_harness.server import ComfyServer
-from tests.host.checks import trespasses
+from tests.host.checks import steering_lines, trespasses
 from tests.host.hostile_files import (
     KEYS,
     TEXTS,
@@ -72,12 +72,6 @@ def is_plain(text: str) -> bool:
     return all(letter.isprintable() or letter == "\n" for letter in text)
 
 
-def log_is_plain(comfy: ComfyServer, since: int) -> bool:
-    """But for the host's own bars and colours, which are of no line of the pack."""
-    lines = comfy.log_text()[since:].split("\n")
-    return all(is_plain(line) for line in lines if "\r" not in line)
-
-
 def test_entries_that_are_no_files(comfy, around, tell):
     client, tried = comfy.client(), 0
     before = files_below(around / "comfy" / "models")
@@ -121,7 +115,7 @@ def test_steering_texts(comfy, tell, place):
         given = ask(comfy, moved(name).prompt)
         assert given.kind == RAN, (label, given.kind, given.text[:500])
         assert all(map(is_plain, said(given.text))) and len(given.text) < 60_000, label
-        assert log_is_plain(comfy, since), label
+        assert not steering_lines(comfy.log_text()[since:]), label
         report = json.loads(newest(comfy, "reports/hostile_*.json").read_text())
         assert report["lora"] == name
         with safe_open(newest(comfy, "loras/hostile_*.safetensors"), "np") as saved:
@@ -147,4 +141,4 @@ def test_steering_types(comfy):
         since = len(comfy.log_text())
         given = ask(comfy, moved(f"type_{label}.safetensors").prompt)
         assert given.kind == SENTENCE, (label, given)
-        assert log_is_plain(comfy, since), label
+        assert not steering_lines(comfy.log_text()[since:]), label

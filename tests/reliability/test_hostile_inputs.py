@@ -78,7 +78,9 @@ def foreign_tracebacks(log: str) -> list[str]:
     return [
         found[1]
         for found in TRACEBACK.finditer(log)
-        if "/custom_nodes/ComfyUI-ProLoRA/" in found[0] and not found[1].startswith("ProLoRAError")
+        if "/custom_nodes/ComfyUI-ProLoRA/" in found[0]
+        and not found[1].startswith("ProLoRAError")
+        and not log[found.end() :].startswith(("\n\nThe above", "\n\nDuring"))  # it led to another
     ]
 
 
