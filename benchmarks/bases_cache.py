@@ -41,7 +41,7 @@ SHAPES = {
     ((1280, 5120), "mlp"): 60,
 }
 _RANK = 32
-_SETTINGS = TransferSettings(threshold=0.0)
+_SETTINGS = TransferSettings("full", threshold=0.0)
 
 
 def main() -> None:

@@ -52,7 +52,7 @@ def _row(shape: tuple[int, int], device: torch.device, repeats: int) -> str:
     noise = torch.randn(shape, generator=torch.Generator().manual_seed(1)).to(device)
     target = source + DRIFT * source.std() * noise
     lora, lokr = _lora(shape), _lokr(shape)
-    settings = TransferSettings(rank=RANK, threshold=0, device=device)
+    settings = TransferSettings("full", rank=RANK, threshold=0, device=device)
 
     models = [
         Model(name, "", StateDictWeights({"weight": weight}), {"layer": WeightRef("weight")})

@@ -26,7 +26,7 @@ from .source_model import AUTO, loaded_model
 from .transferred_lora import TransferredLora
 
 # Of what is kept. With another one, nothing that was kept before is used any more.
-FORMAT = 2
+FORMAT = 3
 # Where an entry of the cache has what the node said, and how the files were called then.
 _SUMMARY, _WARNING, _NAMES = "prolora_summary", "prolora_warning", "prolora_names"
 _OF_THE_CACHE = (KEY, CONTENT, _SUMMARY, _WARNING, _NAMES)

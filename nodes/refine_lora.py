@@ -1,6 +1,7 @@
 """Refine Transferred LoRA: a few steps towards what the source answers with its LoRA."""
 
 from ..prolora.adapters import VectorPatch, lora_state_dict
+from ..prolora.adapters.accelerators import ACCELERATOR_KEY, advise_refining
 from ..prolora.models.module_names import is_text_encoder
 from ..prolora.naming.output_names import rename
 from ..prolora.recording.plot import draw_losses
@@ -107,7 +108,8 @@ class RefineTransferredLora:
                         "step": 0.05,
                         "advanced": True,
                         "tooltip": "How much is kept of what this model does otherwise than the "
-                        "source. 0 learns to answer as the source does, its pictures and all.",
+                        "source. 0 learns to answer as the source does, its pictures and all; 1 is "
+                        "best for an accelerator (LCM, Lightning ...).",
                     },
                 ),
             },
@@ -121,7 +123,7 @@ class RefineTransferredLora:
         bare = host.without_loras(model)
         target = loaded_model(bare, None, unique_id, prompt)
         recording.check_latents(*host.latent_format(bare), target.name)
-        note = self.check_lora(lora, recording)
+        notes = [*self.check_lora(lora, recording), *self.advise(lora, own)]
         settings = RefineSettings(steps, batch, rate, own, seed)
         adapters = [part for part in parts if not isinstance(part, VectorPatch)]
         patched = self.with_rest(bare, target, parts)
@@ -136,7 +138,7 @@ class RefineTransferredLora:
                 host.Progress(),
                 bare=None if patched is bare else host.network_of(bare),
             )
-        info = "\n".join((describe_refined(refined), *note))
+        info = "\n".join((describe_refined(refined), *notes))
         info = host.say(info)
         made = self.written(refined, parts, lora, target) if refined.best else lora
         plot = host.as_image(draw_losses(refined))
@@ -157,6 +159,12 @@ class RefineTransferredLora:
             ]
         recording.check_lora(metadata[LORA_DIGEST], metadata.get("prolora_lora", "the LoRA"))
         return []
+
+    @staticmethod
+    def advise(lora, own):
+        """What to say of an accelerator that would bring the source's pictures along."""
+        accelerator = getattr(lora, "metadata", {}).get(ACCELERATOR_KEY)
+        return [f"- {advise_refining(accelerator)}"] if accelerator and own < 1 else []
 
     @staticmethod
     def with_rest(bare, target, parts):

@@ -8,7 +8,7 @@ from benchmarks.evidence.tables import Cell, markdown, said
 from demo.training.network import network_of
 from prolora import TransferSettings
 from prolora.adapters import Adapter
-from prolora.algebra.maps import copied_map
+from prolora.algebra.maps import PROJECTION_MODES
 from prolora.progress import silent
 from prolora.recording.calibrated import PENALTY, ROOM, CalibratedMaps
 from prolora.transfer.job import transfer_resolved
@@ -81,10 +81,10 @@ def _calibrated(
     case: Case, settings: TransferSettings, penalty: float = PENALTY
 ) -> Sequence[Adapter]:
     lora, heard = resolved(case.source), recording(case.source, False, SAMPLES)
-    base = SubspaceMaps(((copied_map,),), settings.subspace_energy, KEPT)
+    base = SubspaceMaps(PROJECTION_MODES["alike"], settings.subspace_energy, KEPT)
     running = network_of(network(case.target))
     maps = CalibratedMaps(lora, heard, running, None, base, silent, ROOM, penalty)
-    return transfer_resolved(lora, model(case.target), settings, maps=maps).adapters
+    return transfer_resolved(lora, model(case.target), settings, maps=maps, kept=KEPT).adapters
 
 
 def _refined(case: Case, **chosen: float) -> Way:

@@ -99,9 +99,13 @@ def pictures(subject: Subject) -> tuple[sets.Pictures, sets.Pictures]:
 
 @cache
 def own_steps(model: str, is_held_out: bool) -> FewStepsTask:
-    """A model's own 24 steps without guidance, which its acceleration LoRA learns to do in four."""
+    """A model's own 24 steps without guidance, which its acceleration LoRA learns to do in four.
+
+    They are drawn by a copy, as the model itself may wear a LoRA when they are first asked for.
+    """
     count, seed = (96, 2**31) if is_held_out else (effort().of(FAST_TRAJECTORIES), 31)
-    return FewStepsTask.sampled(models.network(model), 1.0, count, seed)
+    alone = load_model(models.path(model)).requires_grad_(False)
+    return FewStepsTask.sampled(alone, 1.0, count, seed)
 
 
 def learned(job: Job) -> Task:

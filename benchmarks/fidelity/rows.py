@@ -30,6 +30,9 @@ from .worn import Worn
 SAMPLES, LEVELS, SAMPLE_STEPS = 64, 2, 12  # of a recording
 EXAMPLES = SAMPLES * LEVELS  # that Theseus hears
 REFINING = RefineSettings()
+# An accelerator is to bring its speed, not what the source draws; the default stands beside it.
+REFINING_ACCELERATOR = replace(REFINING, own=1.0)
+BY_DEFAULT = f"refined, own {REFINING.own:g}"
 # Every module moves, however alike its two weights are; what a threshold does has its own table.
 ALL = TransferSettings(threshold=0)
 KEPT = Kept()  # subspaces, from one case to the next
@@ -178,6 +181,9 @@ def ways(case: Case) -> Mapping[str, Way]:
     found["theseus"] = lambda: rotated(lora, into, rotations(case.target)).adapters
     found["calibrated"] = lambda: calibrated(case)
     found["refined"] = lambda: refined(case)
+    if case.subject.kind == "fast":
+        found["refined"] = lambda: refined(case, REFINING_ACCELERATOR)
+        found[BY_DEFAULT] = lambda: refined(case)
     if case.subject.family == "dora":
         del found["refined"]  # DoRAs are calibrated, not refined
     return found

@@ -9,7 +9,7 @@ from prolora.files.atomic_write import atomic_write
 
 from .loras import Subject
 from .measures import draw
-from .models import DISTILLED, MODELS, TARGETS, network
+from .models import DISTILLED, TARGETS, network
 from .rows import Case, as_trained, ways
 from .worn import Worn
 
@@ -33,7 +33,7 @@ def write_picture(path: Path = PICTURE, seed: int = 1) -> None:
                 cells[column].append(_cell(target))
     titles = {"source": "A with the LoRA", "none": "the target without", "copy": "copied"}
     columns = [Column(titles.get(name, name), pictures) for name, pictures in cells.items()]
-    sheet = draw_sheet([f"{name}: {MODELS[name].about}" for name in TARGETS], columns)
+    sheet = draw_sheet(list(TARGETS), columns)
     with atomic_write(path) as temporary:
         sheet.quantize(128).save(temporary, format="PNG", optimize=True)
 

@@ -19,7 +19,7 @@ from .models import DISTILLED, MODELS
 
 ROWS = (
     *("none", "retrained", "copy", "subspace", "prolora", "full", "casa", "casa of nothing"),
-    *("orthogonal", "theseus", "calibrated", "refined"),
+    *("orthogonal", "theseus", "calibrated", "refined", "refined, own 0.3"),
 )
 AGAIN = "retrained, another seed"
 RIVALS = ("copy", "full", "calibrated")
@@ -138,7 +138,8 @@ def share_table(
             )
             for target in targets
         ]
-        lines.append([f"*{row}*" if row == AGAIN else row, *cells])
+        if any(row in by for by in of.values()):
+            lines.append([f"*{row}*" if row == AGAIN else row, *cells])
     return markdown(["share of the gain", *targets], lines)
 
 
@@ -222,7 +223,8 @@ def rank_table(found: Found) -> str:
             )
             for kind, rank in groups
         ]
-        lines.append([f"*{row}*" if row == AGAIN else row, *cells])
+        if any(cell != "-" for cell in cells):
+            lines.append([f"*{row}*" if row == AGAIN else row, *cells])
     header = ["share of the gain", *(f"{kind}s, rank {rank}" for kind, rank in groups)]
     return markdown(header, lines)
 
@@ -249,5 +251,6 @@ def time_table(
         for names in subjects.values():
             seconds = [value for name in names for value in by.get(name, [])]
             cells.append(f"{median(seconds):.1f} s" if seconds else "-")
-        lines.append([way, *cells])
+        if any(cell != "-" for cell in cells):
+            lines.append([way, *cells])
     return markdown(["CPU time", *subjects], lines)

@@ -12,7 +12,7 @@ from benchmarks.evidence.tables import (
 )
 
 from .part import results_of
-from .rows import ALIKE
+from .rows import ALIKE, HALF
 from .setting import WHOLE
 
 Case = tuple[str, str]  # way and seed
@@ -20,13 +20,14 @@ Values = Mapping[str, float]
 Found = Mapping[str, Mapping[Case, Values]]  # row -> case -> column -> value
 
 ORDER = (
-    *("none", "retrained", "copy", "subspace", "prolora", "full", "casa", "casa of nothing"),
+    *("none", "retrained", "copy", HALF, "subspace", "prolora", "full", "casa", "casa of nothing"),
     *("orthogonal", "theseus", "calibrated", "refined"),
 )
 AGAIN = "retrained, another seed"
 # Of the shares of the gain it is asked whether the first has more than the second.
 ASKED = (
     *(("full", "copy"), ("prolora", "copy"), ("subspace", "copy"), ("casa", "copy")),
+    *((HALF, "copy"), ("prolora", HALF), ("refined", HALF)),
     *(("orthogonal", "copy"), ("theseus", "copy"), ("calibrated", "copy")),
     *(("calibrated", "full"), ("refined", "calibrated"), (AGAIN, "copy")),
 )

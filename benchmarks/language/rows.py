@@ -1,7 +1,7 @@
 """Every way to move a LoRA of a language model, by the name of its row."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from pathlib import Path
 
@@ -161,6 +161,11 @@ def _by_weights(mode: str) -> Callable[[Case], Sequence[Adapter]]:
     return move
 
 
+def _half(case: Case) -> Sequence[Adapter]:
+    """What a slider of the strength does as well."""
+    return [replace(adapter, up=adapter.up / 2, parts={}) for adapter in case.moved("copy")]
+
+
 def _theseus(case: Case) -> Sequence[Adapter]:
     core = case.way.setting.core(case.way.target)
     return rotated(case.lora, core, case.way.rotations).adapters
@@ -180,10 +185,12 @@ def _refined(case: Case) -> Sequence[Adapter]:
     return refine(moved, core, network_of(target), case.recording, settings).adapters
 
 
+HALF = "copy at half strength"
 ALIKE = ("casa of nothing",)  # whatever the LoRA says, so of the first seed alone
 # In the order in which they are measured: what matters most comes first.
 ROWS: dict[str, Callable[[Case], Sequence[Adapter]]] = {
     "copy": _by_weights("copy"),
+    HALF: _half,
     "full": _by_weights("full"),
     "calibrated": _calibrated,
     "prolora": _by_weights("prolora"),

@@ -57,6 +57,14 @@ def accelerator_of(file_name: str, metadata: Mapping[str, str]) -> str:
     return ""
 
 
+def advise_refining(accelerator: str) -> str:
+    """How an accelerator is refined: its speed is wanted, not what the source draws with it."""
+    return (
+        f"an accelerator ({accelerator}) is best refined with own at 1: with less, the target "
+        "learns the source's pictures with it"
+    )
+
+
 def describe(accelerator: str) -> str:
     """What the user of an accelerator must know."""
     return (

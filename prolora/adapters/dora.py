@@ -122,14 +122,18 @@ class DoraAdapter:
                 inputs.
         """
         moved = self.direction.retarget(update, rank, source, target)
+        adapter = replace(self.with_norms_of(source, target), direction=moved.adapter)
+        return Retargeted(adapter, moved.energy, moved.dropped)
+
+    def with_norms_of(self, source: torch.Tensor, target: torch.Tensor) -> "DoraAdapter":
+        """The same direction with the magnitude for another weight; see retarget."""
         before, after = self._norms(source), self._norms(target)
         if self.norms is not None:
             before = self.norms.to(before).flatten()
         ratio = torch.where(before == 0, 1.0, after / before)
         magnitude = (self.magnitude.to(ratio).flatten() * ratio).to(target.dtype).cpu()
         laid_out = self._laid_out(magnitude, tuple(target.shape))
-        adapter = DoraAdapter(moved.adapter, laid_out, self.axis)
-        return Retargeted(adapter, moved.energy, moved.dropped)
+        return replace(self, magnitude=laid_out, norms=None)
 
     def tensors(self) -> dict[str, torch.Tensor]:
         return {**self.direction.tensors(), "dora_scale": self.magnitude}

@@ -9,6 +9,7 @@ import hashlib
 import mmap
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
+from itertools import count
 from threading import Lock
 from typing import Any, TypeVar
 
@@ -20,6 +21,8 @@ LIMIT = 2 << 30  # bytes; what a rank-64 LoRA of SDXL needs (benchmarks/kept.py)
 _FIGURE = 1 << 10  # bytes that a few numbers and their key are counted as
 
 BASES = "subspaces"  # the last part of the keys of bases
+
+_unread = count()
 
 Figure = TypeVar("Figure")
 Tensors = tuple[torch.Tensor, ...]
@@ -38,8 +41,11 @@ class Forgetful:
         """Tells that a new job begins; see Kept."""
 
     def digest(self, read: Callable[[], torch.Tensor]) -> str:
-        """What a tensor is known by in a key; it is only read where something is kept."""
-        return ""
+        """What a tensor is known by in a key; it is only read where something is kept.
+
+        Unread tensors are known by a number each, so that none is ever taken for another.
+        """
+        return f"unread {next(_unread)}"
 
     def holds(self, key: Hashable) -> bool:
         """Whether what has this key is kept now."""

@@ -115,9 +115,11 @@ def _added(columns: torch.Tensor, parts: Parts, apply: Applied) -> torch.Tensor:
     return sum(moved[1:], start=moved[0])
 
 
-# The modes that project, each by its terms. The paper's Eq. 3 is `prolora`; `full` also moves the
-# two mixed quadrants that Eq. 2 drops; `subspace` is what LoRA-X moves.
+# The modes that look at both weights' subspaces, each by its terms. The paper's Eq. 3 is `prolora`;
+# `full` also moves the two mixed quadrants that Eq. 2 drops; `subspace` is what LoRA-X moves;
+# `alike` moves all as it is, and has the subspaces for the similarity alone.
 PROJECTION_MODES: dict[str, tuple[Parts, ...]] = {
+    "alike": ((copied_map,),),
     "full": ((subspace_map, null_space_map),),
     "prolora": ((subspace_map,), (null_space_map,)),
     "subspace": ((subspace_map,),),

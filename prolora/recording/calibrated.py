@@ -16,7 +16,7 @@ from torch import nn
 
 from ..adapters.dora import DoraAdapter
 from ..algebra.kept import NOTHING_KEPT, Forgetful
-from ..algebra.maps import copied_map
+from ..algebra.maps import PROJECTION_MODES
 from ..algebra.quadrants import Quadrants
 from ..algebra.ridge import Fit, fit_towards
 from ..algebra.updates import DenseUpdate, LowRankUpdate, Update
@@ -28,10 +28,10 @@ from ..transfer.assemble import TransferResult
 from ..transfer.job import transfer_resolved
 from ..transfer.maps import BothWeights, CopiedMaps, Maps, Moved, PairMaps, SubspaceMaps
 from ..transfer.modes import CALIBRATED
+from ..transfer.parts import refuse_unknown
 from ..transfer.report import Measures
 from ..transfer.resolve import ResolvedLora
 from ..transfer.settings import TransferSettings
-from ..transfer.tasks import refuse_unknown
 from .layers import Place, why_not_heard
 from .listening import Examples
 from .network import Network, TextNetwork
@@ -73,7 +73,7 @@ def transfer_recorded(
         return moved.noted(f"The recording was not used: mode {settings.mode} was chosen.")
     recording.check_lora(lora.file.digest, lora.file.name)
     recording.check_noise(network.noised, target.name)
-    base: Maps = SubspaceMaps(((copied_map,),), settings.subspace_energy, kept)
+    base: Maps = SubspaceMaps(PROJECTION_MODES["alike"], settings.subspace_energy, kept)
     if is_outline(lora.source):
         _refuse_without_weights(lora)
         base = CopiedMaps()

@@ -7,6 +7,7 @@ import torch
 
 from ..errors import ProLoRAError
 from ..models.model import Model
+from ..transfer.modes import BY_WEIGHTS
 from .network import Noised, Prompt
 
 
@@ -128,7 +129,8 @@ class Recording:
             raise ProLoRAError(
                 f"The target {target} adds noise to latents in another way than the recorded "
                 f"source {self.source.name} (one predicts flows and the other noise, or their "
-                "levels differ), so it cannot listen to this recording. Use mode full."
+                "levels differ), so it cannot listen to this recording. Use mode "
+                f"{BY_WEIGHTS}."
             )
 
     def check_latents(self, latent_format: str, channels: int, target: str) -> None:

@@ -209,6 +209,8 @@ def _described(settings: TransferSettings, lora: ResolvedLora) -> Mapping[str, s
 def _unchosen_rank(adapter: Adapter, settings: TransferSettings) -> str:
     """What rank 0 gives, for people."""
     mode = settings.chosen_mode
+    if mode.as_it_is:
+        return "as in the source"
     if mode.rank and not adapter.rank:
         return str(mode.rank)
     if isinstance(adapter, FullDifference):

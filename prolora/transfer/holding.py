@@ -27,10 +27,9 @@ def held(result: ModuleResult, dtype: torch.dtype, hold: Hold) -> ModuleResult:
     """
     if result.adapter is None:
         return result
-    is_copy = all(row.status == "copied" for row in result.rows)
 
     def own(tensor: torch.Tensor) -> torch.Tensor:
-        if is_copy:  # of what the file has, which may be mapped
+        if result.is_own:  # which may be mapped
             return tensor.cpu()
         fits = dtype in _HALF and survives(tensor, dtype)
         return hold((tensor.to(dtype) if fits else tensor).cpu())

@@ -24,6 +24,7 @@ class Mode:
         rank: of the result, where no rank is chosen and the adapter's family has none; 0 for the
             smallest that keeps 99 % of the energy.
         crosses_widths: whether it goes to a weight of another width.
+        as_it_is: whether what moves keeps the file's own tensors, if loaders read them.
         keeps_a_share: whether the result is a part of the update, so that its energy is a share.
         needs_recording: whether the weights alone do not suffice.
         warning: what one would not expect of a LoRA that was moved so.
@@ -35,12 +36,14 @@ class Mode:
     provider: Callable[[float, Forgetful], Maps] | None
     rank: int = 0
     crosses_widths: bool = False
+    as_it_is: bool = False
     keeps_a_share: bool = True
     needs_recording: bool = False
     warning: str = ""
 
 
-AUTO, CALIBRATED, BY_WEIGHTS = "auto", "calibrated", "full"
+# Without a recording nothing that was measured is better than a copy (docs/evidence.md).
+AUTO, CALIBRATED, BY_WEIGHTS = "auto", "calibrated", "alike"
 
 
 def _without_recording(energy: float, kept: Forgetful) -> NoReturn:
@@ -69,9 +72,16 @@ _ROWS = (
     ),
     Mode(
         BY_WEIGHTS,
+        "as it is, wherever both weights are alike",
+        f"{_PROLORA}: Eq. 1 alone",
+        partial(SubspaceMaps, PROJECTION_MODES[BY_WEIGHTS]),
+        as_it_is=True,
+    ),
+    Mode(
+        "full",
         "all of the LoRA, each part to the target's own",
         f"{_PROLORA}: Eq. 3 and the two mixed quadrants that Eq. 2 drops",
-        partial(SubspaceMaps, PROJECTION_MODES[BY_WEIGHTS]),
+        partial(SubspaceMaps, PROJECTION_MODES["full"]),
     ),
     Mode(
         "prolora",
@@ -102,7 +112,7 @@ _ROWS = (
         warning="Mode casa: the result takes back a part of what tells the two models apart, which "
         "is right at strength 1 only.",
     ),
-    Mode("copy", "as it is, to compare", "the baseline", None),
+    Mode("copy", "as it is, to compare", "the baseline", None, as_it_is=True),
 )
 MODES = {mode.name: mode for mode in _ROWS}
 # What saved graphs and scripts may still say.

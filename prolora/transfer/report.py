@@ -38,15 +38,15 @@ class ModuleReport:
     """One row.
 
     Attributes:
-        status: "moved" (projected, or extracted), "copied" (as it was), "shared" (with a block that
-            nothing serves, see shares.py) or "skipped".
+        status: "moved" (by its mode, or extracted), "copied" (as it was), "shared" (with a block
+            that nothing serves, see shares.py) or "skipped".
         reason: why it was copied or skipped.
         source_key, target_key: the weights, with their slice where they are fused; "" if unknown.
         source_shape, target_shape: of the weights; () where there is none.
         rank_in, rank_out: of the update, before and after; 0 where nothing came out.
         family: of the adapter; "" if unknown.
-        energy_kept: energy of the result over that of the update; None if not projected. In
-            [0, 1] but for mode casa, which may add to it.
+        energy_kept: energy of the result over that of the update, in [0, 1]; None where the result
+            is no part of it.
         energy_dropped: share of the projected energy that the cut to `rank_out` dropped.
         shared_from: the source's block, where the target's is one that nothing serves; else "".
     """

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 
 from ..drawing import panels
 from ..drawing.canvas import BELOW, INK, PALE, WHITE, Box, Canvas, Colour
@@ -9,28 +10,50 @@ from ..drawing.panels import SMALL, TEXT, TITLE, Cell, Picture, Swatch, shortene
 from ..errors import truncated_list
 from ..models.model import UNET
 from .report import ModuleReport, Report
-from .report_text import verdict_of, warning_of
+from .report_text import is_as_it_is, verdict_of, warning_of
 
 _LISTED = 8  # how many reasons are listed before the rest is counted
 _LETTERS = "abcdefgh"  # a reason each
 _LINES = "A line is a block of the target; after <- is the block of the source that it takes."
-_SCALE = "moved: share of the energy kept"
+
+
+@dataclass(frozen=True)
+class _Scale:
+    """What the colour of a moved module is.
+
+    Attributes:
+        says: the same, for people.
+        of: a module, from 0 to 1; None where there is no such figure.
+    """
+
+    says: str
+    of: Callable[[ModuleReport], float | None]
+
+
+def _similarity_of(row: ModuleReport) -> float | None:
+    return None if row.measures.similarity is None else row.measures.similarity.score
+
+
+_ENERGY = _Scale("moved: share of the energy kept", lambda row: row.energy_kept)
+_SIMILARITY = _Scale("moved as it is: similarity of the two weights", _similarity_of)
 
 
 def draw(report: Report) -> Picture:
     """Draws a line for each block of the target, a column for each module.
 
-    What was moved has a colour and its share of the energy, what was copied or shared a sign, and
-    what was skipped is hatched, with a letter for the reason. Signs and hatches tell without
-    colours, and the colours of the scale by their lightness alone.
+    What was moved has a colour and its share of the energy, or, in a mode that moves it as it is,
+    the similarity of its two weights; what was copied or shared has a sign, and what was skipped is
+    hatched, with a letter for the reason. Signs and hatches tell without colours, and the colours
+    of the scale by their lightness alone.
 
     Raises:
         ProLoRAError: Pillow is not installed.
     """
     canvas = Canvas()
     letters = _letters(report)
+    scale = _SIMILARITY if is_as_it_is(report) else _ENERGY
     signs: dict[str, Callable[[Box, ModuleReport], None]] = {
-        "moved": lambda box, row: _moved(canvas, box, row),
+        "moved": lambda box, row: _moved(canvas, box, scale.of(row)),
         "copied": lambda box, _: _sign(canvas, box, "="),
         "shared": lambda box, _: _sign(canvas, box, "~"),
         "skipped": lambda box, row: _skipped(canvas, box, letters.get(_kind(row), "")),
@@ -46,9 +69,9 @@ def draw(report: Report) -> Picture:
         cells(report),
         lambda box, row: signs[row.status](box, row),
         list(_head(report)),
-        _SCALE,
+        scale.says,
         swatches,
-        list(_foot(report, letters)),
+        list(_foot(report, letters, scale)),
     )
 
 
@@ -100,11 +123,11 @@ def _letters(report: Report) -> dict[str, str]:
     return {kind: letter for (kind, _), letter in zip(kinds, _LETTERS, strict=False)}
 
 
-def _moved(canvas: Canvas, box: Box, row: ModuleReport) -> None:
-    if row.energy_kept is None:
+def _moved(canvas: Canvas, box: Box, figure: float | None) -> None:
+    if figure is None:
         _sign(canvas, box, "+")
     else:
-        canvas.figure(box, row.energy_kept, f"{row.energy_kept:.2f}", SMALL)
+        canvas.figure(box, figure, f"{figure:.2f}", SMALL)
 
 
 def _sign(canvas: Canvas, box: Box, sign: str) -> None:
@@ -129,12 +152,12 @@ def _head(report: Report) -> Iterator[tuple[str, int, Colour]]:
     yield _LINES, TEXT, PALE
 
 
-def _foot(report: Report, letters: Mapping[str, str]) -> Iterator[str]:
+def _foot(report: Report, letters: Mapping[str, str], scale: _Scale) -> Iterator[str]:
     """What the letters mean, and the modules that have no cell."""
     counts = Counter(map(_kind, _skipped_in_place(report)))
     for kind, letter in letters.items():
         yield f"{letter}   {kind}: {counts[kind]}"
-    if any(row.status == "moved" and row.energy_kept is None for row in report.rows):
+    if any(row.status == "moved" and scale.of(row) is None for row in report.rows):
         yield "+   moved by another way than a projection, so there is no share"
     homeless = Counter(_kind(row) for row in report.rows if not row.target_key)
     if homeless:

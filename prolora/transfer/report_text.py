@@ -63,9 +63,19 @@ def verdict_of(report: Report) -> str:
     """One line: how many modules came over, and what of them."""
     counts = {status: report.count(status) for status in ("moved", "copied", "shared", "skipped")}
     parts = ", ".join(f"{count} {status}" for status, count in counts.items() if count)
-    kept = list(_energies(report))
-    energy = f"; energy kept: {median(kept):.1%} (median)" if kept else ""
-    return f"{report.transferred} of {report.count()} modules transferred: {parts}{energy}"
+    verdict = f"{report.transferred} of {report.count()} modules transferred: {parts}"
+    kept, similarity = list(_energies(report)), median_similarity(report)
+    if not kept:
+        return verdict
+    if is_as_it_is(report) and similarity is not None:
+        return f"{verdict}; similarity: {similarity:.3f} (median)"
+    return f"{verdict}; energy kept: {median(kept):.1%} (median)"
+
+
+def is_as_it_is(report: Report) -> bool:
+    """Whether what moved is as it was, so that its similarity says more than the energy kept."""
+    mode = report.settings.get("mode")  # an extraction has none
+    return mode is not None and mode_named(mode).as_it_is
 
 
 def table_of(report: Report) -> str:
@@ -180,7 +190,7 @@ def _energy_lines(report: Report) -> Iterator[str]:
     if any(row.rank_out and row.rank_in == 0 for row in report.rows):
         yield f"rank of the result: median {median(ranks):g}, up to {max(ranks)}"
     kept = list(_energies(report))
-    if kept:
+    if kept and not is_as_it_is(report):
         yield f"energy kept: median {median(kept):.1%}, lowest {min(kept):.1%}"
     dropped = [row.energy_dropped for row in report.rows if row.energy_dropped > 0]
     lost = [

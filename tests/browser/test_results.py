@@ -15,7 +15,7 @@ pytestmark = pytest.mark.browser
 
 CANVASES = ["canvas", "nodes_2"]
 SAVED = "saved to output/loras/my_style_moved_00"
-MOVED = "8 of 8 modules transferred: 8 moved; energy kept: "
+MOVED = "8 of 8 modules transferred: 8 moved; similarity: "
 TRANSFER, SAVE, REPORT = 4, 6, 7  # nodes of Transfer a LoRA
 RECORD, MOVE = 8, 10  # nodes of Record and refine
 LOAD, PICTURE = 3, 9  # nodes of Load a LoRA for this model

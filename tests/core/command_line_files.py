@@ -27,11 +27,11 @@ def write_files(folder: Path) -> Path:
 
 
 def arguments(folder: Path, *more: str, out: str = "out.safetensors") -> list[str]:
-    """Of a transfer that moves all of the LoRA."""
+    """Of a transfer that projects all of the LoRA."""
     files = [str(folder / name) for name in ("style.safetensors", "a.safetensors", "b.safetensors")]
     lora, source, target = files
     choices = [lora, "--source", source, "--target", target, "-o", str(folder / out)]
-    return ["transfer", *choices, "--threshold", "0.1", *more]
+    return ["transfer", *choices, "--mode", "full", "--threshold", "0.1", *more]
 
 
 def command(*arguments: str) -> list[str]:

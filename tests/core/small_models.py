@@ -69,9 +69,9 @@ def file_of(*adapters: LoraAdapter) -> AdapterFile:
 def move(
     adapter: LoraAdapter, source: torch.Tensor, target: torch.Tensor, **choices: object
 ) -> tuple[LoraAdapter, ModuleReport]:
-    """One module through the whole job; the threshold is off unless it is named."""
+    """One module through the whole job, projected; with no threshold unless it is named."""
     models = (model_of("A", {adapter.name: source}), model_of("B", {adapter.name: target}))
-    settings = TransferSettings(**{"threshold": 0.0, **choices})
+    settings = TransferSettings(**{"mode": "full", "threshold": 0.0, **choices})
     result = transfer_lora(file_of(adapter), *models, settings)
     return result.adapters[0], result.report.rows[0]
 

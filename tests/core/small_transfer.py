@@ -8,7 +8,7 @@ from .small_models import SHAPES, drifted, file_of, model_of, random_lora, rando
 WEIGHTS = {kind: random_weight(shape, seed) for seed, (kind, shape) in enumerate(SHAPES.items())}
 DRIFTED = {kind: drifted(weight) for kind, weight in WEIGHTS.items()}
 FILE = file_of(*(random_lora(kind, shape) for kind, shape in SHAPES.items()))
-LOW = TransferSettings(threshold=0.1)
+LOW = TransferSettings("full", threshold=0.1)
 
 
 def run(file=FILE, source=WEIGHTS, target=DRIFTED, settings=LOW, **more):

@@ -69,7 +69,7 @@ def batched(use):
 def moved(
     file=FILE_OF_FEW, source=FEW, target=TARGET, kept=NOTHING_KEPT, **choices
 ) -> TransferResult:
-    settings = TransferSettings(**{"threshold": 0.0, "device": GPU, **choices})
+    settings = TransferSettings(**{"mode": "full", "threshold": 0.0, "device": GPU, **choices})
     target = {name: target[name] for name in source}
     lora = resolve(file, model_of("A", source))
     return job.transfer_resolved(lora, model_of("B", target), settings, kept=kept)
@@ -284,7 +284,7 @@ def test_cancel_leaves_nothing(monkeypatch, use, backend, moment):
             raise Stop
 
     monkeypatch.setattr(Model, "weight", reading)
-    settings = TransferSettings(threshold=0.0, device=GPU, memory=12_000_000, workers=2)
+    settings = TransferSettings("full", threshold=0.0, device=GPU, memory=12_000_000, workers=2)
     lora = resolve(FILE_OF_FEW, model_of("A", FEW))
     target = model_of("B", {name: TARGET[name] for name in FEW})
     gc.disable()  # nothing waits for it to be found
@@ -364,7 +364,7 @@ def test_inference_mode_changes_nothing(use, backend):
 
 def test_progress_comes_before_each_task_and_at_the_end(batched):
     seen = []
-    settings = TransferSettings(threshold=0.0, device=GPU)
+    settings = TransferSettings("full", threshold=0.0, device=GPU)
     lora = resolve(FILE_OF_FEW, model_of("A", FEW))
     target = model_of("B", {name: TARGET[name] for name in FEW})
     job.transfer_resolved(lora, target, settings, lambda *said: seen.append(said))

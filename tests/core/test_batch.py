@@ -35,7 +35,7 @@ from .small_models import delta
 from .strategies import relative_error
 
 ERROR, CANCELLED = 1, 130
-ALL = ("--threshold", "0.1", "--dtype", "fp32")
+ALL = ("--mode", "full", "--threshold", "0.1", "--dtype", "fp32")
 MODELS = ("--source", "a.safetensors", "--target", "b.safetensors")
 RESULTS = Path("library results.csv")
 
@@ -70,7 +70,7 @@ def statuses() -> list[str]:
 def test_as_a_program(folder):
     Path("sub").mkdir()
     library = [
-        {"lora": "../s0.safetensors", "out": "x", "threshold": 0.1},
+        {"lora": "../s0.safetensors", "out": "x", "threshold": 0.1, "mode": "full"},
         {"lora": "../s1.safetensors", "out": "y", "threshold": 0.1, "mode": "copy"},
         {"lora": "../s2.safetensors", "threshold": 1},
     ]

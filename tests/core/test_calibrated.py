@@ -222,7 +222,7 @@ def test_weights_of_an_outline_are_asked_for_in_vain():
 def test_mode_auto_is_what_there_is_evidence_for():
     assert calibrated().report.settings["mode"] == "calibrated"
     by_weights = transfer_lora(FILE, model_of(source()), model_of(TARGET, "B"), EVERY)
-    assert by_weights.report.settings["mode"] == "full"
+    assert by_weights.report.settings["mode"] == "alike"
 
 
 def test_another_mode_leaves_the_recording_aside():

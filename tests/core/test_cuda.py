@@ -75,7 +75,7 @@ def test_many_at_once_are_as_one_by_one():
 
 
 def transferred(device: torch.device, memory: int = 0):
-    settings = TransferSettings(threshold=0.0, device=device, memory=memory)
+    settings = TransferSettings("full", threshold=0.0, device=device, memory=memory)
     return transfer_lora(FILE, model_of("A", SOURCE), model_of("B", TARGET), settings)
 
 

@@ -21,7 +21,7 @@ PARENT = [block(seed) for seed in range(5)]
 SOURCE = stack(PARENT)
 FILE = lora_for(SOURCE)
 ENERGY = 0.8
-ANYWAY = TransferSettings(threshold=0.0, subspace_energy=ENERGY)
+ANYWAY = TransferSettings("full", threshold=0.0, subspace_energy=ENERGY)
 NEW = block(700)  # of no parent
 
 # target block -> the parent's

@@ -32,7 +32,7 @@ from .libraries import (
 from .small_models import SHAPES, delta, drifted, matrix, model_of, move, random_lora, random_weight
 from .strategies import relative_error
 
-LOW = TransferSettings(threshold=0.0)
+LOW = TransferSettings("full", threshold=0.0)
 
 
 def reference(update: np.ndarray, source: np.ndarray, target: np.ndarray) -> np.ndarray:

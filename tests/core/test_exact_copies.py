@@ -1,4 +1,4 @@
-"""As they were is bit by bit: on identical weights and in mode copy, for every family."""
+"""As it was is bit by bit, for every family: on identical weights, and in modes copy and alike."""
 
 import pytest
 import torch
@@ -57,9 +57,53 @@ def test_a_copy_is_read_and_written_again(tmp_path, writer):
     assert all(torch.equal(again[key], tensors[key]) for key in tensors)
 
 
+@pytest.mark.parametrize("rank", [0, 2])
+@pytest.mark.parametrize("writer", WRITERS.values(), ids=WRITERS)
+def test_alike_without_a_threshold_is_a_copy(tmp_path, writer, rank):
+    """But for a DoRA's magnitude, which is told below."""
+    written = written_by_lycoris(tmp_path, **writer)
+    alike, copied, full = (
+        moved(written, TransferSettings(mode, threshold=0, rank=rank), drift=0.5)
+        for mode in ("alike", "copy", "full")
+    )
+    made, copy, other = (lora_state_dict(one.contents) for one in (alike, copied, full))
+    assert made.keys() == copy.keys()
+    plain = [key for key in made if not key.endswith((".alpha", ".dora_scale"))]
+    assert not any(key in other and torch.equal(other[key], copy[key]) for key in plain)
+    assert all(torch.equal(made[key], copy[key]) for key in plain)
+    for row, by_copy in zip(alike.report.rows, copied.report.rows, strict=True):
+        assert row.status == "moved"
+        assert row.measures.similarity is not None and row.measures.quadrants is not None
+        assert row.energy_kept == pytest.approx(1 - by_copy.energy_dropped, rel=1e-4)
+        assert ("as a LoRA" in row.reason) == ("as a LoRA" in by_copy.reason)
+
+
+@pytest.mark.parametrize("name", [name for name in WRITERS if name.startswith("DoRA")])
+def test_the_magnitude_of_a_dora_goes_with_the_norms_in_alike(tmp_path, name):
+    written = written_by_lycoris(tmp_path, **WRITERS[name])
+    alike, copied, full = (
+        lora_state_dict(moved(written, TransferSettings(mode, threshold=0), drift=0.5).contents)
+        for mode in ("alike", "copy", "full")
+    )
+    for module in written.weights:
+        ours, as_it_was, by_full = (
+            one[f"{module}.dora_scale"].flatten() for one in (alike, copied, full)
+        )
+        assert relative_error(as_it_was.double().numpy(), by_full.double().numpy()) > 0.05
+        torch.testing.assert_close(ours, by_full, rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("writer", WRITERS.values(), ids=WRITERS)
+def test_nothing_is_alike_enough_for_a_threshold_of_1(tmp_path, writer):
+    written = written_by_lycoris(tmp_path, **writer)
+    result = moved(written, TransferSettings("alike", threshold=1), drift=0.5)
+    assert {row.status for row in result.report.rows} == {"skipped"}
+    assert not result.adapters
+
+
 def test_another_mode_is_no_copy(tmp_path):
     written = written_by_lycoris(tmp_path, **WRITERS["LoKr"])
-    result = moved(written, TransferSettings(threshold=0), drift=0.5)
+    result = moved(written, TransferSettings("full", threshold=0), drift=0.5)
     assert {row.status for row in result.report.rows} == {"moved"}
     assert not lora_state_dict(result.contents).keys() & own_tensors(written).keys() - {
         f"{name}.alpha" for name in written.weights

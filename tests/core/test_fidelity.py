@@ -6,7 +6,7 @@ import torch
 pytest.importorskip("comfy", reason="the demo's models are ComfyUI's classes")
 
 from benchmarks.evidence.patched import patched
-from benchmarks.fidelity import tables
+from benchmarks.fidelity import loras, models, tables, tasks
 from benchmarks.fidelity.models import MODELS
 from benchmarks.fidelity.trained import Dora, Foura
 from demo.training.model import Lora, build_model, load_model, save_model
@@ -69,14 +69,19 @@ def test_every_model_stands_in_the_table():
     assert tables.models_table(about).count("\n") == len(MODELS) + 1
 
 
+def randomised(depth):
+    """A fresh model, none of whose weights is zero."""
+    fresh = build_model(depth)
+    for parameter in fresh.parameters():
+        parameter.data += 0.05 * torch.randn(parameter.shape)
+    return fresh
+
+
 @pytest.mark.parametrize("make", [Lora, Dora, Foura])
 def test_what_is_trained_is_what_the_pack_moves(make, tmp_path):
     """The forward pass of training, and the file patched into the weights, agree."""
     torch.manual_seed(0)
-    fresh = build_model(2)
-    for parameter in fresh.parameters():
-        parameter.data += 0.05 * torch.randn(parameter.shape)
-    save_model(fresh, tmp_path / "model.safetensors")
+    save_model(randomised(2), tmp_path / "model.safetensors")
     running = load_model(tmp_path / "model.safetensors").requires_grad_(False)
     trained = make(running, 4)
     for parameter in trained.parameters():
@@ -97,3 +102,21 @@ def test_what_is_trained_is_what_the_pack_moves(make, tmp_path):
     assert far > 0.05 * without.norm()
     assert (found - wanted).norm() < 5e-3 * far
     assert torch.equal(running(*inputs, **prompt), without)
+
+
+def test_the_lesson_of_an_accelerator_is_drawn_without_it(monkeypatch, tmp_path):
+    """The model that is asked for its own pictures may wear the LoRA already."""
+    torch.manual_seed(0)
+    save_model(randomised(1), tmp_path / "model.safetensors")
+    monkeypatch.setattr(models, "path", lambda name: tmp_path / "model.safetensors")
+    monkeypatch.setattr(tasks, "STEPS", tasks.FEW_STEPS)
+    running = models.network("worn")
+    lora = Lora(running, 4, alpha=4.0)
+    for up in lora.up.values():
+        up.data += torch.randn(up.shape)
+    with lora.on(running):
+        worn = loras.own_steps("worn", True)
+        with_it = loras.FewStepsTask.sampled(running, 1.0, 96, 2**31)
+    alone = loras.FewStepsTask.sampled(running, 1.0, 96, 2**31)
+    assert not torch.allclose(with_it.latents, alone.latents, atol=0.01)
+    assert torch.equal(worn.latents, alone.latents)

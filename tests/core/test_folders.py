@@ -99,7 +99,7 @@ def test_a_lora_moves_between_the_layouts_both_ways(tmp_path, monkeypatch):
     def moved(source: str, target: str) -> dict[str, torch.Tensor]:
         out = tmp_path / f"from_{Path(source).stem}_to_{Path(target).stem}.safetensors"
         files = ["--source", str(tmp_path / source), "--target", str(tmp_path / target)]
-        choices = ["-o", str(out), "--threshold", "0", "--dtype", "fp32", "--force"]
+        choices = ["-o", str(out), "--mode", "full", "--threshold", "0", "--dtype", "fp32", "--force"]
         assert main(["transfer", str(tmp_path / "style.safetensors"), *files, *choices]) == 0
         return read_safetensors(out)[0]
 

@@ -22,7 +22,7 @@ from .stacks import by_name, model, real_weight, with_noise
 from .strategies import relative_error
 
 WIDTH, ENERGY = 16, 0.8
-ANYWAY = TransferSettings(threshold=0.0, subspace_energy=ENERGY)
+ANYWAY = TransferSettings("full", threshold=0.0, subspace_energy=ENERGY)
 WHOLE = replace(ANYWAY, rank=WIDTH)
 # What is fused, its parts, and the rows of each; the last one has fewer keys than queries.
 LAYOUTS = {
@@ -203,9 +203,7 @@ def test_a_part_to_a_split_target():
     split = {f"blocks.{i}.attn.{p}": w for i, parts in enumerate(child) for p, w in parts.items()}
     target = model("B", split | {f"blocks.{i}.mlp.0": mlp[i + 1] for i in range(2)})
     lora = random_lora("transformer.blocks.2.to_k", (16, WIDTH))
-    settings = TransferSettings(
-        threshold=0.0, subspace_energy=ENERGY, pairs={"blocks.1": "blocks.2"}
-    )
+    settings = replace(ANYWAY, pairs={"blocks.1": "blocks.2"})
     (adapter,) = transfer_lora(file_of(lora), source, target, settings).adapters
     assert target.key_map[adapter.name].key == "diffusion_model.blocks.1.attn.to_k.weight"
     wanted = by_hand(delta(lora), parent[2]["to_k"], child[1]["to_k"])

@@ -22,7 +22,7 @@ def moved(lora: LoraAdapter, dtype: torch.dtype) -> LoraAdapter:
     """Its own tensors are those of the file, whatever the file says that they are."""
     file = replace(file_of(lora), dtype=dtype)
     models = model_of("A", WEIGHTS), model_of("B", DRIFTED)
-    (adapter,) = transfer_lora(file, *models, TransferSettings()).adapters
+    (adapter,) = transfer_lora(file, *models, TransferSettings("full")).adapters
     return adapter
 
 

@@ -1,6 +1,7 @@
 """What is kept between jobs: the same results bit for bit, within its limit, never stale."""
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import pytest
 import torch
@@ -8,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from prolora.algebra.kept import LIMIT, NOTHING_KEPT, Kept
+from prolora.algebra.maps import PROJECTION_MODES
 from prolora.errors import ProLoRAError
 from prolora.models.model import Model
 from prolora.pairing import block_similarity
@@ -16,11 +18,11 @@ from prolora.transfer.job import transfer_resolved
 from prolora.transfer.resolve import resolve
 from prolora.transfer.settings import TransferSettings
 
-from .small_models import file_of, model_of, random_lora
+from .small_models import drifted, file_of, model_of, random_lora, random_weight
 from .small_transfer import DRIFTED, FILE, WEIGHTS
 from .stacks import block, lora_for, model, noisy, stack
 
-LOW = TransferSettings(threshold=0.1)
+LOW = TransferSettings("full", threshold=0.1)
 MODES = ("full", "prolora", "subspace", "casa", "cross_width", "copy")
 CHOICES = st.builds(
     TransferSettings,
@@ -85,6 +87,17 @@ def test_a_weight_that_was_replaced_under_its_name_is_another():
     after = moved(kept=kept, target=target)
     assert not torch.equal(before.adapters[0].up, after.adapters[0].up)
     assert_equal(after, moved(target=target))
+
+
+def test_maps_that_keep_in_a_job_that_does_not_take_no_weight_for_another():
+    weights = {name: random_weight((12, 8), seed) for seed, name in enumerate(("one", "other"))}
+    others = {name: drifted(weight) for name, weight in weights.items()}
+    file = file_of(*(random_lora(name, (12, 8), 2, seed=9) for name in weights))
+    job = {"settings": replace(LOW, mode="full"), "source": weights, "target": others}
+    projecting = maps.SubspaceMaps(PROJECTION_MODES["full"], LOW.subspace_energy, Kept())
+    afresh = moved(**job, file=file)
+    assert len({row.measures.similarity for row in afresh.report.rows}) == len(weights)
+    assert_equal(moved(**job, file=file, maps=projecting), afresh)
 
 
 @pytest.mark.parametrize("modules", [0, 1, 2])

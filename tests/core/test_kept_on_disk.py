@@ -72,7 +72,7 @@ def test_a_weight_that_was_changed_is_another(tmp_path):
 
 def test_another_energy_is_another(tmp_path):
     moved(KeptOnDisk(tmp_path, LIMIT))
-    settings = TransferSettings(threshold=0.1, subspace_energy=0.7)
+    settings = TransferSettings("full", threshold=0.1, subspace_energy=0.7)
     assert_equal(moved(KeptOnDisk(tmp_path, LIMIT), settings), moved(settings=settings))
     assert len(entries(tmp_path)) == 2 * MODULES
 

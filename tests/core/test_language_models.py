@@ -45,7 +45,8 @@ def write_models(model: nn.Module) -> None:
 
 def transfer(*more: str, out: str = "moved", threshold: str = "0") -> int:
     files = ["style", "--source", "a", "--target", "b", "-o", out]
-    return main(["transfer", *files, "--threshold", threshold, "--dtype", "fp32", *more])
+    choices = ["--mode", "full", "--threshold", threshold, "--dtype", "fp32"]
+    return main(["transfer", *files, *choices, *more])
 
 
 def outputs(model: nn.Module) -> torch.Tensor:
@@ -208,7 +209,8 @@ def test_a_lora_of_the_model_without_its_head(folder):
     adapter(inner, Path("headless"))
     assert transfer() == 0
     arguments = ["headless", "--source", "a", "--target", "b", "-o", "from_headless"]
-    assert main(["transfer", *arguments, "--threshold", "0", "--dtype", "fp32"]) == 0
+    choices = ["--mode", "full", "--threshold", "0", "--dtype", "fp32"]
+    assert main(["transfer", *arguments, *choices]) == 0
     want, found = lora_a("moved"), lora_a("from_headless")
     assert want.keys() == found.keys()
 
@@ -241,7 +243,8 @@ def test_one_file_for_a_folder_and_a_folder_of_many(folder):
     assert all(torch.equal(one[key], moved[key]) for key in one)
     shutil.copytree("style", "other")
     arguments = ["style", "other", "--source", "a", "--target", "b", "--out-dir", "out"]
-    assert main(["transfer", *arguments, "--dtype", "fp32", "--threshold", "0"]) == 0
+    choices = ["--mode", "full", "--threshold", "0", "--dtype", "fp32"]
+    assert main(["transfer", *arguments, *choices]) == 0
     assert {p.name for p in Path("out").iterdir()} == {"style for b", "other for b"}
     assert torch.equal(with_adapter("out/other for b"), with_adapter("moved"))
 

@@ -29,7 +29,7 @@ def folder(tmp_path, monkeypatch) -> Path:
 def words(*loras: str, place: tuple[str, ...] = ("--out-dir", "new/moved")) -> list[str]:
     models = ("--source", "a.safetensors", "--target", "b.safetensors")
     return ["transfer", *(f"{name}.safetensors" for name in loras), *models, *place,
-            "--threshold", "0.1", "--dtype", "fp32"]  # fmt: skip
+            "--mode", "full", "--threshold", "0.1", "--dtype", "fp32"]  # fmt: skip
 
 
 def moved(name: str) -> Path:

@@ -28,7 +28,7 @@ KEY = "diffusion_model.double_blocks.0.img_attn.qkv.weight"
 WHOLE = "lora_unet_double_blocks_0_img_attn_qkv"
 PARTS = [f"transformer.transformer_blocks.0.attn.{name}" for name in ("to_q", "to_k", "to_v")]
 ROWS = [Slice(0, i * WIDTH, WIDTH) for i in range(3)]
-SETTINGS = TransferSettings(threshold=0.0, subspace_energy=0.8)
+SETTINGS = TransferSettings("full", threshold=0.0, subspace_energy=0.8)
 
 
 def model(name, weight, parts_named=True):

@@ -101,7 +101,7 @@ def test_a_module_whose_weight_is_a_vector():
     [
         (
             {"mode": "all"},
-            "no mode 'all'. Choose one of: auto, calibrated, full, prolora, subspace",
+            "no mode 'all'. Choose one of: auto, calibrated, alike, full, prolora, subspace",
         ),
         ({"threshold": 1.2}, "threshold is 1.2; choose one from 0 to 1"),
         ({"subspace_energy": 1.0}, "between 0 and 1, both excluded"),

@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 
 from fixtures.inventory import inventory
+from prolora.algebra.subspace import Similarity
 from prolora.drawing.canvas import colour
 from prolora.drawing.panels import Picture
 from prolora.models.model import UNET, Model
 from prolora.models.references import WeightRef
 from prolora.pairing.module_tree import Node, module_tree
-from prolora.transfer.report import ModuleReport, Report
+from prolora.transfer.report import Measures, ModuleReport, Report
 from prolora.transfer.report_picture import cells, draw
 from prolora.transfer.report_text import table_of
 
@@ -63,6 +64,16 @@ def test_the_energy_kept_is_the_colour():
     found = draw(FATES)
     for place, kept in ((("blocks.0", "a"), 1.0), (("blocks.0", "b"), 0.1), (("", "first"), 0.5)):
         assert tuple(pixels(found, *place)[-2, 3]) == colour(kept)
+
+
+def test_what_moved_as_it_is_has_its_similarity_as_the_colour():
+    """The energy that it keeps is all of it, always."""
+    phi = Similarity(0.7, 0.3, 0.1, 0.1)
+    own = replace(row("blocks.0.a", kept=1.0), measures=Measures(similarity=phi))
+    report = report_of(own, pairs={"blocks.0": "blocks.0"})
+    assert tuple(pixels(draw(report), "blocks.0", "a")[-2, 3]) == colour(1.0)
+    alike = replace(report, settings={**report.settings, "mode": "alike"})
+    assert tuple(pixels(draw(alike), "blocks.0", "a")[-2, 3]) == colour(0.3) != colour(1.0)
 
 
 def test_the_fates_are_told_without_colours():

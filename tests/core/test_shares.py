@@ -54,7 +54,7 @@ def name_in(i: int, module: str) -> str:
 
 def moved(parent: int, module: str, weight: torch.Tensor, mode: str) -> np.ndarray:
     update = UPDATES[name_in(parent, module)]
-    if mode == "copy":
+    if mode in ("alike", "copy"):
         return update
     return dense_project(
         update, *dense_pair(matrix(PARENT[parent][module]), matrix(weight), 0.8), mode
@@ -66,10 +66,10 @@ def cut(update: np.ndarray, rank: int) -> np.ndarray:
     return (U[:, :rank] * s[:rank]) @ Vh[:rank]
 
 
-@pytest.mark.parametrize("mode", ["full", "prolora", "subspace", "copy"])
+@pytest.mark.parametrize("mode", ["alike", "full", "prolora", "subspace", "copy"])
 @given(strength=st.floats(0.01, 1.0), rank=st.sampled_from((0, 2, 4 * RANK)))
 def test_the_mean_of_both_neighbours(mode, strength, rank):
-    """At threshold 0 both count; each is projected onto the weight of the block itself."""
+    """At threshold 0 both count; each is moved to the weight of the block itself."""
     made = by_name(run(TransferSettings(mode, 0.0, rank=rank, unserved=strength)).adapters)
     without = by_name(run(TransferSettings(mode, 0.0, rank=rank)).adapters)
     for at, both in NEIGHBOURS.items():
@@ -87,7 +87,7 @@ def test_the_mean_of_both_neighbours(mode, strength, rank):
 
 def test_a_copy_takes_its_own_alone():
     """By the threshold: the other neighbour is not like it."""
-    result = run(TransferSettings(threshold=0.8, unserved=0.5))
+    result = run(TransferSettings("full", threshold=0.8, unserved=0.5))
     made = by_name(result.adapters)
     for module in BLOCK:
         wanted = 0.5 * moved(0, module, COPY[module], "full")
@@ -117,7 +117,7 @@ def test_the_summary_tells():
 
 def test_a_block_at_an_end_has_one_neighbour():
     child = [noisy(PARENT[0], 0.1), *PARENT]  # the first is a worse match than the parent's own
-    made = by_name(run(TransferSettings(threshold=0.0, unserved=1.0), child).adapters)
+    made = by_name(run(TransferSettings("full", 0.0, unserved=1.0), child).adapters)
     for module in BLOCK:
         wanted = moved(0, module, child[0][module], "full")
         assert relative_error(delta(made[name_in(0, module)]), wanted) < 1e-5

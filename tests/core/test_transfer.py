@@ -44,7 +44,7 @@ OF_A_RECORDING = {"readouts_off_copied", "readouts_off"}
 OF_AN_EXTRACTION = {"drift"}
 
 
-def mixed_result():
+def mixed_result(mode="full"):
     """A module moved, one copied, one below the threshold, and three without a partner."""
     shape = (24, 16)
     names = ("moved", "copied", "unlike", "wider", "only_in_source", "lora_te_in_neither")
@@ -57,7 +57,7 @@ def mixed_result():
     }
     file = replace(file_of(*(random_lora(name, shape) for name in names)), unknown=("odd.key",))
     file = replace(file, left_out={"a": "IA3 is not moved"})
-    return run(file, weights, target, TransferSettings(rank=2))
+    return run(file, weights, target, TransferSettings(mode, rank=2))
 
 
 def test_a_row_for_every_module():
@@ -129,6 +129,14 @@ def test_summary():
         assert line in summary
 
 
+def test_what_moves_as_it_is_has_a_similarity_to_tell():
+    summary = summary_of(mixed_result("auto").report)
+    verdict = "2 of 7 modules transferred: 1 moved, 1 copied, 5 skipped; similarity: 0."
+    assert summary.startswith(verdict)
+    assert "mode alike, threshold 0.5" in summary
+    assert "energy kept" not in summary and "energy kept" in summary_of(mixed_result().report)
+
+
 @pytest.mark.parametrize(
     ("families", "rank"),
     [("ld", "as in the source or whole"), ("d", "whole"), ("k", "what keeps 99 %"), ("", "none")],
@@ -144,6 +152,8 @@ def test_what_rank_0_means(families, rank):
     tensors = {f"{kind}.weight": weight for kind, weight in WEIGHTS.items()}
     model = replace(model_of("A", WEIGHTS), weights=StateDictWeights(tensors | BIAS))
     assert transfer_lora(file, model, model, LOW).report.settings["rank"] == rank
+    alike = transfer_lora(file, model, model, TransferSettings()).report
+    assert alike.settings["rank"] == ("as in the source" if families else "none")
 
 
 def test_metadata():

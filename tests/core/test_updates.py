@@ -125,4 +125,5 @@ def test_balanced_factors_make_the_same_update(case: Case, exponent: int):
 
 
 def test_every_mode_is_tested():
-    assert {*PROJECTED, "cross_width"} == set(PROJECTION_MODES)  # test_widths.py has the last
+    """test_exact_copies.py has alike, test_widths.py cross_width."""
+    assert {*PROJECTED, "alike", "cross_width"} == set(PROJECTION_MODES)

@@ -25,6 +25,7 @@ class PromptBuilder:
         )
 
     def transfer(self, source: list, model: list, **inputs: Any) -> list:
+        """In mode full, which gives another LoRA than the source's; the nodes' own default is auto."""
         defaults = {"threshold": 0.5, "rank": 0, "mode": "full", "subspace_energy": 0.8}
         return self.node("ProLoRATransfer", source_lora=source, model=model, **(defaults | inputs))
 

@@ -65,9 +65,9 @@ def path_of(comfy, name: str) -> Path:
 
 
 def run(client, prefix: str = "cached", free: bool = True, lora: str = LORA, **inputs) -> str:
-    """What the node says, once more from the start."""
+    """What the node says, once more from the start. In mode full all three files count."""
     graph = PromptBuilder()
-    one = graph.load_for_model(graph.checkpoint(B), lora, **inputs)
+    one = graph.load_for_model(graph.checkpoint(B), lora, **({"mode": "full"} | inputs))
     graph.latents(one, prefix)
     if free:
         client.free()
@@ -131,10 +131,10 @@ def test_a_file_that_was_replaced(client, comfy, latents, name):
 
 def test_what_was_chosen_counts_and_the_strength_does_not(client, comfy):
     run(client)
-    for inputs in ({"threshold": 0.7}, {"mode": "copy"}, {"source_checkpoint": B}):
+    for inputs in ({"threshold": 0.7}, {"mode": "auto"}, {"source_checkpoint": B}):
         assert last(run(client, **inputs)).startswith(KEPT), inputs
     assert len(entries(comfy)) == 4
-    for inputs in ({"strength_model": 0.5}, {"mode": "full"}, {"cache_gb": 1}):
+    for inputs in ({"strength_model": 0.5}, {"mode": "alike"}, {"cache_gb": 1}):
         assert TAKEN in run(client, **inputs), inputs
     assert len(entries(comfy)) == 4
 

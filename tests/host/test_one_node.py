@@ -29,8 +29,9 @@ def said(client, graph: PromptBuilder, *nodes: list) -> list[str]:
 
 def test_it_is_the_three_nodes(client, graph, latents):
     model = graph.checkpoint(B)
-    one = graph.load_for_model(model, LORA, threshold=0.7, strength_model=0.8, cache_gb=0)
-    lora = graph.transfer(graph.source(), model, threshold=0.7, mode="auto")
+    chosen = {"threshold": 0.7, "mode": "full"}
+    one = graph.load_for_model(model, LORA, strength_model=0.8, cache_gb=0, **chosen)
+    lora = graph.transfer(graph.source(), model, **chosen)
     graph.latents(one, "one_node")
     graph.latents(graph.apply(model, lora, 0.8), "three_nodes")
     graph.latents(graph.core_lora(model, LORA, 0.8), "plain")
@@ -43,11 +44,26 @@ def test_it_is_the_three_nodes(client, graph, latents):
     assert np.array_equal(latents("one_node"), latents("three_nodes"))
 
 
+def test_by_weights_alone_it_is_the_lora_as_it_is(client, graph, latents):
+    """Between checkpoints that line up: what the core's loader makes of the file."""
+    model = graph.checkpoint(B)
+    one = graph.load_for_model(model, LORA, cache_gb=0)
+    full = graph.load_for_model(model, LORA, cache_gb=0, mode="full")
+    loaded = graph.core_lora(model, LORA)
+    for made, prefix in ((one, "alike"), (full, "projected"), (loaded, "as_it_is")):
+        graph.latents(made, prefix)
+    (summary,) = said(client, graph, one)
+    assert "mode alike" in summary and "21 moved; similarity: 0." in summary
+    assert relative(latents("projected"), latents("as_it_is")) > 0.01
+    assert relative(latents("alike"), latents("as_it_is")) < 1e-5
+
+
 def test_the_text_encoder_moves_too(client, sd15, latents):
     graph = SD15Prompt()
     model = graph.checkpoint(TARGET)
     clip = out(model, 1)
-    ours = graph.load_for_model(model, SD15_LORA, clip=clip, source_checkpoint=SOURCE)
+    chosen = {"clip": clip, "source_checkpoint": SOURCE, "mode": "full"}
+    ours = graph.load_for_model(model, SD15_LORA, **chosen)
     lora = graph.transfer(graph.source(), model, clip=clip)
     three = graph.apply(model, lora, clip=clip)
     without = graph.load_for_model(model, SD15_LORA, source_checkpoint=SOURCE, strength_model=0.0)
@@ -74,10 +90,10 @@ def test_the_model_stays_as_it_is(client, graph):
 def test_a_lora_that_patches_the_model_stays_and_does_not_count(client, graph, latents):
     model = graph.checkpoint(B)
     patched = graph.core_lora(model, LORA, 0.5)
-    one = graph.load_for_model(patched, LORA, cache_gb=0)
+    one = graph.load_for_model(patched, LORA, cache_gb=0, mode="full")
     graph.latents(one, "on_patched")
     graph.latents(graph.apply(patched, graph.transfer(graph.source(), model)), "on_patched_three")
-    graph.latents(graph.load_for_model(model, LORA, cache_gb=0), "on_bare")
+    graph.latents(graph.load_for_model(model, LORA, cache_gb=0, mode="full"), "on_bare")
     client.queue(graph.prompt)
     assert relative(latents("on_bare"), latents("on_patched_three")) > 0.01
     assert np.array_equal(latents("on_patched"), latents("on_patched_three"))
@@ -125,13 +141,13 @@ def test_a_recording_that_does_not_fit_is_told(client, comfy, graph, latents, re
     save_file(halved, loras / "foreign.safetensors")
     model = graph.checkpoint(B)
     auto = graph.load_for_model(model, "foreign.safetensors")
-    full = graph.load_for_model(model, "foreign.safetensors", mode="full")
+    alike = graph.load_for_model(model, "foreign.safetensors", mode="alike")
     graph.latents(auto, "foreign_auto")
-    graph.latents(full, "foreign_full")
-    (summary, _) = said(client, graph, auto, full)
+    graph.latents(alike, "foreign_alike")
+    (summary, _) = said(client, graph, auto, alike)
     assert "foreign.recording.safetensors, beside the LoRA, was not used" in summary
     assert "of another LoRA" in summary
-    assert np.array_equal(latents("foreign_auto"), latents("foreign_full"))
+    assert np.array_equal(latents("foreign_auto"), latents("foreign_alike"))
     for asked in ({"mode": "calibrated"}, {"source_checkpoint": BESIDE}):
         again = PromptBuilder()
         node = again.load_for_model(again.checkpoint(B), "foreign.safetensors", **asked)

@@ -503,6 +503,21 @@ def test_a_lora_that_does_not_tell_its_source(client, saved):
     assert "it could not be checked whether the recording is of this LoRA" in unknown
 
 
+def test_an_accelerator_would_bring_the_sources_pictures_along(client, comfy, saved):
+    folder = comfy.folder / "models" / "loras"
+    shutil.copy(folder / LORA, folder / "emoji_lcm.safetensors")
+    graph = PromptBuilder()
+    recording, model = load_recording(graph, "style"), graph.checkpoint(B)
+    moved = [graph.transfer(graph.source(name), model) for name in (LORA, "emoji_lcm.safetensors")]
+    choices = [(moved[0], 0.3), (moved[1], 0.3), (moved[1], 1.0)]
+    infos = [graph.refine(model, lora, recording, steps=0, own=own) for lora, own in choices]
+    for refined in infos:
+        graph.node("ProbeText", text=out(refined, 1))
+    style, brings, apart = texts(client, graph, *infos)
+    assert "an accelerator (LCM) is best refined with own at 1" in brings
+    assert "accelerator" not in style + apart
+
+
 @pytest.mark.parametrize("seed", [0, 2**63 - 1, 2**64 - 1])
 def test_each_use_of_the_seed_has_its_own(client, graph, seed):
     probe = graph.node("ProbeSeeds", seed=str(seed))

@@ -54,7 +54,8 @@ def three_nodes(graph: PromptBuilder, model: list, *wanted: tuple[str, float]) -
 def test_a_stack_and_a_list_are_the_three_nodes_one_after_the_other(client, graph, latents):
     model = graph.checkpoint(B)
     stack = stacked(graph, (LORA, 0.8, 0.5), ("None", 1, 1), (LORA, 0, 0))
-    both = graph.stack(model, "# another\nother style 0.6\n<lora:other style:0>", lora_stack=stack)
+    lines = "# another\nother style 0.6\n<lora:other style:0>"
+    both = graph.stack(model, lines, lora_stack=stack, mode="full")
     graph.latents(both, "stack")
     graph.latents(three_nodes(graph, model, (LORA, 0.8), (SECOND, 0.6)), "stack_three")
     graph.latents(three_nodes(graph, model, (LORA, 0.8)), "stack_first")
@@ -99,7 +100,8 @@ def test_the_text_encoder(client, sd15, latents):
     model = graph.checkpoint(TARGET)
     clip = out(model, 1)
     stack = stacked(graph, (SD15_LORA, 0.0, 1.5))
-    ours = graph.stack(model, "", clip=clip, lora_stack=stack, source_checkpoint=SOURCE)
+    chosen = {"clip": clip, "source_checkpoint": SOURCE, "mode": "full"}
+    ours = graph.stack(model, "", lora_stack=stack, **chosen)
     lora = graph.transfer(graph.source(), model, clip=clip)
     three = graph.apply(model, lora, clip=clip, strength_model=0.0, strength_clip=1.5)
     for pair, prefix in ((ours, "stack_clip"), (three, "stack_clip_three")):
