@@ -6,7 +6,7 @@ from ..prolora.errors import ProLoRAError, one_line
 from . import host
 
 TRIGGER = "TRIGGER"
-_LONGEST = 10_000  # letters of a prompt
+_LONGEST = 5_000  # letters of a prompt
 PROMPTS = (
     "TRIGGER, portrait of an old fisherman with a pipe",
     "TRIGGER, a young woman laughing in the rain",
