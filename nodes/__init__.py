@@ -1,6 +1,7 @@
 """The nodes, one file each, and their names for the host."""
 
 from .apply_lora import ApplyTransferredLora
+from .checked import check_inputs
 from .encode_prompts import EncodePrompts
 from .extract_difference import ExtractDifference
 from .load_for_model import LoadLoraForModel
@@ -51,6 +52,7 @@ NODE_DISPLAY_NAME_MAPPINGS = {
     "ProLoRAReport": "Transfer Report",
 }
 
-# A host of 2026 then shows again what a node said, where its result comes from the cache.
 for _node in NODE_CLASS_MAPPINGS.values():
+    check_inputs(_node)
+    # A host of 2026 then shows again what a node said, where its result comes from the cache.
     _node.HAS_INTERMEDIATE_OUTPUT = True

@@ -2,10 +2,11 @@
 
 import re
 
-from ..prolora.errors import ProLoRAError
+from ..prolora.errors import ProLoRAError, one_line
 from . import host
 
 TRIGGER = "TRIGGER"
+_LONGEST = 5_000  # letters of a prompt
 PROMPTS = (
     "TRIGGER, portrait of an old fisherman with a pipe",
     "TRIGGER, a young woman laughing in the rain",
@@ -68,6 +69,11 @@ class EncodePrompts:
 
 
 def _with_trigger(line, words):
+    if len(line) + line.count(TRIGGER) * len(words) > _LONGEST:
+        raise ProLoRAError(
+            f"A prompt has more than {_LONGEST} letters: {one_line(line)} Write "
+            "shorter ones, one a line."
+        )
     if words:
         return line.replace(TRIGGER, words).strip()
     return re.sub(rf"{TRIGGER}[,.:]?\s*", "", line).strip()

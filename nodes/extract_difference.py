@@ -127,5 +127,5 @@ class ExtractDifference(ReadsFiles):
         host.make_room(base.key_map, base)
         result = extract_difference(base, tuned, settings, host.Progress())
         lora, summary = lora_of(result, base, summary_of(result))
-        host.say(summary)
+        summary = host.say(summary)
         return {"ui": {"text": [summary]}, "result": (lora, summary)}

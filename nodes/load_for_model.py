@@ -81,6 +81,6 @@ class LoadLoraForModel(ReadsFiles):
         settings = TransferSettings(mode=mode, threshold=threshold, device=host.device())
         given = model, clip, source_checkpoint, settings, cache_gb, self.kept
         (found,) = Loader(*given, unique_id, prompt).load([lora_name])
-        host.say(found.summary, bool(found.warning))
+        summary = host.say(found.summary, bool(found.warning))
         patched = host.apply_lora(model, clip, found.lora, strength_model, strength_clip)
-        return {"ui": {"text": [found.summary]}, "result": (*patched, found.summary)}
+        return {"ui": {"text": [summary]}, "result": (*patched, summary)}

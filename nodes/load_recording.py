@@ -38,5 +38,5 @@ class LoadRecording(ReadsFiles):
         SEEN.note(unique_id, [path])
         recording = read_recording(path)
         info = describe(recording)
-        host.say(info)
+        info = host.say(info)
         return {"ui": {"text": [info]}, "result": (recording, info)}

@@ -83,5 +83,5 @@ class LoadSourceLora(ReadsFiles):
         lora = resolve(file, model, host.Progress())
         lora = replace(lora, doubts=(*guess, *lora.doubts))
         info = describe_source(lora)
-        host.say(info, any(doubt.is_warning for doubt in lora.doubts))
+        info = host.say(info, any(doubt.is_warning for doubt in lora.doubts))
         return {"ui": {"text": [info]}, "result": (lora, info)}

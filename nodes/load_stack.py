@@ -1,7 +1,10 @@
 """Load LoRA Stack for Model: moves a whole stack of LoRAs to the MODEL and applies it."""
 
+import math
+from dataclasses import replace
+
 from ..prolora.adapters.lora_list import ListedLora, LoraNames, parse_lora_list
-from ..prolora.errors import ProLoRAError
+from ..prolora.errors import ProLoRAError, one_line
 from ..prolora.transfer.settings import DEFAULTS, TransferSettings
 from . import host
 from .files_seen import ReadsFiles
@@ -99,7 +102,7 @@ class LoadLoraStackForModel(ReadsFiles):
         ]
         told.sort(key=lambda both: not both[0].warning)  # what the user must hear first
         summary = "\n\n".join(text for _, text in told) or NOTHING
-        host.say(summary, any(one.warning for one in found))
+        summary = host.say(summary, any(one.warning for one in found))
         stack = []
         for lora, one in zip(wanted, found, strict=True):
             strengths = lora.strength_model, lora.strength_clip
@@ -123,10 +126,22 @@ class NoFiles:
     __iter__ = __len__ = __bool__ = __getitem__ = _stop
 
 
+def _entry(entry):
+    """One of another pack's stack."""
+    name, *strengths = entry if isinstance(entry, list | tuple) and entry else (None,)
+    numbers = [n for n in strengths if isinstance(n, int | float) and math.isfinite(n)]
+    if not isinstance(name, str) or len(strengths) > 2 or len(numbers) < max(len(strengths), 1):
+        raise ProLoRAError(
+            f"The lora_stack holds {one_line(repr(entry))}, and should hold the name of a LoRA and "
+            "two strengths. Connect a stack that another node can apply."
+        )
+    return ListedLora(name, *numbers)
+
+
 def _wanted(lora_stack, text):
     """The LoRAs of both, by the names of their files; what does nothing is passed over."""
     names = LoraNames(host.lora_names())
-    given = [lora for lora in lora_stack or () if lora[0] != _NONE]
-    stacked = [ListedLora(names.one(name), *strengths) for name, *strengths in given]
+    given = [_entry(entry) for entry in lora_stack or ()]
+    stacked = [replace(lora, name=names.one(lora.name)) for lora in given if lora.name != _NONE]
     wanted = [*stacked, *parse_lora_list(text, names)]
     return [lora for lora in wanted if lora.strength_model or lora.strength_clip]

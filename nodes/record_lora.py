@@ -219,7 +219,7 @@ class RecordSourceLora:
                 None if clip is None else host.text_network_of(host.clip_without_loras(clip)),
             )
         info = describe(recording)
-        host.say(info)
+        info = host.say(info)
         return {"ui": {"text": [info]}, "result": (recording, info)}
 
     @staticmethod

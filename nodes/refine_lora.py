@@ -139,7 +139,7 @@ class RefineTransferredLora:
                 bare=None if patched is bare else host.network_of(bare),
             )
         info = "\n".join((describe_refined(refined), *notes))
-        host.say(info)
+        info = host.say(info)
         made = self.written(refined, parts, lora, target) if refined.best else lora
         plot = host.as_image(draw_losses(refined))
         return {"ui": {"text": [info]}, "result": (made, info, plot)}

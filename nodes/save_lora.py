@@ -55,7 +55,9 @@ class SaveTransferredLora:
         parts = parts_of(lora, "Save it with ComfyUI's own Save LoRA node.")
         named = renamed(lora, parts, naming)
         tensors = lora_state_dict(named.adapters, FILE_DTYPES[dtype], named.style)
-        path = host.output_path(filename_prefix)
         header, target = getattr(lora, "metadata", {}), getattr(lora, "path", None)
-        write_lora(tensors, path, header, target, host.Progress())
+        given = header, target, host.Progress()
+        path = host.write_new(
+            filename_prefix, lambda path: write_lora(tensors, path, *given, overwrite=False)
+        )
         return {"ui": {"text": ["\n".join((host.saved_to(path), *bullets(named.notes)))]}}

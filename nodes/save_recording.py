@@ -33,7 +33,8 @@ class SaveRecording:
         }
 
     def save(self, recording, filename_prefix):
-        path = host.output_path(filename_prefix, SUFFIX)
-        write_recording(recording, path)
+        path = host.write_new(
+            filename_prefix, lambda path: write_recording(recording, path, overwrite=False), SUFFIX
+        )
         size = path.stat().st_size / 2**20
         return {"ui": {"text": [f"{host.saved_to(path)} ({size:.1f} MB)"]}}

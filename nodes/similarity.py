@@ -76,6 +76,6 @@ class ProLoraSimilarity(ReadsFiles):
         host.make_room(target.key_map, target)
         found = compare(source, target, settings, host.Progress())
         summary, picture = comparison_text.summary(found), draw(found).image
-        host.say(summary)
+        summary = host.say(summary)
         result = (host.as_image(picture), comparison_text.table(found), write_pairs(found.pairs))
         return {"ui": {"text": [summary]}, "result": result}

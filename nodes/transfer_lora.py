@@ -107,7 +107,7 @@ class ProLoraTransfer:
         try:
             for name in mode:
                 if name is not None:  # a link gives it
-                    mode_named(name)
+                    mode_named(str(name))
         except ProLoRAError as error:
             return str(error)
         return True
@@ -118,9 +118,8 @@ class ProLoraTransfer:
         if len(moves) > 1:
             moves = [replace(move, label=move.lora.file.name) for move in moves]
         moved = move_all(moves, self.kept)
-        for one in moved:
-            host.say(one.summary, bool(one.warning))
-        loras, summaries = [one.lora for one in moved], [one.summary for one in moved]
+        loras = [one.lora for one in moved]
+        summaries = [host.say(one.summary, bool(one.warning)) for one in moved]
         return {"ui": {"text": summaries}, "result": (loras, summaries)}
 
     def _move(

@@ -1,6 +1,6 @@
 """Transfer Report: what happened to every module, as a picture, as text and as a file."""
 
-from ..prolora.errors import ProLoRAError
+from ..prolora.errors import ProLoRAError, printable
 from ..prolora.files.atomic_write import write_text
 from ..prolora.transfer.report_picture import draw
 from ..prolora.transfer.report_text import summary_of, table_of
@@ -51,10 +51,14 @@ class TransferReport:
                 "This LORA_MODEL has no report, because no node of ProLoRA made it. Connect the "
                 "lora of ProLoRA Transfer, Refine Transferred LoRA or Extract Difference as LoRA."
             )
-        said = [summary_of(report)]
+        said = [printable(summary_of(report))]
         if filename_prefix.strip():
-            path = host.output_path(filename_prefix.strip(), ".json")
-            write_text(path, report.to_json() + "\n")
+            text = report.to_json() + "\n"
+            path = host.write_new(
+                filename_prefix.strip(),
+                lambda path: write_text(path, text, overwrite=False),
+                ".json",
+            )
             said.insert(0, f"{host.saved_to(path)}\n")
         picture = draw(report).image
         shown = {"text": ["\n".join(said)], "images": [host.preview(picture)]}

@@ -6,7 +6,7 @@ needs it.
 
 from .catalogue import CATEGORY
 from .conditioning import conditioning_of, prompts_of
-from .failures import memory_explained
+from .failures import make_showable, memory_explained
 from .files import (
     cache_folder,
     cached_name,
@@ -15,16 +15,17 @@ from .files import (
     model_names,
     model_path,
     model_paths,
-    output_path,
     read_lora,
     recording_beside,
     recording_for,
     recording_names,
     recording_path,
     saved_to,
+    write_new,
 )
 from .fingerprint import Untold, conduct, fingerprint
 from .kept import kept
+from .kinds import KINDS
 from .lists import zipped
 from .loaded_model import (
     clip_without_loras,
@@ -54,6 +55,7 @@ from .work import apply_lora, device, make_room, say
 
 __all__ = [
     "CATEGORY",
+    "KINDS",
     "Progress",
     "Untold",
     "apply_lora",
@@ -76,6 +78,7 @@ __all__ = [
     "lora_names",
     "lora_path",
     "make_room",
+    "make_showable",
     "memory_explained",
     "model_from_file",
     "model_from_graph",
@@ -84,7 +87,6 @@ __all__ = [
     "model_paths",
     "network_of",
     "one_latent",
-    "output_path",
     "path_behind",
     "preview",
     "prompts_of",
@@ -101,5 +103,6 @@ __all__ = [
     "text_network_of",
     "trainable",
     "without_loras",
+    "write_new",
     "zipped",
 ]

@@ -3,12 +3,13 @@
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 from typing import Any
 
 import comfy.model_management
 import torch
 
-from ...prolora.errors import ProLoRAError
+from ...prolora.errors import ProLoRAError, shown
 
 # What a model raises where it cannot compute. The host's exception for Cancel is none of them.
 _MISFITS = (
@@ -29,6 +30,21 @@ _OF_SHAPES = re.compile(
     r"|channels? .*expected|to have \d+|split_with_sizes|reduction pattern|not divisible",
     re.IGNORECASE,
 )
+
+# What begins a tag of HTML. The page of June 2024 takes an error for HTML, a stranger's words in
+# it too; the hosts since then have this package, and a page that does not.
+_TAG = re.compile(r"<(?=[a-z/!?])", re.IGNORECASE)
+_TAKES_MARKUP = find_spec("comfy_execution") is None
+
+
+def make_showable(error: ProLoRAError) -> None:
+    """Changes the words of an error, and of what caused it, to what page and log show as it is."""
+    if _TAKES_MARKUP:
+        error.args = (_TAG.sub("< ", str(error)),)
+    cause = error.__cause__
+    while cause is not None:
+        cause.args = tuple(shown(word) if isinstance(word, str) else word for word in cause.args)
+        cause = cause.__cause__ or cause.__context__
 
 
 def model_name(model: Any) -> str:

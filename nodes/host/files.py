@@ -1,12 +1,16 @@
 """Files in ComfyUI's folders: names, paths, and the content of a LoRA file."""
 
+import os
+import unicodedata
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
 import folder_paths
 
 from ...prolora.adapters import AdapterFile, name_of, parse_adapter_file, read_peft_config
-from ...prolora.errors import ProLoRAError
+from ...prolora.errors import ProLoRAError, one_line
+from ...prolora.files.new_names import NameTaken
 from ...prolora.files.safetensors import read_safetensors
 from ...prolora.recording.file import SUFFIX
 
@@ -16,6 +20,11 @@ _MODEL_FOLDERS = ("checkpoints", "diffusion_models", "unet")
 RECORDINGS = "recordings"
 # The subfolder of the output folder that the host takes for one of LoRAs, and ours of the cache.
 LORAS, CACHE = "loras", "prolora_moved"
+# Bytes of a part of a filename_prefix: file systems take 255, of which number and ending have some.
+_LONGEST, _DEEPEST = 220, 30
+# Categories of letters that are in no name: of control, halves of letters, ends of lines.
+_NO_LETTERS = ("Cc", "Cs", "Zl", "Zp")
+_TURN = "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"  # the direction of what follows
 # What a recording's name in the list begins with.
 _OUTPUT, _LORAS = "output/", "loras/"
 
@@ -52,7 +61,7 @@ def recording_for(lora: Path) -> Path:
 def recording_beside(lora: Path) -> Path | None:
     """That file; None where there is none."""
     path = recording_for(lora)
-    return path if path.is_file() else None
+    return path if os.path.isfile(path) else None  # noqa: PTH113 (the name may be too long)
 
 
 def recording_names() -> list[str]:
@@ -77,8 +86,9 @@ def recording_path(name: str) -> Path:
     if name.startswith(_LORAS):
         return _find(name.removeprefix(_LORAS), ["loras"])
     output = Path(folder_paths.get_output_directory()).resolve()
-    path = (output / name.removeprefix(_OUTPUT)).resolve()
-    if not path.is_relative_to(output) or not path.is_file():
+    path = output / name.removeprefix(_OUTPUT)
+    # os.path.isfile takes every text; what does not lead to a file, resolve may not take.
+    if not os.path.isfile(path) or not path.resolve().is_relative_to(output):  # noqa: PTH113
         raise ProLoRAError(
             f"The recording {name} is not in ComfyUI's {_OUTPUT}{RECORDINGS} or loras folder. Was "
             "it moved or renamed? Choose a file from the list (press R to refresh it)."
@@ -128,22 +138,64 @@ def output_path(filename_prefix: str, suffix: str = ".safetensors") -> Path:
         suffix: of the file, after its number.
 
     Raises:
-        ProLoRAError: the prefix leads out of the output folder, or its folder cannot be made.
+        ProLoRAError: no file can be called so, the prefix leads out of the output folder, or its
+            folder cannot be made.
     """
+    _refuse_name(filename_prefix)
     output = Path(folder_paths.get_output_directory()).resolve()
     if not (output / filename_prefix).resolve().is_relative_to(output):
         raise ProLoRAError(
             f"The filename_prefix {filename_prefix!r} leads out of ComfyUI's output folder. "
             "Nothing was written. Use a name or a subfolder, like loras/my_lora."
         )
+    prefix = os.path.normpath(filename_prefix) if filename_prefix else ""  # else it counts wrongly
     try:
-        folder, name, counter, *_ = folder_paths.get_save_image_path(filename_prefix, str(output))
+        folder, name, counter, *_ = folder_paths.get_save_image_path(prefix, str(output))
     except OSError as error:
         raise ProLoRAError(
             f"The folder of {filename_prefix!r} cannot be made in {output}: {error}. Nothing was "
             "written. May this folder be written to?"
         ) from error
     return Path(folder) / f"{name}_{counter:05}_{suffix}"
+
+
+def write_new(
+    filename_prefix: str, write: Callable[[Path], None], suffix: str = ".safetensors"
+) -> Path:
+    """Writes a file at output_path, which is free also where another ComfyUI saves meanwhile.
+
+    Args:
+        write: writes a file whole or not at all, and over none that is there.
+
+    Raises:
+        ProLoRAError: see output_path; or it cannot be written.
+    """
+    taken = None
+    while True:
+        path = output_path(filename_prefix, suffix)
+        try:
+            write(path)
+        except NameTaken:
+            if path == taken:  # the host does not count it
+                raise
+            taken = path
+        else:
+            return path
+
+
+def _refuse_name(prefix: str) -> None:
+    if any(unicodedata.category(c) in _NO_LETTERS or c in _TURN for c in prefix):
+        why = "holds letters that the name of a file must not have"
+    elif len(Path(prefix).parts) > _DEEPEST:
+        why = f"has more than {_DEEPEST} folders"
+    elif any(len(part.encode()) > _LONGEST for part in Path(prefix).parts):
+        why = f"has a part of more than {_LONGEST} bytes"
+    else:
+        return
+    raise ProLoRAError(
+        f"The filename_prefix {one_line(repr(prefix))} {why}. Nothing was written. Use a name or a "
+        "subfolder, like loras/my_lora."
+    )
 
 
 def saved_to(path: Path) -> str:

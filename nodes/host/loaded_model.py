@@ -11,7 +11,7 @@ import comfy.model_patcher
 import comfy.utils
 import torch
 
-from ...prolora.errors import ProLoRAError
+from ...prolora.errors import ProLoRAError, one_line
 from ...prolora.models.ggml import from_ggml, is_ggml
 from ...prolora.models.model import Model
 from .files import model_path
@@ -139,7 +139,8 @@ def file_behind(prompt: dict[str, Any], node_id: str, input_name: str) -> str:
         prompt: the host's prompt, node id -> class_type and inputs.
         node_id, input_name: the input.
     """
-    return next((Path(value).name for value in _files_behind(prompt, node_id, input_name)), "")
+    names = (Path(value).name for value in _files_behind(prompt, node_id, input_name))
+    return one_line(next(names, ""))
 
 
 def path_behind(prompt: dict[str, Any], node_id: str, input_name: str) -> Path | None:
@@ -155,12 +156,17 @@ def _files_behind(prompt: dict[str, Any], node_id: str, input_name: str) -> list
     inputs = prompt.get(node_id, {}).get("inputs", {})
     link = inputs.get(input_name)
     seen = set()
-    while isinstance(link, list) and link[0] not in seen:
+    while _is_link(link) and link[0] not in seen:
         seen.add(link[0])
         inputs = prompt.get(link[0], {}).get("inputs", {})
         link = inputs.get("model")
     values = [value for value in inputs.values() if isinstance(value, str) and "." in value]
     return values if seen else []
+
+
+def _is_link(value: Any) -> bool:
+    """A host looks only at the inputs that a node has; what else a workflow holds may be none."""
+    return isinstance(value, list) and len(value) == 2 and isinstance(value[0], str)
 
 
 def _has(model: Any, key: str) -> bool:

@@ -61,6 +61,12 @@ def apply_lora(
     return patched
 
 
-def say(text: str, warning: bool = False) -> None:
-    """Writes into the log what a node says; the page gets it as the node's `ui`."""
-    log.log(logging.WARNING if warning else logging.INFO, "%s", printable(text))
+def say(text: str, warning: bool = False) -> str:
+    """Writes into the log what a node says.
+
+    Returns:
+        What the page is to show, as the node's `ui`: the same, which no name in it can steer.
+    """
+    shown = printable(text)
+    log.log(logging.WARNING if warning else logging.INFO, "%s", shown)
+    return shown

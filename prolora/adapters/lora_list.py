@@ -12,6 +12,7 @@ from ..lazy import lazy
 # <lora:name:strength:clip strength>, as prompts and LoRA managers have it.
 _TAG = re.compile(r"<lora:([^:>]+)(?::([^:>]*))?(?::([^:>]*))?>", re.IGNORECASE)
 _COMMENT = "#"
+_LONGEST = 255  # letters that a name may have
 
 
 @dataclass(frozen=True)
@@ -50,7 +51,8 @@ class LoraNames:
             raise ProLoRAError(
                 f"{text!r} may be each of these LoRAs: {', '.join(found)}. Write its folder too."
             )
-        near = get_close_matches(_path(text), [_bare(name) for name in self.names], 3, 0.5)
+        beginning = _path(text)[:_LONGEST]
+        near = get_close_matches(beginning, [_bare(name) for name in self.names], 3, 0.5)
         meant = f"Is one of these meant: {', '.join(near)}?" if near else "Is the name right?"
         raise ProLoRAError(f"There is no LoRA {text!r} in the loras folder. {meant}")
 

@@ -52,7 +52,7 @@ def config_beside(path: Path) -> Path | None:
     A folder of many LoRAs may hold a stray one: it is for a file of PEFT's own name only.
     """
     config = path.with_name(CONFIG_NAME)
-    return config if path.name == WEIGHTS_NAME and config.exists() else None
+    return config if path.name == WEIGHTS_NAME and config.is_file() else None
 
 
 def read_peft_config(path: Path) -> dict[str, Any]:

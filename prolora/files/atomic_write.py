@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import IO
 
 from ..errors import ProLoRAError
+from .new_names import give_name
 
 try:
     import fcntl
@@ -42,13 +43,17 @@ _ELSE = "Is there room on the disk, and may this folder be written to?"
 
 
 @contextmanager
-def atomic_write(path: Path) -> Iterator[IO[bytes]]:
+def atomic_write(path: Path, overwrite: bool = True) -> Iterator[IO[bytes]]:
     """A file to be written to; at the end it takes the place of another.
 
     What programs that were killed have left in the folder is removed first.
 
+    Args:
+        overwrite: whether there may be a file of that name, which goes.
+
     Raises:
         ProLoRAError: see write_safetensors.
+        NameTaken: there is one, and it may not be overwritten.
     """
     temporary = None
     try:
@@ -60,9 +65,9 @@ def atomic_write(path: Path) -> Iterator[IO[bytes]]:
             file.flush()
             os.fsync(file.fileno())
             if fcntl is not None:  # while it is locked
-                temporary.replace(path)
+                give_name(temporary, path, overwrite)
         if fcntl is None:
-            temporary.replace(path)
+            give_name(temporary, path, overwrite)
     except OSError as error:
         raise unwritable(path, error) from error
     finally:
@@ -88,13 +93,13 @@ def remove_left_over(folder: Path) -> None:
                 _remove_unless_written(Path(entry))
 
 
-def write_text(path: Path, text: str) -> None:
+def write_text(path: Path, text: str, overwrite: bool = True) -> None:
     """Writes a text whole or not at all.
 
     Raises:
-        ProLoRAError: see write_safetensors.
+        ProLoRAError: see atomic_write.
     """
-    with atomic_write(path) as file:
+    with atomic_write(path, overwrite) as file:
         file.write(text.encode())
 
 

@@ -111,6 +111,8 @@ class DigestMemory:
 
     def _read(self) -> dict[str, tuple[str, str]]:
         """None of it where the file is missing, damaged or another's."""
+        if not self._path.is_file():  # a pipe would be waited for
+            return {}
         try:
             found = parse_json(self._path.read_text(encoding="utf-8"))
             return {str(path): (str(at), str(digest)) for path, (at, digest) in found.items()}

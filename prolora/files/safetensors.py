@@ -143,7 +143,10 @@ def read_safetensors(
 
 
 def write_safetensors(
-    tensors: Mapping[str, torch.Tensor], path: Path, metadata: Mapping[str, str]
+    tensors: Mapping[str, torch.Tensor],
+    path: Path,
+    metadata: Mapping[str, str],
+    overwrite: bool = True,
 ) -> None:
     """Writes a file whole or not at all: a temporary name beside it first, then a rename.
 
@@ -151,7 +154,7 @@ def write_safetensors(
         ProLoRAError: the folder cannot be written or the disk is full. An older file of that name
             is then as it was, and no temporary file is left behind.
     """
-    with atomic_write(path) as file:
+    with atomic_write(path, overwrite) as file:
         save_safetensors(tensors, file, metadata)
 
 

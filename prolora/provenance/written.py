@@ -29,6 +29,7 @@ def write_lora(
     metadata: Mapping[str, str],
     base: Path | None = None,
     progress: Progress = silent,
+    overwrite: bool = True,
 ) -> None:
     """Writes a moved LoRA whole or not at all.
 
@@ -38,6 +39,7 @@ def write_lora(
     Args:
         metadata: of moved_header.
         base: the target's file; without it, its hashes are not told.
+        overwrite: see atomic_write.
 
     Raises:
         ProLoRAError: see write_safetensors; or the base cannot be read.
@@ -50,7 +52,7 @@ def write_lora(
             header[OLD_BASE_HASH] = old_style_hash(base)
         if f"{KEPT}{BASE_HASH}" in was_told:
             header[BASE_HASH] = file_sha256(base, progress)
-    with atomic_write(path) as file:
+    with atomic_write(path, overwrite) as file:
         told = [key for key in _DATA_HASHES if f"{KEPT}{key}" in was_told]
         if told:
             save_safetensors(tensors, file, _of_training(header))

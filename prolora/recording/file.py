@@ -28,11 +28,11 @@ _PARTS = ("examples", "positions", "counts", "values", "down")
 _NO_HEAD = (KeyError, TypeError, ValueError, AttributeError, OverflowError)
 
 
-def write_recording(recording: Recording, path: Path) -> None:
+def write_recording(recording: Recording, path: Path, overwrite: bool = True) -> None:
     """Writes a recording, whole or not at all.
 
     Raises:
-        ProLoRAError: see write_safetensors.
+        ProLoRAError: see atomic_write.
     """
     tensors = {name: getattr(recording, name) for name in _TENSORS}
     if recording.next_sigmas is not None:
@@ -51,7 +51,7 @@ def write_recording(recording: Recording, path: Path) -> None:
         "left_out": dict(recording.left_out),
         "settings": dict(recording.settings),
     }
-    write_safetensors(tensors, path, {_VERSION: VERSION, _HEAD: json.dumps(head)})
+    write_safetensors(tensors, path, {_VERSION: VERSION, _HEAD: json.dumps(head)}, overwrite)
 
 
 def read_recording(path: Path) -> Recording:

@@ -1,28 +1,21 @@
 """What a person reads on the nodes: results that stay, progress, errors, a report's picture."""
 
-import json
 import re
 from collections.abc import Iterator
 
 import pytest
 
 from comfy_harness.browser import ComfyPage
-from comfy_harness.graph import with_widget
-from comfy_harness.hosts import PACK_ROOT
 from comfy_harness.server import ComfyServer
 from tests.host.small_sd15 import write_small_sd15
+
+from .graphs import graph, said
 
 pytestmark = pytest.mark.browser
 
 CANVASES = ["canvas", "nodes_2"]
 SAVED = "saved to output/loras/my_style_moved_00"
 MOVED = "8 of 8 modules transferred: 8 moved; similarity: "
-QUICK = {
-    "KSampler": {"steps": 1},
-    "EmptyLatentImage": {"width": 64, "height": 64},
-    "ProLoRARecord": {"samples": 40, "steps": 20, "positions": 80},  # minutes, if not stopped
-    "ProLoRARefine": {"steps": 1},
-}
 TRANSFER, SAVE, REPORT = 4, 6, 7  # nodes of Transfer a LoRA
 RECORD, MOVE = 8, 10  # nodes of Record and refine
 LOAD, PICTURE = 3, 9  # nodes of Load a LoRA for this model
@@ -47,22 +40,6 @@ def page(server, request) -> Iterator:
         if opened.is_busy():
             opened.cancel()
             opened.wait_until(lambda: not opened.is_busy(), "the end of the job")
-
-
-def graph(server: ComfyServer, name: str, **changed: dict[str, object]) -> dict:
-    """A shipped graph with small pictures; `changed` has widgets by the type of their node."""
-    object_info = server.client().object_info()
-    content = json.loads((PACK_ROOT / "workflows" / f"{name}.json").read_text(encoding="utf-8"))
-    for node in content["nodes"]:
-        widgets = QUICK.get(node["type"], {}) | changed.get(node["type"], {})
-        for widget, value in widgets.items():
-            content = with_widget(content, object_info, node["id"], widget, value)
-    return content
-
-
-def said(page, node: int) -> str:
-    """The text of a node: the last of its boxes."""
-    return page.texts(node)[-1]
 
 
 def test_results_stay(server, page, tmp_path):

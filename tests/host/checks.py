@@ -1,5 +1,9 @@
 """What a prompt must end with: an error on one node, or the LoRA that was meant."""
 
+import json
+import re
+import time
+
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
@@ -34,3 +38,20 @@ def delta_of(lora: dict[str, np.ndarray]) -> np.ndarray:
 
 def relative(value: np.ndarray, reference: np.ndarray) -> float:
     return float(np.linalg.norm(value - reference) / np.linalg.norm(reference))
+
+
+# What a host from 2026 writes in colour.
+_COLOURED = re.compile(r"(\x1b\[\d+m)+(\[[A-Z]+\]|Prompt executed in [\d.:]+( seconds)?)\x1b\[0m")
+
+
+def steering_lines(log: str) -> list[str]:
+    """The lines of a log that would steer a terminal, but for what is the host's own."""
+    lines = _COLOURED.sub("", log).split("\n")
+    return [line for line in lines if "\r" not in line and not line.isprintable()]
+
+
+def trespasses(client, lines: str = "") -> list[str]:
+    """What the pack did that it must never do; see ProbeAudit."""
+    graph = PromptBuilder()
+    node = graph.node("ProbeAudit", salt=time.monotonic_ns() % 2**30, trespass=lines)
+    return json.loads(client.queue(graph.prompt).of(node[0])["text"][0])

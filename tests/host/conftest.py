@@ -11,6 +11,7 @@ from comfy_harness.hosts import PACK_ROOT
 from comfy_harness.server import ComfyServer
 from demo.run import MODEL_FOLDERS, link_model
 
+from .checks import trespasses
 from .probes import NODES
 from .prompts import PromptBuilder
 from .small_sd15 import write_small_sd15
@@ -23,6 +24,7 @@ def comfy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComfyServer]:
         link_model(PACK_ROOT / "demo" / "models" / name, folder / "models" / place / name)
     with ComfyServer(folder, NODES) as server:
         yield server
+        assert not trespasses(server.client())
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,39 @@
+"""A node that does to the loaded models what else happens in a host between two nodes."""
+
+import comfy.model_management as management
+
+
+class _Anything(str):
+    __hash__ = str.__hash__
+
+    def __ne__(self, other):
+        return False
+
+
+class ProbeDisturb:
+    """Gives what it is given. `how`: nothing, unload, free (what needs room), or load (patched)."""
+
+    CATEGORY = "ProLoRA/tests"
+    RETURN_TYPES = (_Anything("*"),)
+    FUNCTION = "disturb"
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {
+            "required": {"given": (_Anything("*"),), "how": ("STRING", {"default": "nothing"})},
+            "optional": {"model": ("MODEL",)},
+        }
+
+    def disturb(self, given, how, model=None):
+        if how == "unload":
+            management.unload_all_models()
+            management.soft_empty_cache()
+        elif how == "free":
+            management.free_memory(1e30, management.get_torch_device())
+            management.cleanup_models()
+        elif how == "load":
+            management.load_models_gpu([model])
+        return (given,)
+
+
+NODE_CLASS_MAPPINGS = {"ProbeDisturb": ProbeDisturb}
