@@ -120,10 +120,8 @@ class ProbeAudit:
     def tell(self, salt, trespass=""):
         before = len(_found)
         for line in trespass.splitlines():
-            try:
+            with suppress(Exception):  # what matters is that it was tried
                 exec(compile(line, f"{_PACK}/nodes/trespass.py", "exec"), {})
-            except Exception:
-                continue
         found = _found[before:] if trespass else list(_found)
         if trespass:
             del _found[before:]
