@@ -1,5 +1,6 @@
 """The nodes, one file each, and their names for the host."""
 
+from . import host
 from .apply_lora import ApplyTransferredLora
 from .encode_prompts import EncodePrompts
 from .extract_difference import ExtractDifference
@@ -51,6 +52,7 @@ NODE_DISPLAY_NAME_MAPPINGS = {
     "ProLoRAReport": "Transfer Report",
 }
 
-# A host of 2026 then shows again what a node said, where its result comes from the cache.
 for _node in NODE_CLASS_MAPPINGS.values():
+    setattr(_node, _node.FUNCTION, host.guarded(getattr(_node, _node.FUNCTION)))
+    # A host of 2026 then shows again what a node said, where its result comes from the cache.
     _node.HAS_INTERMEDIATE_OUTPUT = True

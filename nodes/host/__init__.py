@@ -6,7 +6,7 @@ needs it.
 
 from .catalogue import CATEGORY
 from .conditioning import conditioning_of, prompts_of
-from .failures import memory_explained
+from .failures import guarded, memory_explained
 from .files import (
     cache_folder,
     cached_name,
@@ -67,6 +67,7 @@ __all__ = [
     "encode",
     "file_behind",
     "fingerprint",
+    "guarded",
     "is_one",
     "kept",
     "kept_as",
