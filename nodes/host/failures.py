@@ -12,6 +12,7 @@ import torch
 from ...prolora.errors import ProLoRAError
 from ...prolora.memory import first_line, is_out_of_memory, no_memory
 from ...prolora.surroundings import usual_torch
+from .compiled import uncompiled
 from .kept import forget
 
 # What a model raises where it cannot compute. The host's exception for Cancel is none of them.
@@ -74,7 +75,8 @@ def guarded(function: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(function)
     def run(*arguments: Any, **named: Any) -> Any:
         try:
-            with usual_torch(), memory_explained(_AGAIN):
+            inputs = (*arguments, *named.values())
+            with usual_torch(), uncompiled(inputs), memory_explained(_AGAIN):
                 return function(*arguments, **named)
         except ProLoRAError as error:
             if any(map(_is_out_of_memory, _causes(error))):
