@@ -66,7 +66,8 @@ def bits(lora: dict[str, np.ndarray]) -> str:
 def moved(target: str) -> Callable[[Host], str]:
     def behaviour(host: Host) -> str:
         graph = PromptBuilder()
-        lora = graph.transfer(graph.source(LORA), graph.checkpoint(target), threshold=0.0)
+        model = graph.node("EmojiLoader", ckpt_name=target)
+        lora = graph.transfer(graph.source(LORA), model, threshold=0.0)
         found = host.lora(graph, lora)
         return f"{len(found) // 3} modules, bits {bits(found)}"
 
@@ -118,7 +119,12 @@ def listened(host: Host) -> str:
 
 def alike(host: Host) -> str:
     graph = PromptBuilder()
-    node = graph.node("ProLoRASimilarity", model=graph.checkpoint(PRUNED), source_checkpoint=A)
+    node = graph.node(
+        "ProLoRASimilarity",
+        model=graph.node("EmojiLoader", ckpt_name=PRUNED),
+        source_checkpoint=A,
+        subspace_energy=0.8,
+    )
     graph.node("PreviewImage", images=node)
     return host.text(graph, node).partition("\n")[0]
 
