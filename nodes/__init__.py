@@ -1,5 +1,6 @@
 """The nodes, one file each, and their names for the host."""
 
+from . import host
 from .apply_lora import ApplyTransferredLora
 from .checked import check_inputs
 from .encode_prompts import EncodePrompts
@@ -53,6 +54,7 @@ NODE_DISPLAY_NAME_MAPPINGS = {
 }
 
 for _node in NODE_CLASS_MAPPINGS.values():
+    setattr(_node, _node.FUNCTION, host.guarded(getattr(_node, _node.FUNCTION)))
     check_inputs(_node)
     # A host of 2026 then shows again what a node said, where its result comes from the cache.
     _node.HAS_INTERMEDIATE_OUTPUT = True

@@ -6,7 +6,7 @@ needs it.
 
 from .catalogue import CATEGORY
 from .conditioning import conditioning_of, prompts_of
-from .failures import make_showable, memory_explained
+from .failures import guarded, make_showable, memory_explained
 from .files import (
     cache_folder,
     cached_name,
@@ -69,6 +69,7 @@ __all__ = [
     "encode",
     "file_behind",
     "fingerprint",
+    "guarded",
     "is_one",
     "kept",
     "kept_as",

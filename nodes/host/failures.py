@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import wraps
 from importlib.util import find_spec
 from typing import Any
 
@@ -10,6 +11,10 @@ import comfy.model_management
 import torch
 
 from ...prolora.errors import ProLoRAError, shown
+from ...prolora.memory import first_line, is_out_of_memory, no_memory
+from ...prolora.surroundings import usual_torch
+from .compiled import uncompiled
+from .kept import forget
 
 # What a model raises where it cannot compute. The host's exception for Cancel is none of them.
 _MISFITS = (
@@ -52,9 +57,19 @@ def model_name(model: Any) -> str:
     return type(model.model.model_config).__name__
 
 
+_AGAIN = (
+    "ComfyUI's models were unloaded now: close what else needs memory, and queue the prompt again."
+)
+_SMALLER = "Record at a smaller width and height, or load a quantised model (fp8)."
+
+
 @contextmanager
-def memory_explained() -> Iterator[None]:
-    """Says what to lower where the memory does not suffice."""
+def memory_explained(advice: str = _SMALLER) -> Iterator[None]:
+    """Says what to do where the memory does not suffice.
+
+    Args:
+        advice: a sentence; that of a model that is run, if none is given.
+    """
     try:
         yield
     except ProLoRAError:
@@ -62,10 +77,37 @@ def memory_explained() -> Iterator[None]:
     except Exception as error:
         if not _is_out_of_memory(error):
             raise
-        raise ProLoRAError(
-            f"The memory does not suffice to run the model ({_first_line(error)}). Record at a "
-            "smaller width and height, or load a quantised model (fp8)."
-        ) from error
+        raise ProLoRAError(f"{no_memory(error)} {advice}") from error
+
+
+def guarded(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A node's function in the surroundings that it was written for.
+
+    What other packs have set in torch for the whole process does not reach it. Where the memory
+    does not suffice it says so, and the next prompt has room: models are unloaded, as the host does
+    after such an error of its own, and what the pack keeps is dropped.
+    """
+
+    @wraps(function)
+    def run(*arguments: Any, **named: Any) -> Any:
+        try:
+            inputs = (*arguments, *named.values())
+            with usual_torch(), uncompiled(inputs), memory_explained(_AGAIN):
+                return function(*arguments, **named)
+        except ProLoRAError as error:
+            if any(map(_is_out_of_memory, _causes(error))):
+                forget()
+                comfy.model_management.unload_all_models()
+                comfy.model_management.soft_empty_cache()
+            raise
+
+    return run
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__
 
 
 @contextmanager
@@ -82,7 +124,7 @@ def misfits_explained(model: Any, shapes: Callable[[], str]) -> Iterator[None]:
     except _MISFITS as error:
         if _is_out_of_memory(error):
             raise
-        reason = f"{type(error).__name__}: {_first_line(error)}"
+        reason = f"{type(error).__name__}: {first_line(error)}"
         if torch.is_grad_enabled() and "autograd" in str(error).lower():
             raise ProLoRAError(
                 f"{model_name(model)} cannot be refined in this ComfyUI, because it computes "
@@ -104,15 +146,9 @@ def misfits_explained(model: Any, shapes: Callable[[], str]) -> Iterator[None]:
 
 def _is_of_shapes(error: Exception) -> bool:
     numbers = RuntimeError | ValueError | IndexError | AssertionError
-    return isinstance(error, numbers) and _OF_SHAPES.search(_first_line(error)) is not None
+    return isinstance(error, numbers) and _OF_SHAPES.search(first_line(error)) is not None
 
 
 def _is_out_of_memory(error: BaseException) -> bool:
     known = comfy.model_management.OOM_EXCEPTION
-    if known is not Exception and isinstance(error, known):
-        return True
-    return "out of memory" in str(error).lower() or "can't allocate memory" in str(error)
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().split("\n")[0][:300]
+    return is_out_of_memory(error) or (known is not Exception and isinstance(error, known))

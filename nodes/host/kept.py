@@ -20,3 +20,10 @@ def kept() -> Kept:
         found = Kept()
         _alive = weakref.ref(found)
     return found
+
+
+def forget() -> None:
+    """Drops what is kept."""
+    found = _alive() if _alive is not None else None
+    if found is not None:
+        found.forget()

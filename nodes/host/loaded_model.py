@@ -14,6 +14,7 @@ import torch
 from ...prolora.errors import ProLoRAError, one_line
 from ...prolora.models.ggml import from_ggml, is_ggml
 from ...prolora.models.model import Model
+from .compiled import compiled_parts
 from .files import model_path
 from .key_map import host_model
 
@@ -62,14 +63,17 @@ def kept_as(model: Any) -> Callable[[str], torch.dtype | None]:
 
 
 def without_loras(model: Any) -> Any:
-    """The MODEL without the LoRAs that patch it. All else that was done to it stays."""
+    """The MODEL without the LoRAs that patch it, and not compiled. All else stays."""
     loras = {"bypass_lora"} & getattr(model, "injections", {}).keys()  # 0.33.0, while it runs
-    if not model.patches and not loras:
+    compiled = compiled_parts(model)
+    if not model.patches and not loras and not compiled:
         return model
     bare = model.clone()
     bare.patches, bare.patches_uuid = {}, uuid.uuid4()  # by which the host knows what is loaded
     for name in loras:
         bare.remove_injections(name)
+    for name in compiled:
+        del bare.object_patches[name]
     return bare
 
 

@@ -4,9 +4,6 @@ import torch
 
 from ..errors import ProLoRAError
 
-# In the errors of CUDA and its libraries, for which torch has no type of its own.
-_NO_MEMORY = ("out of memory", "alloc_failed")
-
 
 def has_float64(device: torch.device) -> bool:
     """Whether a device is there and holds float64, as leading_subspace needs; Apple's does not."""
@@ -40,13 +37,6 @@ def can_decompose(device: torch.device) -> bool:
     except (RuntimeError, TypeError, NotImplementedError, AssertionError, ImportError):
         return False
     return True
-
-
-def is_out_of_memory(error: RuntimeError) -> bool:
-    """Whether there was no memory left, by whatever library of a device says so."""
-    text = str(error).lower()
-    is_named = isinstance(error, torch.cuda.OutOfMemoryError)  # of any device, from torch 2.5 on
-    return is_named or any(words in text for words in _NO_MEMORY)
 
 
 def sent(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:

@@ -87,6 +87,12 @@ class Kept(Forgetful):
         with self._lock:
             self._job += 1
 
+    def forget(self) -> None:
+        """Drops everything."""
+        with self._lock:
+            self._entries.clear()
+            self.held = 0
+
     def digest(self, read: Callable[[], torch.Tensor]) -> str:
         """Of its numbers, shape and dtype."""
         return digest_of(read())

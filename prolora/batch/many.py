@@ -9,6 +9,7 @@ from ..adapters import read_adapter_file
 from ..algebra.kept import NOTHING_KEPT, Forgetful
 from ..errors import ProLoRAError
 from ..files.spool import Spool
+from ..memory import is_out_of_memory, no_memory
 from ..models.model import Model
 from ..progress import Progress, silent
 from ..transfer.assemble import TransferResult
@@ -140,6 +141,8 @@ def _written(item: Item, result: TransferResult, move: Move) -> Written | Failur
 
 def reason_of(error: Exception) -> str:
     """The sentence of an error; of one that nobody foresaw, where it came from as well."""
+    if is_out_of_memory(error):
+        return no_memory(error)
     if isinstance(error, (ProLoRAError, OSError)):
         return str(error)
     place = traceback.extract_tb(error.__traceback__)[-1]

@@ -1,10 +1,10 @@
 """The program: its commands, and what is said when memory does not suffice."""
 
+import argparse
 from collections.abc import Sequence
 
-import torch
-
 from ..errors import ProLoRAError
+from ..memory import is_out_of_memory, no_memory
 from . import batch, evaluate, extract, inspect, similarity, transfer
 from .command import parser_of
 from .heap import give_large_blocks_back
@@ -32,8 +32,15 @@ def run(arguments: Sequence[str] | None) -> None:
     options = parser_of(COMMANDS).parse_args(arguments)
     try:
         options.run(options)
-    except torch.cuda.OutOfMemoryError as error:
-        raise ProLoRAError(
-            f"The memory of {options.device} does not suffice. Close what else uses it, or choose "
-            "--device cpu, which is slower."
-        ) from error
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        raise ProLoRAError(f"{no_memory(error)} {_advice(options)}") from error
+
+
+def _advice(options: argparse.Namespace) -> str:
+    device = getattr(options, "device", None)
+    if device is not None and device.type != "cpu":
+        return "Close what else uses it, or choose --device cpu, which is slower."
+    less = ", or choose --workers 1, which takes less" if hasattr(options, "workers") else ""
+    return f"Close what else uses it{less}."

@@ -213,7 +213,7 @@ class _Optimizer:
         self._adam.zero_grad()
         total = 0.0
         for loss in losses:
-            torch.autograd.backward(loss * self._scale)
+            _backward(loss * self._scale)
             total += loss.item()
         gradients = [factor.grad for factor in self._factors if factor.grad is not None]
         if not all(gradient.isfinite().all() for gradient in gradients):
@@ -224,3 +224,16 @@ class _Optimizer:
             gradient /= self._scale
         self._adam.step()
         return total
+
+
+def _backward(loss: torch.Tensor) -> None:
+    """Adds the gradients to the factors.
+
+    After an error in the middle, as of memory, torch holds what was left to do of the graph, with
+    all its activations, until this thread goes backward once more.
+    """
+    try:
+        torch.autograd.backward(loss)
+    except BaseException:
+        torch.autograd.backward(torch.zeros((), requires_grad=True) * 1)
+        raise

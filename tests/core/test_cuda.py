@@ -111,6 +111,7 @@ def test_memory_stays_under_its_cap_and_is_given_back():
 def test_out_of_memory_is_told_by_its_type():
     """And a job that has too little moves on the CPU what it has no room for."""
     torch.cuda.empty_cache()
+    before = torch.cuda.memory_allocated()
     taken = torch.cuda.memory_reserved() + 60_000_000
     torch.cuda.set_per_process_memory_fraction(
         taken / torch.cuda.get_device_properties(GPU).total_memory
@@ -120,6 +121,8 @@ def test_out_of_memory_is_told_by_its_type():
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
     assert "ran out of memory" in found.report.notes[0]
+    assert torch.cuda.memory_allocated() == before
+    assert not transferred(GPU).report.notes  # the next has all of it again
     wanted = transferred(torch.device("cpu"))
     for mine, yours in zip(found.adapters, wanted.adapters, strict=True):
         assert np.linalg.norm(delta(mine) - delta(yours)) < 4e-5 * np.linalg.norm(delta(yours))

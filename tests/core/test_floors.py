@@ -9,7 +9,7 @@ import pytest
 CORE = Path(__file__).parents[2] / "prolora"
 # From the ground up. A floor is a folder, or the files that lie in no folder.
 FLOORS = (
-    ("_version", "errors", "lazy", "progress", "threads"),
+    ("_version", "errors", "lazy", "memory", "progress", "surroundings", "threads"),
     ("algebra",),
     ("drawing",),
     ("files",),

@@ -1,63 +1,15 @@
 """Jobs in threads: the same bits for one and for two, none left behind, what is at work told."""
 
 import threading
-from collections.abc import Callable
 
 import pytest
 import torch
 
-from prolora.adapters import lora_state_dict
-from prolora.comparison.figures import compare
-from prolora.extraction.extract import extract_difference
-from prolora.extraction.settings import ExtractionSettings
-from prolora.pairing.alignment import align, compared
-from prolora.pairing.block_similarity import RandomizedBlockSimilarity
-from prolora.pairing.module_tree import module_tree
-from prolora.progress import Progress, silent
-from prolora.transfer.job import transfer_lora
-from prolora.transfer.settings import TransferSettings
+from prolora.progress import silent
 
-from .compared_models import tuned, weights, without_block
-from .small_extraction import full_model, tuned_model
-from .small_models import file_of, model_of, random_lora
+from .every_job import extracted, measured, moved, paired
 
-PARENT = weights(5)
-CHILD = without_block(tuned(PARENT), 2)  # its blocks are paired by similarity
-
-
-def pair():
-    return model_of("A", PARENT), model_of("B", CHILD)
-
-
-def paired(workers: int, progress: Progress) -> object:
-    similarity = RandomizedBlockSimilarity(*pair(), torch.device("cpu"), progress)
-    trees = tuple(map(module_tree, pair()))
-    similarity.prepare(compared(*trees), workers)
-    return align(*trees, similarity).blocks
-
-
-def moved(workers: int, progress: Progress) -> object:
-    settings = TransferSettings(workers=workers, threshold=0.0)
-    file = file_of(*(random_lora(name, tuple(weight.shape)) for name, weight in PARENT.items()))
-    result = transfer_lora(file, *pair(), settings, progress)
-    return as_bits(result.contents), result.report.rows
-
-
-def measured(workers: int, progress: Progress) -> object:
-    return compare(*pair(), TransferSettings(workers=workers), progress)
-
-
-def extracted(workers: int, progress: Progress) -> object:
-    settings = ExtractionSettings(rank=4, workers=workers)
-    result = extract_difference(full_model("A"), tuned_model(), settings, progress)
-    return as_bits(result.contents), result.report.rows
-
-
-def as_bits(parts) -> dict[str, bytes]:
-    return {key: t.numpy().tobytes() for key, t in lora_state_dict(parts).items()}
-
-
-JOBS: tuple[Callable[[int, Progress], object], ...] = (paired, moved, measured, extracted)
+JOBS = (paired, moved, measured, extracted)
 each_job = pytest.mark.parametrize("job", JOBS)
 
 

@@ -61,7 +61,7 @@ def growth(pid: int, job: Callable[[int], None], times: int) -> Growth:
     seen: list[Held] = []
     for done in range(times):
         job(done)
-        if (done + 1) % (times // _ROUNDS) == 0:
+        if (done + 1) % max(times // _ROUNDS, 1) == 0:
             seen.append(held_by(pid))
     fifth = len(seen) // 5
     early, late = seen[fifth : 2 * fifth], seen[-fifth:]

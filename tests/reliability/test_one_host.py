@@ -75,7 +75,7 @@ def one_of_each(done: int) -> PromptBuilder:
     if done % 10 == 0:
         graph.node(
             "ProLoRASimilarity",
-            model=graph.checkpoint("emoji_a_pruned.safetensors"),
+            model=graph.node("EmojiLoader", ckpt_name="emoji_a_pruned.safetensors"),
             source_checkpoint="emoji_a.safetensors",
             subspace_energy=threshold,
         )

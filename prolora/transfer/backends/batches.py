@@ -11,8 +11,8 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from ...algebra.devices import is_out_of_memory
 from ...lazy import lazy
+from ...memory import is_out_of_memory
 from ...progress import Progress
 from ...threads import one_ahead
 from ..maps import Maps
