@@ -14,6 +14,7 @@ import comfy.sd
 import comfy.supported_models
 import comfy.utils
 import torch
+from safetensors import safe_open
 
 
 def pack(module):
@@ -120,7 +121,7 @@ class ProbeLoading(Probe):
             "refused": "",
             "architectures": [file.architecture, model.architecture],
             **compare(file, model, tensors),
-            **compare_values(file, tensors, mapped(path)[0], data),
+            **compare_values(file, tensors, stored(path, data)[0], data),
             "misfit": misfit(patcher.model.diffusion_model, tensors),
         }
         return {"ui": {"text": [json.dumps(result)]}}
@@ -128,9 +129,7 @@ class ProbeLoading(Probe):
 
 def load(path, loader, data):
     """The patcher that the host's loader gives, and the tensors it would have copied into it."""
-    tensors, metadata = mapped(path)
-    if not data:
-        tensors = {key: torch.empty_like(t, device="meta") for key, t in tensors.items()}
+    tensors, metadata = stored(path, data)
     kept = {}
 
     def load_torch_file(*args, return_metadata=False, **kwargs):
@@ -165,8 +164,18 @@ def replaced(owner, function):
         setattr(owner, function.__name__, before)
 
 
-def mapped(path):
-    return pack("prolora.files.safetensors").read_safetensors(path)
+def stored(path, data):
+    """The tensors of a file, mapped, or without data; and its metadata."""
+    file = pack("prolora.files.safetensors").open_safetensors(path)
+    if data:
+        with safe_open(path, framework="pt") as mapped:
+            tensors = {key: mapped.get_tensor(key) for key in file.keys()}
+    else:
+        tensors = {
+            key: torch.empty(file.shape(key), dtype=file.dtype(key), device="meta")
+            for key in file.keys()
+        }
+    return tensors, file.metadata() or {}
 
 
 def misfit(module, tensors):
@@ -191,9 +200,9 @@ def compare(file, model, tensors):
     }
 
 
-def compare_values(file, tensors, stored, data):
+def compare_values(file, tensors, in_file, data):
     """Bit by bit, of what goes by another name in the file; the others are the file's."""
-    ends = tuple(stored)
+    ends = tuple(in_file)
     changed = [key for key in tensors if not any(k.endswith(key) for k in ends)] if data else []
     other = [k for k in changed if not same(file.weights.read(f"diffusion_model.{k}"), tensors[k])]
     return {"compared": len(changed), "other_values": other}
