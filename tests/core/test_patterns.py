@@ -64,7 +64,13 @@ def test_what_the_ways_are_for():
     assert ways_of(r"[a*+|(]\*\(").count == 1
 
 
-def test_a_name_of_a_module_is_no_pattern():
+@given(st.text("ab.-", min_size=1, max_size=4), st.text("ab.-", max_size=6))
+def test_what_looks_like_the_name_of_a_module_is_a_pattern_as_well(plain, name):
+    """Its dots stand for any letter: `conv.` is conv1 and conv2."""
+    assert fits(plain, name) == (re.match(rf"(.*\.)?({plain})$", name) is not None)
+
+
+def test_names_of_modules():
     assert fits("attn.to_q", "blocks.0.attn.to_q")
-    assert not fits("attn.to_q", "blocks.0.attn_to_q")
     assert not fits("attn.to_q", "blocks.0.xattn.to_q")
+    assert fits("conv.", "conv1") and not fits("conv.", "conv")
