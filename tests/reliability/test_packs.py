@@ -49,12 +49,6 @@ LOADERS: dict[str, Load] = {
         strength_model=1.0,
         strength_clip=1.0,
     ),
-    "Lora Loader (LoraManager)": lambda graph, model, clip: graph.node(
-        "Lora Loader (LoraManager)",
-        model=model,
-        text="",
-        loras={"__value__": [{"name": Path(MOVED).stem, "strength": 1.0, "active": True}]},
-    ),
 }
 STACKER = "LoRA Stacker"  # of Efficiency Nodes
 
