@@ -3,13 +3,20 @@
 import torch
 
 from ..errors import ProLoRAError
+from ..memory import is_out_of_memory
 
 
 def has_float64(device: torch.device) -> bool:
-    """Whether a device is there and holds float64, as leading_subspace needs; Apple's does not."""
+    """Whether a device is there and holds float64, as leading_subspace needs; Apple's does not.
+
+    Raises:
+        RuntimeError: there is no memory for so much as an answer.
+    """
     try:
         torch.empty(0, dtype=torch.float64, device=device)
-    except (RuntimeError, TypeError, NotImplementedError, AssertionError):
+    except (RuntimeError, TypeError, NotImplementedError, AssertionError) as error:
+        if is_out_of_memory(error):
+            raise
         return False
     return True
 

@@ -7,6 +7,7 @@ from prolora.command_line import main, program
 from prolora.errors import ProLoRAError
 from prolora.memory import is_out_of_memory, no_memory
 from prolora.progress import silent
+from prolora.transfer.settings import TransferSettings
 
 from .every_job import JOBS, no_tensor_is_left
 from .faults import NO_MEMORY, FaultAt, operations_of
@@ -33,6 +34,12 @@ def without_memory(job, number: float, kind: str, kept) -> None:
     with pytest.raises(type(NO_MEMORY[kind])), FaultAt(number, NO_MEMORY[kind]):
         job(1, silent, kept)
     NO_MEMORY[kind].__traceback__ = None  # which holds what was at work
+
+
+@each_error
+def test_a_device_without_memory_is_not_called_unable(error):
+    with pytest.raises(type(error)), FaultAt(0, error):
+        TransferSettings()
 
 
 @pytest.mark.parametrize("job", JOBS.values(), ids=JOBS)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from safetensors.numpy import load_file
+from safetensors.numpy import load_file, save_file
 
 from comfy_harness.server import ComfyServer
 from tests.host.checks import relative, same
@@ -49,12 +49,6 @@ LOADERS: dict[str, Load] = {
         strength_model=1.0,
         strength_clip=1.0,
     ),
-    "Lora Loader (LoraManager)": lambda graph, model, clip: graph.node(
-        "Lora Loader (LoraManager)",
-        model=model,
-        text="",
-        loras={"__value__": [{"name": Path(MOVED).stem, "strength": 1.0, "active": True}]},
-    ),
 }
 STACKER = "LoRA Stacker"  # of Efficiency Nodes
 
@@ -67,9 +61,7 @@ def moved(server: ComfyServer) -> dict[str, np.ndarray]:
     graph = PromptBuilder()
     graph.save(graph.transfer(graph.source(LORA), graph.checkpoint(B)), "loras/moved")
     server.client().queue(graph.prompt)
-    path = max((server.folder / "output" / "loras").glob("moved_*.safetensors"))
-    (server.folder / "models" / "loras" / MOVED).write_bytes(path.read_bytes())
-    return load_file(path)
+    return load_file(max((server.folder / "output" / "loras").glob("moved_*.safetensors")))
 
 
 def drawn(server: ComfyServer, load: Callable[[PromptBuilder, list], list]) -> np.ndarray:
@@ -88,10 +80,12 @@ def alone(tmp_path_factory) -> Iterator[dict[str, np.ndarray]]:
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory) -> Iterator[ComfyServer]:
+def server(tmp_path_factory, alone) -> Iterator[ComfyServer]:
     folder = tmp_path_factory.mktemp("comfy")
-    write_small_sd15(folder / "models")
+    (folder / "models" / "loras").mkdir(parents=True)
+    save_file(alone, folder / "models" / "loras" / MOVED)  # some packs look once, at the start
     with host_in(folder, packs()) as found:
+        write_small_sd15(folder / "models")
         yield found
 
 
