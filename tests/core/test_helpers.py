@@ -1,5 +1,6 @@
 """What tests share lies in helper modules: nothing imports a test."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -33,3 +34,10 @@ def test_which_tests_need_a_library():
     assert libraries_of(core / "test_two_layouts.py") >= {"lycoris", "peft"}
     assert libraries_of(core / "test_writers.py") == LIBRARIES
     assert not libraries_of(core / "test_updates.py")
+
+
+def test_no_two_probes_are_nodes_of_one_name():
+    """A host takes the one that it finds last."""
+    files = (TESTS / "host").glob("probe_*.py")
+    found = [name for path in files for name in re.findall(r'"(Probe\w+)": ', path.read_text())]
+    assert len(found) > 20 and len(found) == len(set(found))

@@ -91,7 +91,7 @@ def test_a_megabyte_of_text_and_a_long_sentence(client, graph):
     with pytest.raises(PromptFailed) as error:
         client.queue(graph.prompt)
     assert error.value.exception_type == "ProLoRAError" and len(error.value.message) < 4000
-    assert error.value.message.endswith("in the loras folder.")
+    assert error.value.message.endswith("in the loras folder. Is the name right?")
 
 
 def test_a_pipe_instead_of_a_lora_is_not_waited_for(client, comfy, graph):

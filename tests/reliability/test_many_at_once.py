@@ -154,10 +154,10 @@ def disturbed(places: tuple[str, str, str], prefix: str) -> PromptBuilder:
         return graph.node("KSampler", sampler_name="euler", **given)
 
     def disturb(given: list, place: int) -> list:
-        return graph.node("ProbeDisturb", given=given, how=places[place], model=patched)
+        return graph.node("ProbeUnload", given=given, how=places[place], model=patched)
 
     first = sample(patched, "before")
-    held = graph.node("ProbeDisturb", given=patched, how="nothing", model=patched)
+    held = graph.node("ProbeUnload", given=patched, how="nothing", model=patched)
     held = disturb(held, 0)
     lora = disturb(graph.transfer(graph.source(LORA, source_checkpoint=SOURCE), held), 1)
     applied = disturb(graph.apply(held, lora), 2)

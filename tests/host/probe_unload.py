@@ -10,7 +10,7 @@ class _Anything(str):
         return False
 
 
-class ProbeDisturb:
+class ProbeUnload:
     """Gives what it is given. `how`: nothing, unload, free (what needs room), or load (patched)."""
 
     CATEGORY = "ProLoRA/tests"
@@ -36,4 +36,4 @@ class ProbeDisturb:
         return (given,)
 
 
-NODE_CLASS_MAPPINGS = {"ProbeDisturb": ProbeDisturb}
+NODE_CLASS_MAPPINGS = {"ProbeUnload": ProbeUnload}
