@@ -3,6 +3,7 @@
 import contextlib
 import importlib
 import json
+import mmap
 import re
 import sys
 from pathlib import Path
@@ -14,7 +15,6 @@ import comfy.sd
 import comfy.supported_models
 import comfy.utils
 import torch
-from safetensors import safe_open
 
 
 def pack(module):
@@ -168,14 +168,42 @@ def stored(path, data):
     """The tensors of a file, mapped, or without data; and its metadata."""
     file = pack("prolora.files.safetensors").open_safetensors(path)
     if data:
-        with safe_open(path, framework="pt") as mapped:
-            tensors = {key: mapped.get_tensor(key) for key in file.keys()}
+        tensors = mapped(path, file)
     else:
         tensors = {
             key: torch.empty(file.shape(key), dtype=file.dtype(key), device="meta")
             for key in file.keys()
         }
     return tensors, file.metadata() or {}
+
+
+def mapped(path, file):
+    """All tensors, copied when they are written to.
+
+    The file may be larger than memory, for which a mapping of the whole would ask.
+    """
+    path = Path(path)
+    with path.open("rb") as opened:
+        length = int.from_bytes(opened.read(8), "little")
+        entries = json.loads(opened.read(length))
+        entries.pop("__metadata__", None)
+        places = {
+            key: [8 + length + at for at in entry["data_offsets"]] for key, entry in entries.items()
+        }
+        tensors, first, until = {}, 0, 0
+        for key in sorted(file.keys(), key=lambda key: places[key]):
+            start, end = places[key]
+            if end > until:
+                first = start - start % mmap.ALLOCATIONGRANULARITY
+                until = min(max(end, first + 2**30), path.stat().st_size)
+                where = {"access": mmap.ACCESS_COPY, "offset": first}
+                stretch = mmap.mmap(opened.fileno(), until - first, **where)
+                whole = torch.frombuffer(stretch, dtype=torch.uint8)
+            flat = whole[start - first : end - first]
+            dtype = file.dtype(key)
+            flat = flat.clone() if (start - first) % dtype.itemsize else flat
+            tensors[key] = flat.view(dtype).reshape(file.shape(key))
+    return tensors
 
 
 def misfit(module, tensors):
