@@ -8,6 +8,7 @@ import tempfile
 from pathlib import Path
 
 import comfy.supported_models
+import folder_paths
 import torch
 from safetensors.torch import save_file
 
@@ -137,7 +138,8 @@ def written(naming, lora, model, same):
     kept = [KEPT.match(note) for note in renamed.notes]
     adapters = pack("prolora.adapters")
     tensors = adapters.lora_state_dict(renamed.adapters, torch.float16, renamed.style)
-    with tempfile.TemporaryDirectory() as folder:
+    home = folder_paths.get_output_directory()  # as all that a node reads and writes
+    with tempfile.TemporaryDirectory(dir=home) as folder:
         path = Path(folder) / f"{naming}.safetensors"
         save_file(tensors, path)
         file = pack("nodes.host").read_lora(path)
