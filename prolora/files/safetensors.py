@@ -15,6 +15,7 @@ import torch
 
 from ..algebra.precision import as_bytes
 from ..errors import ProLoRAError
+from ..memory import is_out_of_memory
 from .atomic_write import atomic_write
 from .header import DamagedHeader, Header, header_bytes, read_header
 from .stored import Unread, dtype_of, in_order, read_tensor, shape_of
@@ -95,7 +96,7 @@ class SafetensorsFile:
         except (EOFError, FileNotFoundError) as error:
             self._refuse(error)
         except OSError as error:
-            raise _unreadable(self._path, error) from error
+            _refuse_unreadable(self._path, error)
         return {key: found[key] for key in keys}
 
     def _refuse_another(self, file: IO[bytes]) -> None:
@@ -126,7 +127,7 @@ def open_safetensors(path: Path) -> SafetensorsFile:
     except FileNotFoundError:
         raise ProLoRAError(f"{path} does not exist. Is the name right?") from None
     except OSError as error:
-        raise _unreadable(path, error) from error
+        _refuse_unreadable(path, error)
     except DamagedHeader as damage:
         raise ProLoRAError(
             f"{path.name} is not a readable safetensors file: {damage}. It may be a download that "
@@ -182,8 +183,10 @@ def _state_of(status: os.stat_result) -> tuple[int, int]:
     return status.st_size, status.st_mtime_ns
 
 
-def _unreadable(path: Path, error: OSError) -> ProLoRAError:
-    return ProLoRAError(f"{path} cannot be read: {error}.")
+def _refuse_unreadable(path: Path, error: OSError) -> NoReturn:
+    if is_out_of_memory(error):  # which is no fault of the file
+        raise error
+    raise ProLoRAError(f"{path} cannot be read: {error}.") from error
 
 
 def _refuse_what_is_no_file(path: Path, status: os.stat_result) -> None:
