@@ -46,11 +46,11 @@ endef
 setup: $(NEEDED)
 	@:
 
-test: setup test-core test-host
+test: setup
+	@$(PYTEST) -m "not browser"
 
-# Two processes side by side, a thread each: with two they would wait for one another.
 test-core: $(TOOLS)
-	@OMP_NUM_THREADS=1 $(PYTEST) -n 2 --dist loadfile -m "not host and not browser"
+	@$(PYTEST) -m "not host and not browser"
 
 # Many more random examples for every property.
 test-thorough: $(TOOLS)
