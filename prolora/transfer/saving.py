@@ -92,9 +92,11 @@ def _named(result: Result, model: Model, naming: str) -> Renamed:
         return named
     loras = [_as_lora(part, model) for part in result.contents]
     count = sum(a is not b for a, b in zip(loras, result.contents, strict=True))
+    if not count:
+        return named
     named = renamed(loras)
     told = f"{count} modules became LoRAs, for {named.style} reads no other family"
-    return replace(named, notes=(*named.notes, told)) if count else named
+    return replace(named, notes=(*named.notes, told))
 
 
 def _as_lora(part: Part, model: Model) -> Part:
