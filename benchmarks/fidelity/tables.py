@@ -16,20 +16,12 @@ from benchmarks.evidence.tables import (
 
 from .loras import CONCEPTS, STYLES, Subject
 from .models import DISTILLED, MODELS
+from .rows import BY_DEFAULT
 
 ROWS = (
-    *(
-        "none",
-        "retrained",
-        "copy",
-        "alike",
-        "subspace",
-        "prolora",
-        "full",
-        "casa",
-        "casa of nothing",
-    ),
-    *("orthogonal", "theseus", "calibrated", "refined", "refined, own 0.3"),
+    *("none", "retrained", "copy", "alike", "subspace", "prolora", "full"),
+    *("casa", "casa of nothing"),
+    *("orthogonal", "theseus", "calibrated", "refined", BY_DEFAULT),
 )
 AGAIN = "retrained, another seed"
 RIVALS = ("copy", "full", "calibrated")
