@@ -1,6 +1,8 @@
-"""A node that gives what its text says, for any input: as nodes that switch between links do."""
+"""Nodes that take part in any link, as those that switch between links do."""
 
 import json
+
+import comfy.model_management as management
 
 
 class _Anything(str):
@@ -11,6 +13,8 @@ class _Anything(str):
 
 
 class ProbeAnything:
+    """Gives what its text says, for any input."""
+
     CATEGORY = "ProLoRA/tests"
     RETURN_TYPES = (_Anything("*"),)
     FUNCTION = "give"
@@ -23,4 +27,33 @@ class ProbeAnything:
         return (json.loads(text),)
 
 
-NODE_CLASS_MAPPINGS = {"ProbeAnything": ProbeAnything}
+class ProbeUnload:
+    """Gives what it is given, and does to the loaded models what else happens between two nodes.
+
+    `how`: nothing, unload, free (what needs room), or load (patched).
+    """
+
+    CATEGORY = "ProLoRA/tests"
+    RETURN_TYPES = (_Anything("*"),)
+    FUNCTION = "disturb"
+
+    @classmethod
+    def INPUT_TYPES(cls):
+        return {
+            "required": {"given": (_Anything("*"),), "how": ("STRING", {"default": "nothing"})},
+            "optional": {"model": ("MODEL",)},
+        }
+
+    def disturb(self, given, how, model=None):
+        if how == "unload":
+            management.unload_all_models()
+            management.soft_empty_cache()
+        elif how == "free":
+            management.free_memory(1e30, management.get_torch_device())
+            management.cleanup_models()
+        elif how == "load":
+            management.load_models_gpu([model])
+        return (given,)
+
+
+NODE_CLASS_MAPPINGS = {"ProbeAnything": ProbeAnything, "ProbeUnload": ProbeUnload}
