@@ -20,7 +20,7 @@ from comfy_harness.hosts import PACK_ROOT
 from comfy_harness.server import ComfyServer
 from comfy_harness.templates import put_empty_files
 
-from .run import MODEL_FOLDERS, link_model
+from .run import link_models
 from .sheet import HEADER, LABEL, MARGIN
 
 DEMO, ONE_NODE = PACK_ROOT / "demo", "one_node"
@@ -142,8 +142,7 @@ def graph_picture(page: ComfyPage, path: Path) -> Image.Image:
 def run_picture(name: str) -> Image.Image:
     """A graph of the demo after a run, with the pictures and the texts that it made."""
     folder = Path(tempfile.mkdtemp())
-    for file, place in MODEL_FOLDERS.items():
-        link_model(DEMO / "models" / file, folder / "models" / place / file)
+    link_models(folder)
     graph = json.loads((DEMO / f"{name}.json").read_text(encoding="utf-8"))
     emoji = {"emoji": DEMO / "emoji"}
     with ComfyServer(folder, emoji) as server, ComfyPage(server.url, (1920, 1080)) as page:

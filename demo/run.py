@@ -93,8 +93,7 @@ def main() -> None:
     started = time.monotonic()
     shutil.rmtree(OUTPUT, ignore_errors=True)
     folder = OUTPUT / "comfyui"
-    for name, place in MODEL_FOLDERS.items():
-        link_model(DEMO / "models" / name, folder / "models" / place / name)
+    link_models(folder)
 
     with ComfyServer(folder, {"emoji": DEMO / "emoji"}) as server:
         print(f"{server.host.name} answers at {server.url}", flush=True)
@@ -122,6 +121,12 @@ def run(graph: Graph, client: ComfyClient) -> None:
         columns.append(Column(title, [client.image(image) for image in shown]))
     rows = [name.strip() for name in prompt["names"].split(",")]
     draw_sheet(rows, columns).save(OUTPUT / graph.picture)
+
+
+def link_models(folder: Path) -> None:
+    """Puts the demo's models into the folder of a host."""
+    for name, place in MODEL_FOLDERS.items():
+        link_model(DEMO / "models" / name, folder / "models" / place / name)
 
 
 def link_model(file: Path, place: Path) -> None:

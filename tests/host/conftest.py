@@ -7,9 +7,8 @@ import pytest
 from safetensors.numpy import load_file
 
 from comfy_harness.client import ComfyClient
-from comfy_harness.hosts import PACK_ROOT
 from comfy_harness.server import ComfyServer
-from demo.run import MODEL_FOLDERS, link_model
+from demo.run import link_models
 
 from .checks import trespasses
 from .probes import NODES
@@ -20,8 +19,7 @@ from .small_sd15 import write_small_sd15
 @pytest.fixture(scope="session")
 def comfy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ComfyServer]:
     folder = tmp_path_factory.mktemp("comfy")
-    for name, place in MODEL_FOLDERS.items():
-        link_model(PACK_ROOT / "demo" / "models" / name, folder / "models" / place / name)
+    link_models(folder)
     with ComfyServer(folder, NODES) as server:
         yield server
         assert not trespasses(server.client())

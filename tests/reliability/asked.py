@@ -56,10 +56,6 @@ def ask(comfy: ComfyServer, prompt: Mapping[str, Any]) -> Answer:
     return answer("no end")
 
 
-def version_of(client: ComfyClient) -> str:
-    return client.system_stats()["system"].get("comfyui_version", "June 2024")
-
-
 def files_below(folder: Path) -> dict[str, int]:
     """Path -> size of all files; links are not followed."""
     found = (path for path in folder.rglob("*") if not path.is_dir())

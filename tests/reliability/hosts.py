@@ -5,9 +5,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from comfy_harness.client import ComfyClient
-from comfy_harness.hosts import PACK_ROOT
 from comfy_harness.server import ComfyServer
-from demo.run import MODEL_FOLDERS, link_model
+from demo.run import link_models
 from tests.host.probes import NODES
 
 OLDEST = "June 2024"  # which does not tell its version
@@ -20,8 +19,7 @@ def host_in(folder: Path, packs: Mapping[str, Path] | None = None) -> Iterator[C
     Args:
         packs: other packs to load beside ours, by the name of their folder.
     """
-    for name, place in MODEL_FOLDERS.items():
-        link_model(PACK_ROOT / "demo" / "models" / name, folder / "models" / place / name)
+    link_models(folder)
     with ComfyServer(folder, {**NODES, **(packs or {})}) as server:
         yield server
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from comfy_harness.client import ComfyClient, PromptFailed
+from comfy_harness.client import PromptFailed
 from comfy_harness.hosts import PACK_ROOT
 from comfy_harness.server import ComfyServer
 from demo.run import MODEL_FOLDERS
@@ -19,6 +19,7 @@ from tests.host.prompts import PromptBuilder
 from tests.host.slow_files import write_slow
 
 from .drives import fill, only_to_read, small_drive
+from .hosts import version_of
 
 pytestmark = pytest.mark.host
 
@@ -42,10 +43,6 @@ def on_drives(folder) -> Iterator[ComfyServer]:
     drives = small_drive(folder / "output"), small_drive(folder / "temp")
     with drives[0], drives[1], ComfyServer(folder, NODES) as server:
         yield server
-
-
-def version_of(client: ComfyClient) -> str:
-    return client.system_stats()["system"].get("comfyui_version", "June 2024")
 
 
 def moved(graph: PromptBuilder) -> list:

@@ -21,7 +21,8 @@ from tests.host.probes import NODES
 from tests.host.prompts import PromptBuilder, out
 from tests.host.small_sd15 import LORA, SOURCE, TARGET, write_small_sd15
 
-from .asked import RAN, SENTENCE, ask, files_below, version_of
+from .asked import RAN, SENTENCE, ask, files_below
+from .hosts import version_of
 
 pytestmark = pytest.mark.host
 

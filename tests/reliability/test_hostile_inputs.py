@@ -12,8 +12,9 @@ from tests.host.checks import trespasses
 from tests.host.probes import NODES
 from tests.host.small_sd15 import write_small_sd15
 
-from .asked import RAN, ask, files_below, version_of
+from .asked import RAN, ask, files_below
 from .hostile_prompts import LONG_TEXTS, PROMPTS, cases, good, recorded
+from .hosts import version_of
 
 pytestmark = pytest.mark.host
 

@@ -10,9 +10,8 @@ from pathlib import Path
 import pytest
 
 from comfy_harness.client import PromptInterrupted
-from comfy_harness.hosts import PACK_ROOT
 from comfy_harness.server import ComfyServer
-from demo.run import MODEL_FOLDERS, link_model
+from demo.run import link_models
 from tests.host.probes import NODES
 from tests.host.prompts import PromptBuilder
 from tests.host.slow_files import write_slow
@@ -36,8 +35,7 @@ def comfy(tmp_path, monkeypatch) -> Iterator[ComfyServer]:
     monkeypatch.setenv("TMPDIR", str(tmp_path / "temporary"))
     monkeypatch.setenv("OMP_NUM_THREADS", "2")
     folder = tmp_path / "comfy"
-    for name, place in MODEL_FOLDERS.items():
-        link_model(PACK_ROOT / "demo" / "models" / name, folder / "models" / place / name)
+    link_models(folder)
     write_slow(folder / "models")
     with ComfyServer(folder, NODES) as server:
         yield server
